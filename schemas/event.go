@@ -1,0 +1,315 @@
+package schemas
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Header names of an event. The ce- ones are CloudEvents 1.0 in binary mode
+// (NATS protocol binding: values percent-encoded), the Vc- ones are vcsync's.
+const (
+	HeaderMsgID = "Nats-Msg-Id"
+
+	HeaderCESpecVersion     = "ce-specversion"
+	HeaderCEID              = "ce-id"
+	HeaderCESource          = "ce-source"
+	HeaderCEType            = "ce-type"
+	HeaderCESubject         = "ce-subject"
+	HeaderCETime            = "ce-time"
+	HeaderCEDataSchema      = "ce-dataschema"
+	HeaderCEDataContentType = "ce-datacontenttype"
+
+	HeaderEpoch      = "Vc-Epoch"
+	HeaderRevision   = "Vc-Revision"
+	HeaderKind       = "Vc-Kind"
+	HeaderID         = "Vc-Id"
+	HeaderName       = "Vc-Name"
+	HeaderDigest     = "Vc-Digest"
+	HeaderBaseDigest = "Vc-Base-Digest"
+	HeaderOriginPath = "Vc-Origin-Path"
+	HeaderWho        = "Vc-Who"
+)
+
+const (
+	// DataSchema identifies the envelope's JSON Schema in every event.
+	DataSchema = "https://vcsync.dev/schemas/v1/object.schema.json"
+	// DataContentType is the media type of an event's data.
+	DataContentType = "application/json"
+
+	maxHeaderText = 200
+)
+
+// Version orders the states of one object at one source: a higher epoch is
+// newer, and within an epoch a higher revision is.
+type Version struct {
+	Epoch    uint64 `json:"epoch"`
+	Revision uint64 `json:"revision"`
+}
+
+// Compare returns -1, 0 or +1 as v is older than, the same as or newer than w.
+func (v Version) Compare(w Version) int {
+	switch {
+	case v == w:
+		return 0
+	case v.Epoch < w.Epoch || v.Epoch == w.Epoch && v.Revision < w.Revision:
+		return -1
+	}
+	return 1
+}
+
+// IsZero tells whether v is the version before the first.
+func (v Version) IsZero() bool { return v == Version{} }
+
+// String returns epoch.revision, such as 1.42.
+func (v Version) String() string {
+	return strconv.FormatUint(v.Epoch, 10) + "." + strconv.FormatUint(v.Revision, 10)
+}
+
+// ParseVersion is the inverse of Version.String. The error wraps ErrEvent.
+func ParseVersion(s string) (Version, error) {
+	e, r, ok := strings.Cut(s, ".")
+	epoch, err1 := strconv.ParseUint(e, 10, 64)
+	rev, err2 := strconv.ParseUint(r, 10, 64)
+	v := Version{Epoch: epoch, Revision: rev}
+	if !ok || err1 != nil || err2 != nil || v.String() != s {
+		return Version{}, fmt.Errorf("%w: version %.64q, want epoch.revision", ErrEvent, s)
+	}
+	return v, nil
+}
+
+// Event is one change of one object at one source.
+type Event struct {
+	Source  Slug
+	Kind    Kind
+	Version Version
+	// Digest is the hash of the object's normal form, empty for a deletion.
+	Digest Digest
+	// BaseDigest is the digest that this event replaces, empty where the object
+	// was not there before.
+	BaseDigest Digest
+	// OriginPath lists the servers that the content has already come by, oldest
+	// first, Source excluded: not empty only when vcsync itself wrote to Source
+	// what this event tells of.
+	OriginPath []Slug
+	// Who changed the object, as far as the source tells; may be empty.
+	Who string
+	// Time is when vcsync captured the change.
+	Time time.Time
+	// Object is the envelope; its Body is nil for a deletion.
+	Object Object
+}
+
+// Key returns the object's place in the streams.
+func (e Event) Key() Key { return Key{e.Source, e.Object.Type, e.Object.ID.Token()} }
+
+// Subject returns where the event is published.
+func (e Event) Subject() string { return e.Key().EventSubject(e.Kind) }
+
+// MsgID identifies the event for the broker's de-duplication, which is
+// stream-wide, so it names source and object. It counts revisions instead of
+// hashing content: an edit that undoes another has the older content again and
+// must still reach every consumer.
+func (e Event) MsgID() string {
+	return e.Key().String() + "/" + strconv.FormatUint(e.Version.Epoch, 10) + "/" + strconv.FormatUint(e.Version.Revision, 10)
+}
+
+// CEType returns the CloudEvents type of an event of type t and kind k.
+func CEType(t Type, k Kind) string { return "com.vcsync." + string(t) + "." + string(k) + ".v1" }
+
+// Path returns every server that holds the content because of the chain that
+// this event stands in: OriginPath, then Source.
+func (e Event) Path() []Slug { return append(slices.Clone(e.OriginPath), e.Source) }
+
+// Validate tells whether the event can be published: a known version, a digest
+// where there is a body and none where there is none. The error wraps ErrEvent.
+func (e Event) Validate() error {
+	switch {
+	case e.Version.Epoch == 0 || e.Version.Revision == 0:
+		return fmt.Errorf("%w: %s: version %s, both numbers start at 1", ErrEvent, e.Key(), e.Version)
+	case e.Kind == Deleted && (e.Digest != "" || e.Object.Body != nil):
+		return fmt.Errorf("%w: %s: a deletion carries a digest or a body", ErrEvent, e.Key())
+	case e.Kind != Deleted && (e.Digest == "" || e.Object.Body == nil):
+		return fmt.Errorf("%w: %s: %s without a digest or a body", ErrEvent, e.Key(), e.Kind)
+	case e.Time.IsZero():
+		return fmt.Errorf("%w: %s: no time", ErrEvent, e.Key())
+	}
+	return nil
+}
+
+// Encode returns the headers and the data of the message that carries e. The
+// error wraps ErrEvent.
+func (e Event) Encode() (header map[string][]string, data []byte, err error) {
+	if err := e.Validate(); err != nil {
+		return nil, nil, err
+	}
+	data, err = e.Object.Encode()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrEvent, err)
+	}
+	header = map[string][]string{}
+	set := func(name, value string) {
+		if value != "" {
+			header[name] = []string{escapeHeader(value)}
+		}
+	}
+	set(HeaderMsgID, e.MsgID())
+	set(HeaderCESpecVersion, "1.0")
+	set(HeaderCEID, e.MsgID())
+	set(HeaderCESource, "/vcsync/"+string(e.Source))
+	set(HeaderCEType, CEType(e.Object.Type, e.Kind))
+	set(HeaderCESubject, string(e.Object.Type)+"/"+string(e.Object.ID.Token()))
+	set(HeaderCETime, e.Time.UTC().Format(time.RFC3339Nano))
+	set(HeaderCEDataSchema, DataSchema)
+	set(HeaderCEDataContentType, DataContentType)
+	set(HeaderEpoch, strconv.FormatUint(e.Version.Epoch, 10))
+	set(HeaderRevision, strconv.FormatUint(e.Version.Revision, 10))
+	set(HeaderKind, string(e.Kind))
+	set(HeaderID, string(e.Object.ID))
+	set(HeaderName, cutText(e.Object.Name))
+	set(HeaderDigest, string(e.Digest))
+	set(HeaderBaseDigest, string(e.BaseDigest))
+	path := make([]string, len(e.OriginPath))
+	for i, s := range e.OriginPath {
+		path[i] = string(s)
+	}
+	set(HeaderOriginPath, strings.Join(path, ","))
+	set(HeaderWho, cutText(e.Who))
+	return header, data, nil
+}
+
+// Head is what an event's headers alone tell: all but the envelope.
+type Head struct {
+	Key        Key
+	Kind       Kind
+	Version    Version
+	ID         ID
+	Name       string // cut to 200 characters
+	Digest     Digest
+	BaseDigest Digest
+	OriginPath []Slug
+	Who        string
+	Time       time.Time
+}
+
+// ParseHead reads the headers of a message on an event or a state subject. It
+// refuses headers that contradict the subject or each other, whatever client
+// wrote them, with an error that wraps ErrEvent.
+func ParseHead(subject string, header map[string][]string) (Head, error) {
+	bad := func(format string, a ...any) (Head, error) {
+		return Head{}, fmt.Errorf("%w on %.200q: %w", ErrEvent, subject, fmt.Errorf(format, a...))
+	}
+	var h Head
+	var escapeErr error
+	get := func(name string) string {
+		if v := header[name]; len(v) > 0 {
+			s, err := url.PathUnescape(v[0])
+			if err != nil {
+				escapeErr = fmt.Errorf("header %s: %w", name, err)
+			}
+			return s
+		}
+		return ""
+	}
+	var err error
+	h.Key, err = ParseStateSubject(subject)
+	onEvent := err != nil
+	var subjectKind Kind
+	if onEvent {
+		if h.Key, subjectKind, err = ParseEventSubject(subject); err != nil {
+			return bad("%w", err)
+		}
+	}
+	if h.Kind, err = ParseKind(get(HeaderKind)); err != nil {
+		return bad("header %s: %w", HeaderKind, err)
+	}
+	if onEvent && h.Kind != subjectKind {
+		return bad("the subject says %s, header %s says %s", subjectKind, HeaderKind, h.Kind)
+	}
+	if h.ID, err = ParseID(get(HeaderID)); err != nil {
+		return bad("header %s: %w", HeaderID, err)
+	}
+	if h.ID.Token() != h.Key.Token {
+		return bad("header %s names another object than the subject", HeaderID)
+	}
+	if h.Version, err = ParseVersion(get(HeaderEpoch) + "." + get(HeaderRevision)); err != nil {
+		return bad("headers %s, %s: %w", HeaderEpoch, HeaderRevision, err)
+	}
+	if h.Version.Epoch == 0 || h.Version.Revision == 0 {
+		return bad("version %s, both numbers start at 1", h.Version)
+	}
+	if h.Digest, err = ParseDigest(get(HeaderDigest)); err != nil {
+		return bad("header %s: %w", HeaderDigest, err)
+	}
+	if (h.Digest == "") != (h.Kind == Deleted) {
+		return bad("%s with digest %q", h.Kind, h.Digest)
+	}
+	if h.BaseDigest, err = ParseDigest(get(HeaderBaseDigest)); err != nil {
+		return bad("header %s: %w", HeaderBaseDigest, err)
+	}
+	if p := get(HeaderOriginPath); p != "" {
+		for s := range strings.SplitSeq(p, ",") {
+			slug, perr := ParseSlug(s)
+			if perr != nil {
+				return bad("header %s: %w", HeaderOriginPath, perr)
+			}
+			h.OriginPath = append(h.OriginPath, slug)
+		}
+	}
+	if h.Time, err = time.Parse(time.RFC3339Nano, get(HeaderCETime)); err != nil {
+		return bad("header %s: %w", HeaderCETime, err)
+	}
+	h.Who, h.Name = get(HeaderWho), get(HeaderName)
+	want := Event{Source: h.Key.Source, Version: h.Version, Object: Object{Type: h.Key.Type, ID: h.ID}}.MsgID()
+	if id := get(HeaderCEID); id != want || get(HeaderMsgID) != want {
+		return bad("ids %q and %q, want %q", id, get(HeaderMsgID), want)
+	}
+	if escapeErr != nil {
+		return bad("%w", escapeErr)
+	}
+	return h, nil
+}
+
+// ParseEvent is the inverse of Event.Encode, for a message on the event's own
+// subject or on its state subject. The error wraps ErrEvent.
+func ParseEvent(subject string, header map[string][]string, data []byte) (Event, error) {
+	h, err := ParseHead(subject, header)
+	if err != nil {
+		return Event{}, err
+	}
+	o, err := ParseObject(data)
+	if err != nil {
+		return Event{}, fmt.Errorf("on %.200q: %w", subject, err)
+	}
+	if o.Type != h.Key.Type || o.ID != h.ID {
+		return Event{}, fmt.Errorf("%w on %.200q: the envelope holds another object", ErrEvent, subject)
+	}
+	e := Event{Source: h.Key.Source, Kind: h.Kind, Version: h.Version, Digest: h.Digest, BaseDigest: h.BaseDigest,
+		OriginPath: h.OriginPath, Who: h.Who, Time: h.Time, Object: o}
+	return e, e.Validate()
+}
+
+// cutText shortens a text that only people read.
+func cutText(s string) string {
+	if r := []rune(s); len(r) > maxHeaderText {
+		return string(r[:maxHeaderText-1]) + "…"
+	}
+	return s
+}
+
+// escapeHeader percent-encodes what a NATS header cannot hold or CloudEvents asks
+// to encode: space, double quote, percent, and all outside of printable ASCII.
+func escapeHeader(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || c == '%' || c == '"' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,242 @@
+package schemas
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ActivePolicy says what becomes of a job's Active flag at the target. It is a
+// policy and never a copied bit.
+type ActivePolicy string
+
+// The active policies.
+const (
+	// Keep, the default, leaves the target's own state; new jobs arrive inactive.
+	Keep ActivePolicy = "keep"
+	// Follow sets the state that the job has at the source.
+	Follow ActivePolicy = "follow"
+	// Off makes every job that the setting writes inactive.
+	Off ActivePolicy = "off"
+)
+
+// ParseActivePolicy is the inverse of string(ActivePolicy). The error wraps
+// ErrSetting.
+func ParseActivePolicy(s string) (ActivePolicy, error) {
+	switch p := ActivePolicy(s); p {
+	case Keep, Follow, Off:
+		return p, nil
+	}
+	return "", fmt.Errorf("%w: active policy %.32q, want keep, follow or off", ErrSetting, s)
+}
+
+// SyncMode is the choice at the top of a type's tab.
+type SyncMode string
+
+// The modes, in the words of the native window.
+const (
+	SyncNone   SyncMode = "none"   // Sync None
+	SyncAll    SyncMode = "all"    // Sync all, with new, updated, deleted
+	SyncListed SyncMode = "listed" // Sync the following
+)
+
+// Rights say which of the three kinds of change a setting takes of an object.
+type Rights struct {
+	New     bool `json:"new,omitzero"`     // create where it is absent at the target
+	Updated bool `json:"updated,omitzero"` // overwrite where it differs
+	Deleted bool `json:"deleted,omitzero"` // delete where it is gone at the source
+}
+
+// Use is the native window's box of that name: the object takes part. It is
+// derived: any of the three.
+func (r Rights) Use() bool { return r.New || r.Updated || r.Deleted }
+
+// Union returns what either of the two allows.
+func (r Rights) Union(o Rights) Rights {
+	return Rights{r.New || o.New, r.Updated || o.Updated, r.Deleted || o.Deleted}
+}
+
+// String returns the rights as ParseRights takes them: "new,updated,deleted", or
+// "none".
+func (r Rights) String() string {
+	var w []string
+	for _, x := range []struct {
+		on   bool
+		word string
+	}{{r.New, "new"}, {r.Updated, "updated"}, {r.Deleted, "deleted"}} {
+		if x.on {
+			w = append(w, x.word)
+		}
+	}
+	if w == nil {
+		return "none"
+	}
+	return strings.Join(w, ",")
+}
+
+// ParseRights is the inverse of Rights.String; it also takes the three words in
+// any order. The error wraps ErrSetting.
+func ParseRights(s string) (Rights, error) {
+	var r Rights
+	if s == "none" {
+		return r, nil
+	}
+	for w := range strings.SplitSeq(s, ",") {
+		box := map[string]*bool{"new": &r.New, "updated": &r.Updated, "deleted": &r.Deleted}[w]
+		if box == nil || *box {
+			return Rights{}, fmt.Errorf("%w: %.64q, want none or some of new, updated, deleted, each once, with commas", ErrSetting, s)
+		}
+		*box = true
+	}
+	return r, nil
+}
+
+// ObjectRule is one row of "Sync the following".
+type ObjectRule struct {
+	ID ID `json:"id"`
+	// Name is the object's last known name, for people; nothing is matched by it.
+	Name string `json:"name,omitzero"`
+	Rights
+}
+
+// Rule says what a setting takes of one type.
+type Rule struct {
+	Sync SyncMode `json:"sync"`
+	// Rights are those of SyncAll, all false otherwise.
+	Rights
+	// Objects are those of SyncListed, at most one per id, empty otherwise.
+	Objects []ObjectRule `json:"objects,omitzero"`
+}
+
+// Of returns the rights that the rule gives for the object with that id. Objects
+// born later at the source are in no list, so SyncListed gives nothing for them.
+func (r Rule) Of(id ID) Rights {
+	switch r.Sync {
+	case SyncAll:
+		return r.Rights
+	case SyncListed:
+		for _, o := range r.Objects {
+			if o.ID == id {
+				return o.Rights
+			}
+		}
+	}
+	return Rights{}
+}
+
+// Takes tells whether the rule can give any right at all.
+func (r Rule) Takes() bool {
+	return r.Sync == SyncAll && r.Use() || r.Sync == SyncListed && slices.ContainsFunc(r.Objects, func(o ObjectRule) bool { return o.Use() })
+}
+
+// Setting is one row of the Sync Server Objects window: the target pulls from the
+// source what the rules allow.
+type Setting struct {
+	// ID is given at creation and never changes.
+	ID     Slug `json:"id"`
+	Source Slug `json:"source"`
+	Target Slug `json:"target"`
+	// Active turns the automatic following on.
+	Active bool         `json:"active"`
+	Policy ActivePolicy `json:"activePolicy"`
+	// Rules hold the types that take part; an absent type is SyncNone.
+	Rules map[Type]Rule `json:"rules"`
+	// Description is the admin's own words.
+	Description string    `json:"description,omitzero"`
+	Created     time.Time `json:"created,omitzero"`
+}
+
+// Rights returns what the setting takes of one object, whether or not it is
+// active.
+func (s Setting) Rights(t Type, id ID) Rights { return s.Rules[t].Of(id) }
+
+// TakenTypes returns the types of which the setting takes anything, in the order
+// of Types: the native window's Description column.
+func (s Setting) TakenTypes() []Type {
+	var out []Type
+	for _, t := range Types() {
+		if s.Rules[t].Takes() {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Normalize brings equal settings to one form: the default policy is spelled out,
+// rows are sorted by id, and a rule that takes nothing of "all" is none, which is
+// the same as no rule. Rows of a list are kept even without rights, because they
+// hold the object's last known name.
+func (s *Setting) Normalize() {
+	if s.Policy == "" {
+		s.Policy = Keep
+	}
+	for t, r := range s.Rules {
+		if r.Sync == SyncNone || r.Sync == "" || r.Sync == SyncAll && !r.Use() || r.Sync == SyncListed && len(r.Objects) == 0 {
+			delete(s.Rules, t)
+			continue
+		}
+		slices.SortStableFunc(r.Objects, func(a, b ObjectRule) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	}
+	if s.Rules == nil {
+		s.Rules = map[Type]Rule{}
+	}
+}
+
+// Validate reports all faults of the setting at once, each with its path. The
+// error wraps ErrSetting.
+func (s Setting) Validate() error {
+	var errs []error
+	add := func(path, format string, a ...any) {
+		errs = append(errs, fmt.Errorf("%w: %s: %s", ErrSetting, path, fmt.Sprintf(format, a...)))
+	}
+	for _, f := range []struct {
+		path string
+		slug Slug
+	}{{"id", s.ID}, {"source", s.Source}, {"target", s.Target}} {
+		if _, err := ParseSlug(string(f.slug)); err != nil {
+			add(f.path, "%v", err)
+		}
+	}
+	if s.Source == s.Target && s.Source != "" {
+		add("target", "is the source itself, %s; name two different servers", s.Source)
+	}
+	if _, err := ParseActivePolicy(string(s.Policy)); err != nil {
+		add("activePolicy", "%q, want keep, follow or off", s.Policy)
+	}
+	for _, t := range Types() {
+		r, ok := s.Rules[t]
+		if !ok {
+			continue
+		}
+		path := "rules." + string(t)
+		switch r.Sync {
+		case SyncNone, SyncAll, SyncListed:
+		default:
+			add(path+".sync", "%q, want none, all or listed", r.Sync)
+		}
+		if r.Sync != SyncAll && r.Use() {
+			add(path, "new, updated and deleted beside sync %q; they belong to all, or to each listed object", r.Sync)
+		}
+		if r.Sync != SyncListed && len(r.Objects) > 0 {
+			add(path+".objects", "%d objects beside sync %q; want listed", len(r.Objects), r.Sync)
+		}
+		seen := map[ID]bool{}
+		for i, o := range r.Objects {
+			if id, err := ParseID(string(o.ID)); err != nil || id != o.ID {
+				add(fmt.Sprintf("%s.objects[%d].id", path, i), "%.64q is not an object id in its canonical form (GUIDs in lower case)", o.ID)
+			}
+			if seen[o.ID] {
+				add(fmt.Sprintf("%s.objects[%d].id", path, i), "%.64q is listed twice", o.ID)
+			}
+			seen[o.ID] = true
+		}
+	}
+	for t := range s.Rules {
+		if _, err := ParseType(string(t)); err != nil {
+			add("rules", "%v", err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,184 @@
+package visualcron
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// MaxBody is the greatest size of one object's body in bytes. A listing with a
+// larger one is not complete.
+const MaxBody = 64 << 20
+
+// Complete is the proof that a listing was read to its end: a non-null array, each
+// of whose rows is a valid object with an id of its own, closed and followed by
+// the end of input. Only ReadList makes one that IsComplete.
+type Complete struct {
+	t     schemas.Type
+	count int
+	ok    bool
+}
+
+// IsComplete tells whether absence from this listing is evidence.
+func (c Complete) IsComplete() bool { return c.ok }
+
+// Type returns the listed type.
+func (c Complete) Type() schemas.Type { return c.t }
+
+// Count returns how many objects the listing held.
+func (c Complete) Count() int { return c.count }
+
+// ReadList reads the JSON array of a listing from r and yields its rows, holding
+// one row at a time. It answers the error of yield as it is, an error of r with
+// that error wrapped, and anything that makes the listing incomplete with an error
+// of class BadAnswer; the reason stands in Detail.
+func ReadList(r io.Reader, t schemas.Type, yield func(Row) error) (Complete, error) {
+	bad := func(format string, a ...any) (Complete, error) {
+		return Complete{}, &Error{Class: BadAnswer, Op: "list", Type: t, Detail: fmt.Sprintf(format, a...)}
+	}
+	dec := jsontext.NewDecoder(r)
+	// failed sorts what the decoder says: broken JSON is the server's fault, all
+	// else is the transport's and keeps its own meaning.
+	failed := func(err error, where string) (Complete, error) {
+		if _, ok := errors.AsType[*jsontext.SyntacticError](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return bad("not a whole JSON array: it breaks off or is malformed %s", where)
+		}
+		return Complete{}, err
+	}
+	tok, err := dec.ReadToken()
+	if err != nil {
+		return failed(err, "before its first row")
+	}
+	if tok.Kind() != '[' {
+		return bad("want a JSON array, got %s", kindName(tok.Kind()))
+	}
+	seen := map[schemas.ID]bool{}
+	for dec.PeekKind() != ']' {
+		where := fmt.Sprintf("after row %d", len(seen))
+		row, err := dec.ReadValue()
+		if err != nil {
+			return failed(err, where)
+		}
+		if row.Kind() != '{' {
+			return bad("row %d is %s, not an object", len(seen)+1, kindName(row.Kind()))
+		}
+		if len(row) > MaxBody {
+			return bad("row %d has %d bytes, at most %d", len(seen)+1, len(row), MaxBody)
+		}
+		id, err := BodyID(t, row)
+		if err != nil {
+			return bad("row %d: %v", len(seen)+1, err)
+		}
+		if seen[id] {
+			return bad("the id %.64s stands in it twice", id)
+		}
+		seen[id] = true
+		if err := yield(Row{ID: id, Body: row}); err != nil {
+			return Complete{}, err
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return failed(err, "at its end")
+	}
+	switch _, err := dec.ReadToken(); {
+	case err == nil:
+		return bad("bytes follow after the array")
+	case errors.Is(err, io.EOF):
+		return Complete{t: t, count: len(seen), ok: true}, nil
+	default:
+		if _, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+			return bad("bytes follow after the array")
+		}
+		return Complete{}, err
+	}
+}
+
+func kindName(k jsontext.Kind) string {
+	switch k {
+	case 'n':
+		return "null"
+	case 't', 'f':
+		return "a boolean"
+	case '"':
+		return "a string"
+	case '0':
+		return "a number"
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	}
+	return "something else"
+}
+
+// idPath returns the members that lead to the id in a body of type t. ServerSettings
+// has none: there is one object per server. Sources: VisualCron docs and public
+// client code, see docs/visualcron.md; for types not seen there Id is assumed.
+func idPath(t schemas.Type) []string {
+	switch t {
+	case schemas.Variable:
+		return []string{"Name"}
+	case schemas.TaskRepository:
+		return []string{"Task", "Id"}
+	case schemas.ServerSettings:
+		return nil
+	}
+	return []string{"Id"}
+}
+
+// ServerSettingsID is the id of the one ServerSettings object.
+const ServerSettingsID schemas.ID = "server"
+
+// BodyID returns the id that a body of type t carries, in canonical form. The
+// error wraps ErrBody.
+func BodyID(t schemas.Type, body []byte) (schemas.ID, error) {
+	path := idPath(t)
+	if path == nil {
+		return ServerSettingsID, nil
+	}
+	s, err := stringAt(body, path)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrBody, err)
+	}
+	id, err := schemas.ParseID(s)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrBody, err)
+	}
+	return id, nil
+}
+
+// stringAt returns the string under the members of path, without building a tree.
+func stringAt(body []byte, path []string) (string, error) {
+	dec := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true)) // checked by whoever read the body first
+	for depth, name := range path {
+		tok, err := dec.ReadToken()
+		if err != nil || tok.Kind() != '{' {
+			return "", fmt.Errorf("no object at %v", path[:depth])
+		}
+		for {
+			tok, err := dec.ReadToken()
+			if err != nil {
+				return "", fmt.Errorf("malformed JSON: %w", err)
+			}
+			if tok.Kind() == '}' {
+				return "", fmt.Errorf("no member %v", path[:depth+1])
+			}
+			if tok.String() == name {
+				break
+			}
+			if err := dec.SkipValue(); err != nil {
+				return "", fmt.Errorf("malformed JSON: %w", err)
+			}
+		}
+	}
+	tok, err := dec.ReadToken()
+	if err != nil || tok.Kind() != '"' {
+		return "", fmt.Errorf("member %v is no text", path)
+	}
+	return tok.String(), nil
+}
