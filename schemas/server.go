@@ -4,7 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Server is a VisualCron server that vcsync knows: VisualCron's own word for such
@@ -24,6 +29,55 @@ type Server struct {
 	// another server at the same address is never taken for this one's.
 	Identity string    `json:"identity,omitzero"`
 	Created  time.Time `json:"created,omitzero"`
+	// Unknown holds the members that this version does not know, as one JSON
+	// object, nil where there are none. ParseServer fills it and Encode writes it
+	// back (G10); other codecs leave it out.
+	Unknown jsontext.Value `json:"-"`
+}
+
+// Normalize brings equal records to one form: times are UTC.
+func (s *Server) Normalize() { s.Created = plainTime(s.Created) }
+
+// KeepUnknown takes over from old, the stored form of the same record, the members
+// that this version does not know. A caller that builds a record from another
+// codec's JSON needs it before Encode.
+func (s *Server) KeepUnknown(old Server) { s.Unknown = slices.Clone(old.Unknown) }
+
+// Encode returns the record's normal form as JSON: equal records give equal bytes.
+// The error wraps ErrServer.
+func (s Server) Encode() ([]byte, error) {
+	s.Normalize()
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	b, err := encodeRecord(struct {
+		plainServer
+		Unknown jsontext.Value `json:",embed"`
+	}{plainServer(s), s.Unknown})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrServer, s.ID, err)
+	}
+	return b, nil
+}
+
+// ParseServer is the inverse of Server.Encode. It keeps members that it does not
+// know in Unknown, normalizes, and refuses with an error that wraps ErrServer:
+// duplicate names, invalid UTF-8, trailing bytes, and whatever Validate refuses.
+func ParseServer(b []byte) (Server, error) {
+	var w struct {
+		plainServer
+		Unknown jsontext.Value `json:",embed"`
+	}
+	if err := parseRecord(b, &w); err != nil {
+		return Server{}, fmt.Errorf("%w: %w", ErrServer, err)
+	}
+	s := Server(w.plainServer)
+	s.Unknown = w.Unknown
+	s.Normalize()
+	if err := s.Validate(); err != nil {
+		return Server{}, err
+	}
+	return s, nil
 }
 
 // Validate reports all faults of the record at once. The error wraps ErrServer.
@@ -38,17 +92,30 @@ func (s Server) Validate() error {
 	if s.Connector == "" {
 		add("connector", "empty; want bridge")
 	}
-	u, err := url.Parse(s.Address)
-	switch {
-	case err != nil:
-		add("address", "not a URL") // the parse error would quote it, a password in it included
-	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		add("address", "want http://host:port or https://host:port")
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		add("address", "must hold no user, query or fragment; the account has its own fields")
+	if fault := addressFault(s.Address); fault != "" {
+		add("address", "%s", fault)
 	}
 	if s.User == "" {
 		add("user", "empty")
 	}
 	return errors.Join(errs...)
+}
+
+// addressFault says what is wrong with a server's address, without quoting it: a
+// mistaken one may hold a password.
+func addressFault(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "not a URL"
+	}
+	port, portErr := strconv.ParseUint(u.Port(), 10, 16)
+	switch {
+	case !strings.HasPrefix(address, "http://") && !strings.HasPrefix(address, "https://"), u.Hostname() == "", strings.Contains(address, " "):
+		return "want http://host:port or https://host:port"
+	case u.User != nil || strings.ContainsAny(address, "?#"):
+		return "must hold no user, query or fragment; the account has its own fields"
+	case strings.HasSuffix(u.Host, ":"), u.Port() != "" && (portErr != nil || port == 0):
+		return "the port is no number from 1 to 65535"
+	}
+	return ""
 }

@@ -3,9 +3,12 @@ package schemas
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // ActivePolicy says what becomes of a job's Active flag at the target. It is a
@@ -99,6 +102,8 @@ type ObjectRule struct {
 	// Name is the object's last known name, for people; nothing is matched by it.
 	Name string `json:"name,omitzero"`
 	Rights
+	// Unknown holds the members that this version does not know (see Setting).
+	Unknown jsontext.Value `json:"-"`
 }
 
 // Rule says what a setting takes of one type.
@@ -108,6 +113,8 @@ type Rule struct {
 	Rights
 	// Objects are those of SyncListed, at most one per id, empty otherwise.
 	Objects []ObjectRule `json:"objects,omitzero"`
+	// Unknown holds the members that this version does not know (see Setting).
+	Unknown jsontext.Value `json:"-"`
 }
 
 // Of returns the rights that the rule gives for the object with that id. Objects
@@ -146,6 +153,11 @@ type Setting struct {
 	// Description is the admin's own words.
 	Description string    `json:"description,omitzero"`
 	Created     time.Time `json:"created,omitzero"`
+	// Unknown holds the members that this version does not know, as one JSON
+	// object, nil where there are none. ParseSetting fills it and Encode writes it
+	// back, so that an older release loses nothing of a newer one's (G10). Other
+	// codecs leave it out: see KeepUnknown.
+	Unknown jsontext.Value `json:"-"`
 }
 
 // Rights returns what the setting takes of one object, whether or not it is
@@ -165,23 +177,108 @@ func (s Setting) TakenTypes() []Type {
 }
 
 // Normalize brings equal settings to one form: the default policy is spelled out,
-// rows are sorted by id, and a rule that takes nothing of "all" is none, which is
-// the same as no rule. Rows of a list are kept even without rights, because they
-// hold the object's last known name.
+// rows are sorted by id, times are UTC, and a rule that takes nothing of "all" or
+// lists nothing is none, which is the same as no rule. Rows of a list are kept even
+// without rights, because they hold the object's last known name. A rule that
+// contradicts itself is kept too, for Validate to name. The map and the lists are
+// changed in place; Clone first what others hold.
 func (s *Setting) Normalize() {
 	if s.Policy == "" {
 		s.Policy = Keep
 	}
+	if s.Rules == nil {
+		s.Rules = map[Type]Rule{}
+	}
 	for t, r := range s.Rules {
-		if r.Sync == SyncNone || r.Sync == "" || r.Sync == SyncAll && !r.Use() || r.Sync == SyncListed && len(r.Objects) == 0 {
+		known := r.Sync == SyncNone || r.Sync == SyncAll || r.Sync == SyncListed
+		if (known || r.Sync == "") && !r.Use() && len(r.Objects) == 0 && r.Unknown == nil {
 			delete(s.Rules, t)
 			continue
 		}
 		slices.SortStableFunc(r.Objects, func(a, b ObjectRule) int { return strings.Compare(string(a.ID), string(b.ID)) })
+		if len(r.Objects) == 0 {
+			r.Objects = nil // [] and no member at all are the same list
+		}
+		s.Rules[t] = r
 	}
-	if s.Rules == nil {
-		s.Rules = map[Type]Rule{}
+	s.Created = plainTime(s.Created)
+}
+
+// Clone returns a copy that shares nothing with s.
+func (s Setting) Clone() Setting {
+	s.Unknown = slices.Clone(s.Unknown)
+	s.Rules = maps.Clone(s.Rules)
+	for t, r := range s.Rules {
+		r.Unknown = slices.Clone(r.Unknown)
+		r.Objects = slices.Clone(r.Objects)
+		for i := range r.Objects {
+			r.Objects[i].Unknown = slices.Clone(r.Objects[i].Unknown)
+		}
+		s.Rules[t] = r
 	}
+	return s
+}
+
+// KeepUnknown takes over from old, the stored form of the same setting, the
+// members that this version does not know: those of the setting, of rules that
+// both have, and of rows that both list. A caller that builds a setting from
+// another codec's JSON needs it before Encode.
+func (s *Setting) KeepUnknown(old Setting) {
+	s.Unknown = slices.Clone(old.Unknown)
+	for t, r := range s.Rules {
+		or, ok := old.Rules[t]
+		if !ok {
+			continue
+		}
+		r.Unknown = slices.Clone(or.Unknown)
+		rows := map[ID]jsontext.Value{}
+		for _, o := range or.Objects {
+			rows[o.ID] = o.Unknown
+		}
+		for i := range r.Objects {
+			r.Objects[i].Unknown = slices.Clone(rows[r.Objects[i].ID])
+		}
+		s.Rules[t] = r
+	}
+}
+
+// Encode returns the setting's normal form as JSON: equal settings give equal
+// bytes. The error wraps ErrSetting.
+func (s Setting) Encode() ([]byte, error) {
+	s = s.Clone()
+	s.Normalize()
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	b, err := encodeRecord(struct {
+		plainSetting
+		Unknown jsontext.Value `json:",embed"`
+	}{plainSetting(s), s.Unknown})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrSetting, s.ID, err)
+	}
+	return b, nil
+}
+
+// ParseSetting is the inverse of Setting.Encode. It keeps members that it does not
+// know in Unknown, normalizes, and refuses with an error that wraps ErrSetting:
+// duplicate names, invalid UTF-8, trailing bytes, unknown types, and whatever
+// Validate refuses.
+func ParseSetting(b []byte) (Setting, error) {
+	var w struct {
+		plainSetting
+		Unknown jsontext.Value `json:",embed"`
+	}
+	if err := parseRecord(b, &w); err != nil {
+		return Setting{}, fmt.Errorf("%w: %w", ErrSetting, err)
+	}
+	s := Setting(w.plainSetting)
+	s.Unknown = w.Unknown
+	s.Normalize()
+	if err := s.Validate(); err != nil {
+		return Setting{}, err
+	}
+	return s, nil
 }
 
 // Validate reports all faults of the setting at once, each with its path. The
@@ -233,7 +330,7 @@ func (s Setting) Validate() error {
 			seen[o.ID] = true
 		}
 	}
-	for t := range s.Rules {
+	for _, t := range slices.Sorted(maps.Keys(s.Rules)) {
 		if _, err := ParseType(string(t)); err != nil {
 			add("rules", "%v", err)
 		}

@@ -1,0 +1,379 @@
+package schemas
+
+import (
+	"bytes"
+	jsonv1 "encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// aSetting is a setting with every member, in its normal form.
+func aSetting() Setting {
+	return Setting{
+		ID: "prod-test", Source: "production", Target: "test", Active: true, Policy: Off,
+		Description: "nightly <test> & more",
+		Created:     time.Date(2026, 11, 23, 5, 6, 7, 80_000_000, time.UTC),
+		Rules: map[Type]Rule{
+			Job: {Sync: SyncAll, Rights: Rights{New: true, Updated: true, Deleted: true}},
+			Variable: {Sync: SyncListed, Objects: []ObjectRule{
+				{ID: "..", Name: "é"},
+				{ID: "a b", Name: "A", Rights: Rights{Updated: true}},
+			}},
+			Connection: {Sync: SyncAll, Rights: Rights{New: true}},
+		},
+	}
+}
+
+// aServer is a server with every member, in its normal form.
+func aServer() Server {
+	return Server{
+		ID: "production", Name: "Production <1> & 2", Connector: "bridge", Address: "http://127.0.0.1:7701", User: "admin",
+		Identity: "f3c1", Created: time.Date(2026, 11, 23, 5, 6, 7, 0, time.UTC),
+	}
+}
+
+const minimalSetting = `{"id":"s","source":"a","target":"b","active":false,"activePolicy":"keep","rules":{}}`
+
+// withRules returns a setting's JSON with those rules.
+func withRules(rules string) string {
+	return strings.Replace(minimalSetting, `"rules":{}`, `"rules":`+rules, 1)
+}
+
+func TestParseSettingAcceptsAndNormalizes(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"the normal form stays as it is", minimalSetting, minimalSetting},
+		{"absent policy is keep, absent active is off, absent rules are none", `{"id":"s","source":"a","target":"b"}`, minimalSetting},
+		{"null stands for absent", `{"id":"s","source":"a","target":"b","active":null,"activePolicy":null,"rules":null}`, minimalSetting},
+		{"white space around is allowed", "\n " + minimalSetting + "\r\n", minimalSetting},
+		{"a rule of none is no rule", withRules(`{"Job":{"sync":"none"}}`), minimalSetting},
+		{"all without a right is no rule", withRules(`{"Job":{"sync":"all","new":false}}`), minimalSetting},
+		{"an empty list is no rule", withRules(`{"Job":{"sync":"listed","objects":[]}}`), minimalSetting},
+		{"an empty list beside all is no list", withRules(`{"Job":{"sync":"all","new":true,"objects":[]}}`), withRules(`{"Job":{"sync":"all","new":true}}`)},
+		{"types and rows are sorted", withRules(`{"Variable":{"sync":"listed","objects":[{"id":"b"},{"id":"a","new":true}]},"Job":{"deleted":true,"sync":"all"}}`),
+			withRules(`{"Job":{"sync":"all","deleted":true},"Variable":{"sync":"listed","objects":[{"id":"a","new":true},{"id":"b"}]}}`)},
+		{"rights that are false are left out", withRules(`{"Job":{"sync":"all","new":true,"updated":false}}`), withRules(`{"Job":{"sync":"all","new":true}}`)},
+		{"times become UTC", strings.Replace(minimalSetting, `"rules":{}`, `"rules":{},"created":"2026-11-23T01:00:00+02:00"`, 1),
+			strings.Replace(minimalSetting, `"rules":{}`, `"rules":{},"created":"2026-11-22T23:00:00Z"`, 1)},
+		{"an unknown member survives (G10)", strings.Replace(minimalSetting, "}}", `},"z":{"b":1.50,"a":[1e400]},"y":null}`, 1),
+			strings.Replace(minimalSetting, "}}", `},"z":{"b":1.50,"a":[1e400]},"y":null}`, 1)},
+		{"an unknown member of a rule and of a row survives (G10)",
+			withRules(`{"Job":{"sync":"listed","w":1,"objects":[{"id":"a","v":"x"}]}}`),
+			withRules(`{"Job":{"sync":"listed","objects":[{"id":"a","v":"x"}],"w":1}}`)},
+		{"an unknown member keeps a rule of none alive (G10)", withRules(`{"Job":{"sync":"none","w":1}}`), withRules(`{"Job":{"sync":"none","w":1}}`)},
+		{"names differ by case, so another case is unknown", strings.Replace(minimalSetting, "}}", `},"Active":true}`, 1),
+			strings.Replace(minimalSetting, "}}", `},"Active":true}`, 1)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, err := ParseSetting([]byte(c.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := s.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(b) != c.want {
+				t.Errorf("encoded\n%s\nwant\n%s", b, c.want)
+			}
+		})
+	}
+}
+
+var badSettings = []struct {
+	name, in string
+	also     string // what the error says
+}{
+	{"nothing", ``, "JSON object"},
+	{"null", `null`, "JSON object"},
+	{"an array", `[]`, "JSON object"},
+	{"trailing bytes", minimalSetting + `x`, "after top-level"},
+	{"a second value", minimalSetting + minimalSetting, "after top-level"},
+	{"a cut value", minimalSetting[:len(minimalSetting)-1], "EOF"},
+	{"a duplicate name", strings.Replace(minimalSetting, `"id":"s"`, `"id":"s","id":"s"`, 1), "duplicate"},
+	{"a duplicate unknown name", strings.Replace(minimalSetting, `"id":"s"`, `"id":"s","z":1,"z":1`, 1), "duplicate"},
+	{"a duplicate name within an unknown member", strings.Replace(minimalSetting, `"id":"s"`, `"id":"s","z":{"q":1,"q":1}`, 1), "duplicate"},
+	{"a duplicate type", withRules(`{"Job":{"sync":"none"},"Job":{"sync":"none"}}`), "duplicate"},
+	{"invalid UTF-8", strings.Replace(minimalSetting, `"id":"s"`, "\"id\":\"s\",\"description\":\"\xff\"", 1), "UTF-8"},
+	{"no id", strings.Replace(minimalSetting, `"id":"s",`, ``, 1), "id:"},
+	{"an id that is no slug", strings.Replace(minimalSetting, `"id":"s"`, `"id":"S"`, 1), "id"},
+	{"source and target are one", strings.Replace(minimalSetting, `"target":"b"`, `"target":"a"`, 1), "target:"},
+	{"active is no boolean", strings.Replace(minimalSetting, `false`, `"false"`, 1), "active"},
+	{"an unknown policy", strings.Replace(minimalSetting, `keep`, `Keep`, 1), "activePolicy"},
+	{"an unknown type", withRules(`{"Widget":{"sync":"none"}}`), "Widget"},
+	{"a type in the plural", withRules(`{"Jobs":{"sync":"all","new":true}}`), "did you mean Job?"},
+	{"an unknown mode", withRules(`{"Job":{"sync":"some"}}`), "rules.Job.sync"},
+	{"rights without a mode are not dropped in silence (G7)", withRules(`{"Job":{"new":true}}`), "rules.Job.sync"},
+	{"rights beside none are not dropped in silence (G7)", withRules(`{"Job":{"sync":"none","new":true}}`), "rules.Job"},
+	{"rows beside none are not dropped in silence (G7)", withRules(`{"Job":{"sync":"none","objects":[{"id":"a"}]}}`), "rules.Job.objects"},
+	{"rows beside all", withRules(`{"Job":{"sync":"all","new":true,"objects":[{"id":"a"}]}}`), "rules.Job.objects"},
+	{"rows beside all without a right (G7)", withRules(`{"Job":{"sync":"all","objects":[{"id":"a"}]}}`), "rules.Job.objects"},
+	{"rights beside listed", withRules(`{"Job":{"sync":"listed","updated":true,"objects":[{"id":"a"}]}}`), "rules.Job"},
+	{"a row without an id", withRules(`{"Job":{"sync":"listed","objects":[{"new":true}]}}`), "objects[0].id"},
+	{"a row listed twice", withRules(`{"Job":{"sync":"listed","objects":[{"id":"a"},{"id":"a"}]}}`), "listed twice"},
+	{"a GUID in upper case", withRules(`{"Job":{"sync":"listed","objects":[{"id":"0A111111-2222-3333-4444-555555555555"}]}}`), "canonical"},
+	{"the zero GUID", withRules(`{"Job":{"sync":"listed","objects":[{"id":"` + zeroGUID + `"}]}}`), "canonical"},
+	{"a time without a zone", strings.Replace(minimalSetting, "}}", `},"created":"2026-11-23T01:00:00"}`, 1), "created"},
+}
+
+func TestParseSettingRefuses(t *testing.T) {
+	for _, c := range badSettings {
+		t.Run(c.name, func(t *testing.T) {
+			s, err := ParseSetting([]byte(c.in))
+			if !errors.Is(err, ErrSetting) || !strings.Contains(err.Error(), c.also) {
+				t.Errorf("setting %+v, error %v, want ErrSetting with %q", s, err, c.also)
+			}
+			if !reflect.DeepEqual(s, Setting{}) {
+				t.Errorf("a refused setting came out as %+v", s)
+			}
+		})
+	}
+}
+
+func TestSettingReportsAllFaultsAtOnce(t *testing.T) {
+	err := Setting{ID: "-", Source: "a", Target: "a", Policy: "on", Rules: map[Type]Rule{
+		Job: {Sync: SyncListed, Rights: Rights{New: true}}, "Zoo": {}, "Ant": {}}}.Validate()
+	for _, want := range []string{"id:", "target:", "activePolicy:", "rules.Job:", `"Ant"`, `"Zoo"`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\ndoes not name %s", err, want)
+		}
+	}
+}
+
+func TestSettingEncodeLeavesTheCallerAlone(t *testing.T) {
+	s := aSetting()
+	s.Rules[Job] = Rule{Sync: SyncNone}
+	s.Rules[Variable] = Rule{Sync: SyncListed, Objects: []ObjectRule{{ID: "b"}, {ID: "a"}}}
+	before := s.Clone()
+	if _, err := s.Encode(); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(s, before) {
+		t.Errorf("Encode changed its receiver's rules:\n%+v\nwere\n%+v", s.Rules, before.Rules)
+	}
+}
+
+func TestSettingEncodeIsDeterministic(t *testing.T) {
+	want, err := aSetting().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		if got, err := aSetting().Encode(); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%s (%v)\nwant\n%s", got, err, want)
+		}
+	}
+}
+
+func TestSettingEncodeRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		edit func(*Setting)
+	}{
+		{"a setting that is not valid", func(s *Setting) { s.Target = s.Source }},
+		{"a description that is not UTF-8", func(s *Setting) { s.Description = "\xff" }},
+		{"an unknown member that is a known one", func(s *Setting) { s.Unknown = []byte(`{"id":"other"}`) }},
+		{"unknown members that are no object", func(s *Setting) { s.Unknown = []byte(`[1]`) }},
+		{"unknown members of a rule that are cut", func(s *Setting) {
+			s.Rules[Job] = Rule{Sync: SyncAll, Rights: Rights{New: true}, Unknown: []byte(`{"a":`)}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := aSetting()
+			c.edit(&s)
+			if b, err := s.Encode(); !errors.Is(err, ErrSetting) {
+				t.Errorf("%s, error %v, want ErrSetting", b, err)
+			}
+		})
+	}
+}
+
+func TestKeepUnknown(t *testing.T) {
+	old, err := ParseSetting([]byte(`{"id":"s","source":"a","target":"b","z":1,"rules":{` +
+		`"Job":{"sync":"listed","w":1,"objects":[{"id":"a","v":1},{"id":"b","v":2}]},"Variable":{"sync":"all","new":true,"w":2}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Setting
+	if err := jsonv1.Unmarshal([]byte(withRules(`{"Job":{"sync":"listed","objects":[{"id":"c"},{"id":"b"}]},"User":{"sync":"all","new":true}}`)), &s); err != nil {
+		t.Fatal(err)
+	}
+	s.KeepUnknown(old)
+	b, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"id":"s","source":"a","target":"b","active":false,"activePolicy":"keep","rules":{` +
+		`"Job":{"sync":"listed","objects":[{"id":"b","v":2},{"id":"c"}],"w":1},"User":{"sync":"all","new":true}},"z":1}`
+	if string(b) != want {
+		t.Errorf("\n%s\nwant\n%s", b, want)
+	}
+}
+
+func TestParseServerAcceptsAndNormalizes(t *testing.T) {
+	const minimal = `{"id":"a","connector":"bridge","address":"https://h","user":"u"}`
+	for _, c := range []struct{ name, in, want string }{
+		{"the normal form stays as it is", minimal, minimal},
+		{"times become UTC", `{"id":"a","connector":"bridge","address":"https://h","user":"u","created":"2026-01-01T00:30:00+01:00"}`,
+			`{"id":"a","connector":"bridge","address":"https://h","user":"u","created":"2025-12-31T23:30:00Z"}`},
+		{"an unknown member survives (G10)", `{"z":[1, 2],"id":"a","connector":"bridge","address":"https://h","user":"u"}`,
+			`{"id":"a","connector":"bridge","address":"https://h","user":"u","z":[1,2]}`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, err := ParseServer([]byte(c.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := s.Encode(); err != nil || string(b) != c.want {
+				t.Errorf("encoded\n%s (%v)\nwant\n%s", b, err, c.want)
+			}
+		})
+	}
+}
+
+var badServers = []struct{ name, in string }{
+	{"null", `null`},
+	{"trailing bytes", `{"id":"a","connector":"bridge","address":"https://h","user":"u"} 1`},
+	{"a duplicate name", `{"id":"a","id":"a","connector":"bridge","address":"https://h","user":"u"}`},
+	{"an id that is no slug", `{"id":"a_b","connector":"bridge","address":"https://h","user":"u"}`},
+	{"no connector", `{"id":"a","address":"https://h","user":"u"}`},
+	{"no user", `{"id":"a","connector":"bridge","address":"https://h"}`},
+	{"no address", `{"id":"a","connector":"bridge","user":"u"}`},
+	{"an address that is no URL", `{"id":"a","connector":"bridge","user":"u","address":"http://h:80x"}`},
+	{"another scheme", `{"id":"a","connector":"bridge","user":"u","address":"ftp://h"}`},
+	{"an upper-case scheme", `{"id":"a","connector":"bridge","user":"u","address":"HTTP://h"}`},
+	{"no scheme", `{"id":"a","connector":"bridge","user":"u","address":"h:80"}`},
+	{"a port without a host", `{"id":"a","connector":"bridge","user":"u","address":"http://:80"}`},
+	{"a colon without a port", `{"id":"a","connector":"bridge","user":"u","address":"http://h:"}`},
+	{"port 0", `{"id":"a","connector":"bridge","user":"u","address":"http://h:0"}`},
+	{"port 65536", `{"id":"a","connector":"bridge","user":"u","address":"http://h:65536"}`},
+	{"a user in the address", `{"id":"a","connector":"bridge","user":"u","address":"http://secret:word@h"}`},
+	{"an empty user in the address", `{"id":"a","connector":"bridge","user":"u","address":"http://@h"}`},
+	{"a query", `{"id":"a","connector":"bridge","user":"u","address":"http://h/?token=word"}`},
+	{"an empty query", `{"id":"a","connector":"bridge","user":"u","address":"http://h/?"}`},
+	{"a fragment", `{"id":"a","connector":"bridge","user":"u","address":"http://h/#x"}`},
+	{"a blank in the path", `{"id":"a","connector":"bridge","user":"u","address":"http://h/a b"}`},
+	{"a line end", `{"id":"a","connector":"bridge","user":"u","address":"http://h\r\nx: y"}`},
+}
+
+func TestParseServerRefuses(t *testing.T) {
+	for _, c := range badServers {
+		t.Run(c.name, func(t *testing.T) {
+			s, err := ParseServer([]byte(c.in))
+			if !errors.Is(err, ErrServer) {
+				t.Fatalf("%+v, error %v, want ErrServer", s, err)
+			}
+			if strings.Contains(err.Error(), "word") {
+				t.Errorf("the error quotes the address, and with it a secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestServerAddressesThatAreFine(t *testing.T) {
+	for _, address := range []string{"http://h", "https://h:443", "http://127.0.0.1:7701", "http://[::1]:80", "http://[::1]", "https://h/base/path/", "http://h:65535", "http://bücher.example"} {
+		s := aServer()
+		s.Address = address
+		if err := s.Validate(); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
+// The API's framework codes the same structs with encoding/json, so both must say
+// the same.
+func TestBothJSONPackagesAgree(t *testing.T) {
+	setting, server := aSetting(), aServer()
+	for _, c := range []struct {
+		name   string
+		v      any
+		encode func() ([]byte, error)
+		parse  func([]byte) (any, error)
+	}{
+		{"setting", setting, setting.Encode, func(b []byte) (any, error) { return ParseSetting(b) }},
+		{"server", server, server.Encode, func(b []byte) (any, error) { return ParseServer(b) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			own, err := c.encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var std bytes.Buffer
+			enc := jsonv1.NewEncoder(&std)
+			enc.SetEscapeHTML(false)
+			if err := enc.Encode(c.v); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.TrimSuffix(std.String(), "\n"); got != string(own) {
+				t.Errorf("encoding/json writes\n%s\nEncode writes\n%s", got, own)
+			}
+			back := reflect.New(reflect.TypeOf(c.v))
+			if err := jsonv1.Unmarshal(own, back.Interface()); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(back.Elem().Interface(), c.v) {
+				t.Errorf("encoding/json reads\n%+v\nwant\n%+v", back.Elem(), c.v)
+			}
+			if parsed, err := c.parse(own); err != nil || !reflect.DeepEqual(parsed, c.v) {
+				t.Errorf("parsed\n%+v (%v)\nwant\n%+v", parsed, err, c.v)
+			}
+		})
+	}
+}
+
+func FuzzParseSetting(f *testing.F) {
+	f.Add([]byte(minimalSetting))
+	for _, c := range badSettings {
+		f.Add([]byte(c.in))
+	}
+	b, _ := aSetting().Encode()
+	f.Add(b)
+	f.Add([]byte(withRules(`{"Job":{"sync":"listed","w":1,"objects":[{"id":"a","v":"x"}]}}`)))
+	f.Add([]byte(withRules(`{"Job":null}`)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := ParseSetting(b)
+		if err != nil {
+			if !errors.Is(err, ErrSetting) {
+				t.Fatalf("%v does not wrap ErrSetting", err)
+			}
+			return
+		}
+		first, err := s.Encode()
+		if err != nil {
+			t.Fatalf("parsed, yet not encoded: %v", err)
+		}
+		again, err := ParseSetting(first)
+		if err != nil || !reflect.DeepEqual(again, s) {
+			t.Fatalf("round trip of %s\n%+v (%v)\nwant\n%+v", first, again, err, s)
+		}
+		if second, err := again.Encode(); err != nil || !bytes.Equal(first, second) {
+			t.Fatalf("encoded twice\n%s\n%s (%v)", first, second, err)
+		}
+	})
+}
+
+func FuzzParseServer(f *testing.F) {
+	for _, c := range badServers {
+		f.Add([]byte(c.in))
+	}
+	b, _ := aServer().Encode()
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := ParseServer(b)
+		if err != nil {
+			if !errors.Is(err, ErrServer) {
+				t.Fatalf("%v does not wrap ErrServer", err)
+			}
+			return
+		}
+		first, err := s.Encode()
+		if err != nil {
+			t.Fatalf("parsed, yet not encoded: %v", err)
+		}
+		if again, err := ParseServer(first); err != nil || !reflect.DeepEqual(again, s) {
+			t.Fatalf("round trip of %s\n%+v (%v)\nwant\n%+v", first, again, err, s)
+		}
+	})
+}
