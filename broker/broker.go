@@ -1,0 +1,247 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+// Config says which broker to use and where the data folder is.
+type Config struct {
+	// Dir is the data folder. It holds the keyring and the high-water file, and the
+	// embedded broker's store.
+	Dir string
+	// Listen is the loopback address on which the embedded broker listens, such as
+	// 127.0.0.1:4222, for clients that sign with the nkey in the data folder. Empty,
+	// the default, means no listening port at all.
+	Listen string
+	// URL is an external NATS server or cluster; empty means the embedded one.
+	URL string
+	// Creds is the file with the credentials for URL.
+	Creds string
+	// Replicas is the number of copies of what vcsync creates on an external
+	// cluster; 1 where 0.
+	Replicas int
+	// EventsMaxBytes limits VCS_EV when it is created; 8 GiB where 0. A full stream
+	// refuses new events, it forgets none.
+	EventsMaxBytes int64
+	// AcceptLoss goes on with a store that went backwards, under new epochs.
+	AcceptLoss bool
+	// LazySync leaves writing to disk to the operating system. A power cut then
+	// loses what was acknowledged; for simulations only.
+	LazySync bool
+	// Log is where the broker speaks; slog.Default() where nil.
+	Log *slog.Logger
+}
+
+// Broker is the open store.
+type Broker struct {
+	// Keys is the installation's keyring.
+	Keys *Keyring
+
+	cfg  Config
+	log  *slog.Logger
+	mark *highWater
+	srv  *embedded // nil when external
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	// boot tells this process from every other that ever held a lease here.
+	boot string
+
+	mu     sync.Mutex
+	conns  []*nats.Conn
+	closed bool
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// Open opens the store: the keyring, the embedded or external broker, the streams
+// and buckets, and the high-water check, in this order. It returns errors that
+// wrap ErrInUse, ErrKeyring, ErrLayout or ErrWentBackwards where one of these
+// stopped it; nothing runs then.
+func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.EventsMaxBytes == 0 {
+		cfg.EventsMaxBytes = 8 << 30
+	}
+	cfg.Replicas = max(cfg.Replicas, 1)
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create the data folder: %w", err)
+	}
+	b := &Broker{cfg: cfg, log: cfg.Log, boot: nuid.Next()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}()
+	if cfg.URL == "" {
+		if b.srv, err = startEmbedded(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	if b.Keys, err = OpenKeyring(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if b.mark, err = openHighWater(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if b.nc, err = b.Connect("vcsync"); err != nil {
+		return nil, err
+	}
+	if b.js, err = newJetStream(b.nc); err != nil {
+		return nil, err
+	}
+	if err := b.openLayout(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := b.checkHighWater(ctx, cfg.AcceptLoss); err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	b.stop = stop
+	b.wg.Go(func() { b.keepMark(run) })
+	return b, nil
+}
+
+// keepMark writes the high-water file every second in which something moved.
+func (b *Broker) keepMark(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	failed := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := b.Mark(ctx)
+		switch {
+		case err != nil && !failed && ctx.Err() == nil:
+			failed = true
+			b.log.WarnContext(ctx, "the high-water mark cannot be kept; a store that goes backwards now may go unnoticed", "error", err)
+		case err == nil && failed:
+			failed = false
+			b.log.InfoContext(ctx, "the high-water mark is kept again")
+		}
+	}
+}
+
+// JS returns the JetStream context of the broker's own connection.
+func (b *Broker) JS() jetstream.JetStream { return b.js }
+
+// Exclusive tells that nobody but this process can reach the broker: it is
+// embedded, has no listening port, and the data folder is locked.
+func (b *Broker) Exclusive() bool { return b.srv != nil && b.cfg.Listen == "" }
+
+// Connect returns a new connection that reconnects for ever; Close of the broker
+// closes it, its user may do so before. About 20 consumers should share one: with
+// hundreds on one connection deliveries were measured to stall.
+func (b *Broker) Connect(name string) (*nats.Conn, error) {
+	opts := []nats.Option{nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
+		nats.CustomInboxPrefix("_INBOX_vcsync"), nats.Timeout(10 * time.Second),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				b.log.Warn("connection to the broker lost", "connection", name, "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { b.log.Info("connection to the broker is back", "connection", name) }),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			b.log.Warn("the broker reports a fault", "connection", name, "error", err)
+		})}
+	url := b.cfg.URL
+	if b.srv != nil {
+		url = ""
+		opts = append(opts, nats.InProcessServer(b.srv.server), nats.Nkey(b.srv.public, b.srv.key.Sign))
+	} else if b.cfg.Creds != "" {
+		opts = append(opts, nats.UserCredentials(b.cfg.Creds))
+	}
+	nc, err := nats.Connect(url, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the broker: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		nc.Close()
+		return nil, fmt.Errorf("connect to the broker: %w", nats.ErrConnectionClosed)
+	}
+	b.conns = append(b.conns, nc)
+	return nc, nil
+}
+
+// NewJetStream returns a JetStream context on a connection of Connect, with the
+// limits that vcsync uses everywhere.
+func newJetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+	return jetstream.New(nc, jetstream.WithDefaultTimeout(15*time.Second), jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(30*time.Second))
+}
+
+// JetStreamOn returns a JetStream context on a connection of Connect.
+func (b *Broker) JetStreamOn(nc *nats.Conn) (jetstream.JetStream, error) { return newJetStream(nc) }
+
+// Probe proves that the event store takes writes, by one to a bucket of the same
+// store: the readiness check, since a store that is full or broken still answers
+// questions.
+func (b *Broker) Probe(ctx context.Context) error {
+	kv, err := b.js.KeyValue(ctx, BucketLease)
+	if err == nil {
+		_, err = kv.Put(ctx, "probe", []byte(time.Now().UTC().Format(time.RFC3339)))
+	}
+	if err != nil {
+		return fmt.Errorf("write to the broker: %w", err)
+	}
+	return nil
+}
+
+// Close ends every connection and, when embedded, the server, which it returns
+// from only when all is on disk. It may be called more than once.
+func (b *Broker) Close() error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return nil
+	}
+	b.closed = true
+	conns := b.conns
+	b.mu.Unlock()
+	var err error
+	if b.stop != nil {
+		b.stop()
+		b.wg.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		err = b.Mark(ctx)
+		cancel()
+		if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, context.DeadlineExceeded) {
+			err = nil // the mark is a second old at most
+		}
+	}
+	for _, nc := range conns {
+		nc.Close()
+	}
+	if b.srv != nil {
+		err = errors.Join(err, b.srv.close())
+	}
+	return err
+}
+
+// waitNoClients returns once the server has let go of every client, or after 5
+// seconds. Shutdown holds a lock while it waits for them.
+func waitNoClients(s *server.Server) {
+	for range 500 {
+		if s.NumClients() == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}

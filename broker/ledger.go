@@ -1,0 +1,363 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// LedgerState says how far vcsync and an object at a target have come.
+type LedgerState string
+
+// Ledger states.
+const (
+	// Intent: a write is about to start; its outcome is not known yet.
+	Intent LedgerState = "intent"
+	// Applied: written by vcsync and read back.
+	Applied LedgerState = "applied"
+	// Adopted: found at the target as an object of the source, not written.
+	Adopted LedgerState = "adopted"
+	// Removed: deleted by vcsync, or found gone after it was ours.
+	Removed LedgerState = "removed"
+)
+
+// Entry is what vcsync last did with one object at one target.
+type Entry struct {
+	Type schemas.Type `json:"type"`
+	ID   schemas.ID   `json:"id"`
+	// Source is the server that owns the object at this target.
+	Source  schemas.Slug    `json:"source"`
+	Version schemas.Version `json:"version"`
+	// Digest is that of the source's event, empty for a deletion.
+	Digest schemas.Digest `json:"digest,omitzero"`
+	// AtTarget is the digest of what the target answered on read-back. In an Intent
+	// it is what the write is expected to leave there.
+	AtTarget schemas.Digest `json:"atTarget,omitzero"`
+	// Path lists the servers that the content came by, the source last.
+	Path   []schemas.Slug       `json:"path,omitzero"`
+	Policy schemas.ActivePolicy `json:"policy,omitzero"`
+	State  LedgerState          `json:"state"`
+	At     time.Time            `json:"at"`
+}
+
+// ledgerPage is how many entries share one record: an entry takes about 350 bytes,
+// so a page stays below 100 kB.
+const ledgerPage = 256
+
+type pageRecord struct {
+	Version int     `json:"v"`
+	Entries []Entry `json:"entries"`
+}
+
+type entryKey struct {
+	t  schemas.Type
+	id schemas.ID
+}
+
+// Ledger is the record of one target, packed in pages of 256 objects. The holder
+// of the target's lease is its only writer. Its methods may be called from many
+// goroutines; writes that meet are stored together.
+type Ledger struct {
+	target schemas.Slug
+	js     jetstream.JetStream
+
+	mu      sync.Mutex
+	pages   []*page
+	at      map[entryKey]place
+	pending map[entryKey]Entry
+	waiters []chan error
+	failed  error
+
+	wake chan struct{}
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+type page struct {
+	rev     uint64
+	entries []Entry
+}
+
+type place struct{ page, slot int }
+
+// OpenLedger reads the ledger of a target and opens it for writing. The caller
+// holds the target's lease, and closes the ledger before it gives that back.
+func (b *Broker) OpenLedger(ctx context.Context, target schemas.Slug) (*Ledger, error) {
+	l := &Ledger{target: target, js: b.js, at: map[entryKey]place{}, pending: map[entryKey]Entry{},
+		wake: make(chan struct{}, 1), done: make(chan struct{})}
+	err := b.watchPages(ctx, target, true, func(n int, rev uint64, entries []Entry) {
+		for len(l.pages) <= n {
+			l.pages = append(l.pages, &page{})
+		}
+		l.pages[n] = &page{rev, entries}
+		for slot, e := range entries {
+			l.at[entryKey{e.Type, e.ID}] = place{n, slot}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.stop = stop
+	go l.flushLoop(run)
+	return l, nil
+}
+
+// Get returns the entry of an object, as far as it is stored.
+func (l *Ledger) Get(t schemas.Type, id schemas.ID) (Entry, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.at[entryKey{t, id}]
+	if !ok {
+		return Entry{}, false
+	}
+	return l.pages[p.page].entries[p.slot], true
+}
+
+// Each calls f with every stored entry.
+func (l *Ledger) Each(f func(Entry)) {
+	l.mu.Lock()
+	var all []Entry
+	for _, p := range l.pages {
+		all = append(all, p.entries...)
+	}
+	l.mu.Unlock()
+	for _, e := range all {
+		f(e)
+	}
+}
+
+// Put stores an entry and returns when it is on disk, or when ctx ends: then it
+// may be stored or not. After any error the ledger takes no more; open it anew.
+func (l *Ledger) Put(ctx context.Context, e Entry) error {
+	l.mu.Lock()
+	if l.failed != nil {
+		defer l.mu.Unlock()
+		return l.failed
+	}
+	ch := make(chan error, 1)
+	l.pending[entryKey{e.Type, e.ID}] = e
+	l.waiters = append(l.waiters, ch)
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case err := <-ch:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("ledger of %s: %w", l.target, ctx.Err())
+	}
+}
+
+// Close ends the writer; what waits in Put gets an error.
+func (l *Ledger) Close() {
+	l.stop()
+	<-l.done
+}
+
+func (l *Ledger) flushLoop(ctx context.Context) {
+	defer close(l.done)
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			err = fmt.Errorf("ledger of %s: closed", l.target)
+		case <-l.wake:
+			err = l.flush(ctx)
+		}
+		if err != nil {
+			l.mu.Lock()
+			l.failed = err
+			waiters := l.waiters
+			l.waiters = nil
+			l.mu.Unlock()
+			for _, ch := range waiters {
+				ch <- err
+			}
+			return
+		}
+	}
+}
+
+// flush stores all pending entries as one atomic batch of their pages.
+func (l *Ledger) flush(ctx context.Context) error {
+	l.mu.Lock()
+	pending, waiters := l.pending, l.waiters
+	l.pending, l.waiters = map[entryKey]Entry{}, nil
+	next := map[int]*page{}
+	moved := map[entryKey]place{}
+	total := len(l.pages)
+	dirty := func(n int) *page {
+		if next[n] == nil {
+			p := &page{}
+			if n < len(l.pages) {
+				p.rev = l.pages[n].rev
+				p.entries = append(make([]Entry, 0, ledgerPage), l.pages[n].entries...)
+			}
+			next[n] = p
+		}
+		return next[n]
+	}
+	for k, e := range pending {
+		if at, ok := l.at[k]; ok {
+			dirty(at.page).entries[at.slot] = e
+			continue
+		}
+		n := max(total-1, 0)
+		if total == 0 || len(dirty(n).entries) >= ledgerPage {
+			n = total
+		}
+		p := dirty(n)
+		total = max(total, n+1)
+		p.entries = append(p.entries, e)
+		moved[k] = place{n, len(p.entries) - 1}
+	}
+	l.mu.Unlock()
+	err := l.store(ctx, next)
+	if err == nil {
+		l.mu.Lock()
+		for n, p := range next {
+			for len(l.pages) <= n {
+				l.pages = append(l.pages, &page{})
+			}
+			l.pages[n] = p
+		}
+		for k, at := range moved {
+			l.at[k] = at
+		}
+		l.mu.Unlock()
+	}
+	for _, ch := range waiters {
+		ch <- err
+	}
+	return err
+}
+
+func pageKey(target schemas.Slug, n int) string { return string(target) + "." + strconv.Itoa(n) }
+
+func (l *Ledger) store(ctx context.Context, pages map[int]*page) error {
+	var order []int
+	var msgs []*nats.Msg
+	for n, p := range pages {
+		raw, err := json.Marshal(pageRecord{1, p.entries})
+		if err != nil {
+			return fmt.Errorf("ledger of %s: %w", l.target, err)
+		}
+		m := nats.NewMsg("$KV." + BucketLedger + "." + pageKey(l.target, n))
+		m.Data = raw
+		m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(p.rev, 10))
+		order, msgs = append(order, n), append(msgs, m)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	var err error
+	var last uint64
+	switch len(msgs) {
+	case 0:
+		return nil
+	case 1:
+		var ack *jetstream.PubAck
+		if ack, err = l.js.PublishMsg(ctx, msgs[0], jetstream.WithRetryAttempts(0)); err == nil {
+			last = ack.Sequence
+		}
+	default:
+		var ack *jetstreamext.BatchAck
+		if ack, err = jetstreamext.PublishMsgBatch(ctx, l.js, msgs); err == nil {
+			last = ack.Sequence
+		}
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		return fmt.Errorf("ledger of %s: %w: %w", l.target, ErrConflict, err)
+	}
+	if err != nil {
+		return fmt.Errorf("store the ledger of %s: %w", l.target, err)
+	}
+	for i, n := range order {
+		pages[n].rev = last - uint64(len(order)-1-i)
+	}
+	return nil
+}
+
+// WatchLedger calls each with every entry of a target, ready once when all that was
+// there has come, and each again for every page that changes, until ctx ends.
+func (b *Broker) WatchLedger(ctx context.Context, target schemas.Slug, each func(Entry), ready func()) error {
+	return b.watch(ctx, BucketLedger, string(target)+".*", func(e jetstream.KeyValueEntry) error {
+		_, entries, err := parsePage(target, e)
+		if err != nil {
+			return err
+		}
+		for _, x := range entries {
+			each(x)
+		}
+		return nil
+	}, func() bool { ready(); return false })
+}
+
+func (b *Broker) watchPages(ctx context.Context, target schemas.Slug, once bool, each func(n int, rev uint64, entries []Entry)) error {
+	return b.watch(ctx, BucketLedger, string(target)+".*", func(e jetstream.KeyValueEntry) error {
+		n, entries, err := parsePage(target, e)
+		if err == nil {
+			each(n, e.Revision(), entries)
+		}
+		return err
+	}, func() bool { return once })
+}
+
+func parsePage(target schemas.Slug, e jetstream.KeyValueEntry) (int, []Entry, error) {
+	n, err := strconv.Atoi(strings.TrimPrefix(e.Key(), string(target)+"."))
+	if err != nil || n < 0 || n > 1<<20 {
+		return 0, nil, fmt.Errorf("%w: ledger page %s", ErrRecord, e.Key())
+	}
+	var rec pageRecord
+	if err := json.Unmarshal(e.Value(), &rec); err != nil || rec.Version != 1 {
+		return 0, nil, fmt.Errorf("%w: ledger page %s: version %d: %v", ErrRecord, e.Key(), rec.Version, err)
+	}
+	return n, rec.Entries, nil
+}
+
+// watch calls each for every value under keys, now and later; initial is called
+// once when all that was there has come, and ends the watch by returning true.
+func (b *Broker) watch(ctx context.Context, bucket, keys string, each func(jetstream.KeyValueEntry) error, initial func() bool) error {
+	kv, err := b.js.KeyValue(ctx, bucket)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", bucket, err)
+	}
+	w, err := kv.Watch(ctx, keys)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", bucket, err)
+	}
+	defer w.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-w.Updates():
+			switch {
+			case !ok:
+				return fmt.Errorf("watch %s: the watch ended: %w", bucket, errors.Join(ErrWatch, ctx.Err()))
+			case e == nil:
+				if initial() {
+					return nil
+				}
+			default:
+				if err := each(e); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+const (
+	// batchMessages and batchBytes bound one atomic batch: with a store that syncs
+	// before it acknowledges, a batch costs one sync.
+	batchMessages = 250
+	batchBytes    = 16 << 20
+)
+
+// Change is an event to publish, and the sequence in VCS_EV of the object's last
+// event, 0 where it has none. The broker refuses it where that is no longer so.
+type Change struct {
+	Event schemas.Event
+	After uint64
+}
+
+// Stored is the outcome of one Change.
+type Stored struct {
+	// Seq is the event's sequence in VCS_EV.
+	Seq uint64
+	// Err is nil where the event is stored; ErrConflict where another event of the
+	// object came in between; else why this one event could not be stored.
+	Err error
+}
+
+// Publish stores the changes in their order, as atomic batches where it can. The
+// first result has one entry per change. The error is for what stopped the whole:
+// the entries that were not reached then carry it too.
+func (b *Broker) Publish(ctx context.Context, changes []Change) ([]Stored, error) {
+	out := make([]Stored, len(changes))
+	for begin := 0; begin < len(changes); {
+		end, size := begin, 0
+		var msgs []*nats.Msg
+		for end < len(changes) && end-begin < batchMessages {
+			m, err := changeMsg(changes[end])
+			if err != nil || m.Size() > MaxPayload-1024 {
+				if err == nil {
+					err = fmt.Errorf("%w: %s has %d bytes, at most %d", schemas.ErrEvent, changes[end].Event.Key(), m.Size(), MaxPayload-1024)
+				}
+				if end > begin {
+					break // it gets a turn of its own
+				}
+				out[end].Err = err
+				begin, end = begin+1, end+1
+				continue
+			}
+			if size += m.Size(); size > batchBytes && end > begin {
+				break
+			}
+			msgs = append(msgs, m)
+			end++
+		}
+		if err := b.publishBatch(ctx, changes[begin:end], msgs, out[begin:end]); err != nil {
+			for i := begin; i < len(out); i++ {
+				if out[i].Seq == 0 && out[i].Err == nil {
+					out[i].Err = err
+				}
+			}
+			return out, err
+		}
+		begin = end
+	}
+	return out, nil
+}
+
+func changeMsg(c Change) (*nats.Msg, error) {
+	header, data, err := c.Event.Encode()
+	if err != nil {
+		return nil, err
+	}
+	m := nats.NewMsg(c.Event.Subject())
+	m.Header, m.Data = header, data
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(c.After))
+	m.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, c.Event.Key().EventFilter())
+	return m, nil
+}
+
+func (b *Broker) publishBatch(ctx context.Context, changes []Change, msgs []*nats.Msg, out []Stored) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	if len(msgs) > 1 {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		ack, err := jetstreamext.PublishMsgBatch(ctx, b.js, msgs)
+		if err == nil {
+			for i := range out {
+				out[i].Seq = ack.Sequence - uint64(len(msgs)-1-i)
+			}
+			return nil
+		}
+		if ctx.Err() != nil || storeFull(err) {
+			return fmt.Errorf("publish %d events: %w", len(msgs), err)
+		}
+		// All or nothing, and it was nothing, or the answer was lost: one by one each
+		// event finds out for itself.
+	}
+	for i := range changes {
+		seq, err := b.publishOne(ctx, changes[i])
+		if err != nil && !errors.Is(err, ErrConflict) {
+			return err
+		}
+		out[i] = Stored{seq, err}
+	}
+	return nil
+}
+
+// publishOne settles "wrong last sequence" and "duplicate" by looking at the
+// object's last event: our own message id there means that it is stored.
+func (b *Broker) publishOne(ctx context.Context, c Change) (uint64, error) {
+	m, err := changeMsg(c)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	ack, err := b.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	var api *jetstream.APIError
+	switch {
+	case err == nil && !ack.Duplicate:
+		return ack.Sequence, nil
+	case err == nil, errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	default:
+		return 0, fmt.Errorf("publish %s of %s: %w", c.Event.Kind, c.Event.Key(), err)
+	}
+	last, err := b.storedMsg(ctx, StreamEvents, msgGet{LastBySubject: c.Event.Key().EventFilter()})
+	if errors.Is(err, ErrNotFound) {
+		return 0, fmt.Errorf("publish %s of %s: %w", c.Event.Kind, c.Event.Key(), ErrConflict)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("publish %s of %s: %w", c.Event.Kind, c.Event.Key(), err)
+	}
+	if last.Header.Get(jetstream.MsgIDHeader) == m.Header.Get(jetstream.MsgIDHeader) && last.Header.Get(schemas.HeaderDigest) == string(c.Event.Digest) {
+		return last.Sequence, nil
+	}
+	return 0, fmt.Errorf("publish %s of %s: %w", c.Event.Kind, c.Event.Key(), ErrConflict)
+}
+
+// storeFull tells whether the broker has no room; one by one would not either.
+func storeFull(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == 10077 || api.ErrorCode == 10023 || api.ErrorCode == 10047)
+}

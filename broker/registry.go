@@ -1,0 +1,265 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// StoredServer is a server with the revision that its next change must name.
+type StoredServer struct {
+	schemas.Server
+	Revision uint64
+}
+
+// StoredSetting is a sync setting with the revision that its next change must name.
+type StoredSetting struct {
+	schemas.Setting
+	Revision uint64
+}
+
+// Snapshot is all servers and settings at one moment.
+type Snapshot struct {
+	// Revision grows with every change.
+	Revision uint64
+	Servers  map[schemas.Slug]StoredServer
+	Settings map[schemas.Slug]StoredSetting
+	// Unreadable names the records that this version does not understand. They are
+	// left as they are, and what they say is not acted on.
+	Unreadable map[string]error
+}
+
+func newSnapshot() Snapshot {
+	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Unreadable: map[string]error{}}
+}
+
+// Clone returns a copy that changes to the original do not reach.
+func (s Snapshot) Clone() Snapshot {
+	s.Servers, s.Settings, s.Unreadable = maps.Clone(s.Servers), maps.Clone(s.Settings), maps.Clone(s.Unreadable)
+	return s
+}
+
+const (
+	serverPrefix   = "server."
+	settingPrefix  = "setting."
+	identityPrefix = "identity."
+	passwordPrefix = "password."
+)
+
+func (s *Snapshot) take(e jetstream.KeyValueEntry) {
+	s.Revision = max(s.Revision, e.Revision())
+	gone := e.Operation() != jetstream.KeyValuePut
+	delete(s.Unreadable, e.Key())
+	var err error
+	if name, ok := strings.CutPrefix(e.Key(), serverPrefix); ok {
+		delete(s.Servers, schemas.Slug(name))
+		if !gone {
+			var v schemas.Server
+			if v, err = schemas.ParseServer(e.Value()); err == nil && string(v.ID) != name {
+				err = fmt.Errorf("%w: it says it is %q", ErrRecord, v.ID)
+			}
+			if err == nil {
+				s.Servers[v.ID] = StoredServer{v, e.Revision()}
+			}
+		}
+	}
+	if name, ok := strings.CutPrefix(e.Key(), settingPrefix); ok {
+		delete(s.Settings, schemas.Slug(name))
+		if !gone {
+			var v schemas.Setting
+			if v, err = schemas.ParseSetting(e.Value()); err == nil && string(v.ID) != name {
+				err = fmt.Errorf("%w: it says it is %q", ErrRecord, v.ID)
+			}
+			if err == nil {
+				s.Settings[v.ID] = StoredSetting{v, e.Revision()}
+			}
+		}
+	}
+	if err != nil {
+		s.Unreadable[e.Key()] = err
+	}
+}
+
+// WatchConfig calls each with a snapshot of all servers and settings, first of
+// what is there and then after every change, until ctx ends or the watch breaks.
+// It returns nil when ctx ended.
+func (b *Broker) WatchConfig(ctx context.Context, each func(Snapshot)) error {
+	kv, err := b.js.KeyValue(ctx, BucketConfig)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", BucketConfig, err)
+	}
+	w, err := kv.WatchAll(ctx)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", BucketConfig, err)
+	}
+	defer w.Stop()
+	snap, initial := newSnapshot(), true
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, ok := <-w.Updates():
+			if !ok {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return fmt.Errorf("watch %s: the watch ended", BucketConfig)
+			}
+			if e == nil {
+				initial = false
+			} else {
+				snap.take(e)
+			}
+			if !initial && (e == nil || strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix)) {
+				each(snap.Clone())
+			}
+		}
+	}
+}
+
+// Snapshot returns all servers and settings as they are now.
+func (b *Broker) Snapshot(ctx context.Context) (Snapshot, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var out *Snapshot
+	err := b.WatchConfig(ctx, func(s Snapshot) {
+		if out == nil {
+			out = &s
+		}
+		cancel()
+	})
+	if out == nil {
+		return Snapshot{}, errors.Join(err, ctx.Err())
+	}
+	return *out, nil
+}
+
+// PutServer stores a server. With after 0 it must be new, else its revision must
+// be after; ErrConflict otherwise. It returns the new revision.
+func (b *Broker) PutServer(ctx context.Context, s schemas.Server, after uint64) (uint64, error) {
+	raw, err := s.Encode()
+	if err != nil {
+		return 0, err
+	}
+	return b.putRecord(ctx, serverPrefix+string(s.ID), raw, after)
+}
+
+// PutSetting stores a sync setting, under the same rule as PutServer.
+func (b *Broker) PutSetting(ctx context.Context, s schemas.Setting, after uint64) (uint64, error) {
+	raw, err := s.Encode()
+	if err != nil {
+		return 0, err
+	}
+	return b.putRecord(ctx, settingPrefix+string(s.ID), raw, after)
+}
+
+// DeleteServer forgets a server and its password; after is its revision.
+func (b *Broker) DeleteServer(ctx context.Context, id schemas.Slug, after uint64) error {
+	if err := b.deleteRecord(ctx, serverPrefix+string(id), after); err != nil {
+		return err
+	}
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err == nil {
+		err = kv.Delete(ctx, passwordPrefix+string(id))
+	}
+	if err != nil {
+		return fmt.Errorf("forget the password of %s: %w", id, err)
+	}
+	return nil
+}
+
+// DeleteSetting forgets a sync setting; after is its revision. Nothing at its
+// target is deleted.
+func (b *Broker) DeleteSetting(ctx context.Context, id schemas.Slug, after uint64) error {
+	return b.deleteRecord(ctx, settingPrefix+string(id), after)
+}
+
+func (b *Broker) putRecord(ctx context.Context, key string, raw []byte, after uint64) (uint64, error) {
+	kv, err := b.js.KeyValue(ctx, BucketConfig)
+	if err != nil {
+		return 0, fmt.Errorf("store %s: %w", key, err)
+	}
+	var rev uint64
+	if after == 0 {
+		rev, err = kv.Create(ctx, key, raw)
+	} else {
+		rev, err = kv.Update(ctx, key, raw, after)
+	}
+	return rev, recordError("store", key, err)
+}
+
+func (b *Broker) deleteRecord(ctx context.Context, key string, after uint64) error {
+	kv, err := b.js.KeyValue(ctx, BucketConfig)
+	if err == nil {
+		err = kv.Delete(ctx, key, jetstream.LastRevision(after))
+	}
+	return recordError("delete", key, err)
+}
+
+func recordError(op, key string, err error) error {
+	var api *jetstream.APIError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrKeyExists), errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		return fmt.Errorf("%s %s: %w", op, key, ErrConflict)
+	}
+	return fmt.Errorf("%s %s: %w", op, key, err)
+}
+
+// Password returns the account password of a server, ErrNotFound where none is
+// stored.
+func (b *Broker) Password(ctx context.Context, id schemas.Slug) (string, error) {
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err != nil {
+		return "", fmt.Errorf("password of %s: %w", id, err)
+	}
+	e, err := kv.Get(ctx, passwordPrefix+string(id))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return "", fmt.Errorf("password of %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return "", fmt.Errorf("password of %s: %w", id, err)
+	}
+	return b.Keys.Open(passwordPrefix+string(id), string(e.Value()))
+}
+
+// SetPassword stores the account password of a server, sealed.
+func (b *Broker) SetPassword(ctx context.Context, id schemas.Slug, password string) error {
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err == nil {
+		_, err = kv.Put(ctx, passwordPrefix+string(id), []byte(b.Keys.Seal(passwordPrefix+string(id), password)))
+	}
+	if err != nil {
+		return fmt.Errorf("store the password of %s: %w", id, err)
+	}
+	return nil
+}
+
+// BindIdentity remembers which VisualCron server a name stands for. It returns the
+// identity that the name is bound to: the given one, or an earlier one, which
+// outlives the removal of the server because the name's history does too.
+func (b *Broker) BindIdentity(ctx context.Context, id schemas.Slug, identity string) (string, error) {
+	kv, err := b.js.KeyValue(ctx, BucketConfig)
+	if err != nil {
+		return "", fmt.Errorf("identity of %s: %w", id, err)
+	}
+	_, err = kv.Create(ctx, identityPrefix+string(id), []byte(identity))
+	if err == nil {
+		return identity, nil
+	}
+	if !errors.Is(err, jetstream.ErrKeyExists) {
+		return "", fmt.Errorf("identity of %s: %w", id, err)
+	}
+	e, err := kv.Get(ctx, identityPrefix+string(id))
+	if err != nil {
+		return "", fmt.Errorf("identity of %s: %w", id, err)
+	}
+	return string(e.Value()), nil
+}

@@ -1,0 +1,205 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// HeaderStreamSource is the header in which the broker notes where a sourced
+// message came from: stream, sequence there, and what transformed it.
+const HeaderStreamSource = "Nats-Stream-Source"
+
+// Newest is the newest event of an object as VCS_STATE holds it.
+type Newest struct {
+	schemas.Head
+	// StateSeq is its sequence in VCS_STATE, EventSeq the one in VCS_EV. The two
+	// streams have different number lines.
+	StateSeq, EventSeq uint64
+}
+
+// Unreadable is a message that is not an event: some other client wrote it.
+type Unreadable struct {
+	Subject string
+	Err     error
+}
+
+// StateLag returns how many events VCS_STATE is behind VCS_EV.
+func (b *Broker) StateLag(ctx context.Context) (uint64, error) {
+	ev, err := b.js.Stream(ctx, StreamEvents)
+	if err != nil {
+		return 0, fmt.Errorf("look up %s: %w", StreamEvents, err)
+	}
+	last := ev.CachedInfo().State.LastSeq
+	st, err := b.js.Stream(ctx, StreamState)
+	if err != nil {
+		return 0, fmt.Errorf("look up %s: %w", StreamState, err)
+	}
+	seq := st.CachedInfo().State.LastSeq
+	if seq == 0 {
+		return last, nil
+	}
+	m, err := b.storedMsg(ctx, StreamState, msgGet{Seq: seq})
+	if errors.Is(err, ErrNotFound) { // replaced since; the next look tells
+		return 1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	at, err := sourceSeq(m.Header)
+	if err != nil {
+		return 0, fmt.Errorf("last message of %s: %w", StreamState, err)
+	}
+	return last - min(at, last), nil
+}
+
+// WaitState returns once VCS_STATE has caught up with what VCS_EV held at the call
+// or later.
+func (b *Broker) WaitState(ctx context.Context) error {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		lag, err := b.StateLag(ctx)
+		if err == nil && lag == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is %d events behind %s: %w", StreamState, lag, StreamEvents, errors.Join(ctx.Err(), err))
+		case <-time.After(wait):
+		}
+	}
+}
+
+// ScanState calls each with the newest event of every object under the filters
+// (schemas.SourceStateFilter, schemas.TypeStateFilter), headers only, and odd with
+// what is no event. It returns when all that was there at the call has been seen.
+func (b *Broker) ScanState(ctx context.Context, filters []string, each func(Newest), odd func(Unreadable)) error {
+	if len(filters) == 0 {
+		return nil
+	}
+	cons, err := b.js.OrderedConsumer(ctx, StreamState, jetstream.OrderedConsumerConfig{
+		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverAllPolicy, HeadersOnly: true, InactiveThreshold: time.Minute})
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", StreamState, err)
+	}
+	if cons.CachedInfo().NumPending == 0 {
+		return nil
+	}
+	it, err := cons.Messages(jetstream.PullMaxMessages(500), jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", StreamState, err)
+	}
+	defer it.Stop()
+	for {
+		m, err := it.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("scan %s: %w", StreamState, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("scan %s: %w", StreamState, err)
+		}
+		n := Newest{StateSeq: meta.Sequence.Stream}
+		if n.Head, err = schemas.ParseHead(m.Subject(), m.Headers()); err == nil {
+			n.EventSeq, err = sourceSeq(m.Headers())
+		}
+		if err != nil {
+			odd(Unreadable{m.Subject(), err})
+		} else {
+			each(n)
+		}
+		if meta.NumPending == 0 {
+			return nil
+		}
+	}
+}
+
+// NewestOf returns the newest event of an object, with its body. It returns
+// ErrNotFound where the object was never seen, and an error that wraps
+// schemas.ErrEvent where the message there is no event.
+func (b *Broker) NewestOf(ctx context.Context, k schemas.Key) (schemas.Event, Newest, error) {
+	m, err := b.storedMsg(ctx, StreamState, msgGet{LastBySubject: k.StateSubject()})
+	if err != nil {
+		return schemas.Event{}, Newest{}, err
+	}
+	n := Newest{StateSeq: m.Sequence}
+	e, err := schemas.ParseEvent(m.Subject, m.Header, m.Data)
+	if err != nil {
+		return schemas.Event{}, n, err
+	}
+	if n.Head, err = schemas.ParseHead(m.Subject, m.Header); err != nil {
+		return schemas.Event{}, n, err
+	}
+	n.EventSeq, err = sourceSeq(m.Header)
+	return e, n, err
+}
+
+// sourceSeq reads the sequence in VCS_EV from a sourced message.
+func sourceSeq(h nats.Header) (uint64, error) {
+	f := strings.Fields(h.Get(HeaderStreamSource))
+	if len(f) < 2 || !strings.HasPrefix(f[0], StreamEvents) {
+		return 0, fmt.Errorf("%w: header %s %.80q: not sourced from %s", schemas.ErrEvent, HeaderStreamSource, h.Get(HeaderStreamSource), StreamEvents)
+	}
+	seq, err := strconv.ParseUint(f[1], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: header %s %.80q", schemas.ErrEvent, HeaderStreamSource, h.Get(HeaderStreamSource))
+	}
+	return seq, nil
+}
+
+type msgGet struct {
+	Seq           uint64 `json:"seq,omitzero"`
+	LastBySubject string `json:"last_by_subj,omitzero"`
+}
+
+// storedMsg asks the stream's leader for one message; unlike a direct get, which a
+// lagging replica may answer, this is never older than what was acknowledged. The
+// subject may hold wildcards.
+func (b *Broker) storedMsg(ctx context.Context, stream string, get msgGet) (*jetstream.RawStreamMsg, error) {
+	req, err := json.Marshal(get)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	reply, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
+	if err != nil {
+		return nil, fmt.Errorf("read a message of %s: %w", stream, err)
+	}
+	var resp struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &resp); err != nil {
+		return nil, fmt.Errorf("read a message of %s: %w", stream, err)
+	}
+	switch {
+	case resp.Error != nil && resp.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, ErrNotFound
+	case resp.Error != nil:
+		return nil, fmt.Errorf("read a message of %s: %w", stream, resp.Error)
+	case resp.Message == nil:
+		return nil, fmt.Errorf("read a message of %s: empty answer", stream)
+	}
+	m := &jetstream.RawStreamMsg{Subject: resp.Message.Subject, Sequence: resp.Message.Seq, Data: resp.Message.Data, Time: resp.Message.Time}
+	if len(resp.Message.Header) > 0 {
+		if m.Header, err = nats.DecodeHeadersMsg(resp.Message.Header); err != nil {
+			return nil, fmt.Errorf("read a message of %s: %w", stream, err)
+		}
+	}
+	return m, nil
+}
