@@ -182,20 +182,22 @@ func (l *Lease) Release(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A renewal that was under way may have been stored or not: what stands there
-	// tells, and whether it is still ours.
-	e, err := l.kv.Get(ctx, l.name)
-	if err == nil {
+	// A renewal that was under way may be stored before or after this reads: what
+	// stands there tells, and whether it is still ours.
+	for range 3 {
+		var e jetstream.KeyValueEntry
+		if e, err = l.kv.Get(ctx, l.name); err != nil {
+			break
+		}
 		var r leaseRecord
 		if json.Unmarshal(e.Value(), &r) != nil || r.Token != l.token {
 			return nil // another's by now
 		}
-		_, err = l.kv.Update(ctx, l.name, rec, e.Revision())
+		if _, err = l.kv.Update(ctx, l.name, rec, e.Revision()); err == nil {
+			return nil
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("release lease %s: %w", l.name, err)
-	}
-	return nil
+	return fmt.Errorf("release lease %s: %w", l.name, err)
 }
 
 // Abandon ends the lease without giving it back, as a crash would.
