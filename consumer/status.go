@@ -1,0 +1,54 @@
+package consumer
+
+import (
+	"time"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// TargetState says what a target's writer does.
+type TargetState string
+
+// Target states.
+const (
+	// Waiting: another instance holds the target's lease, or the last holder's has
+	// not run out.
+	Waiting TargetState = "waiting for the lease"
+	// Working: the lease is held and the target answers.
+	Working TargetState = "working"
+	// Down: the target does not answer or refuses the account; it is probed, and
+	// nothing is lost meanwhile.
+	Down TargetState = "down"
+)
+
+// TargetStatus is what is known of one target.
+type TargetStatus struct {
+	Target schemas.Slug
+	State  TargetState
+	// Reason says why the target is down, Since since when.
+	Reason string
+	Since  time.Time
+	// Lanes is the number of objects that are being worked on or wait for it.
+	Lanes int
+	// Applied counts writes that were confirmed since the start, Equal the looks
+	// that found nothing to do.
+	Applied uint64
+	Equal   uint64
+	Parked  int
+}
+
+// SettingStatus is what is known of one sync setting.
+type SettingStatus struct {
+	Setting schemas.Slug
+	// Pending is the number of objects whose newest state has not been dealt with.
+	Pending uint64
+	// LastRun is the end of the last completed pass over all objects; zero if never
+	// since the start. OK tells whether the last pass ended with nothing parked.
+	LastRun time.Time
+	OK      bool
+	// State is for people: "following", "inactive", "comparing", "target down", ...
+	State string
+	// LastError is the newest fault, empty where the last look went well.
+	LastError string
+	Parked    int
+}

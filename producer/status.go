@@ -1,0 +1,51 @@
+package producer
+
+import (
+	"time"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// State says how well a source is captured.
+type State string
+
+// Source states.
+const (
+	// Starting: nothing has been listed since the start.
+	Starting State = "starting"
+	// Capturing: the last listing of every wanted type was complete.
+	Capturing State = "capturing"
+	// Degraded: the last listing failed or was not complete. Nothing is deleted
+	// because of it; Reason says why.
+	Degraded State = "degraded"
+)
+
+// Status is what is known of one source.
+type Status struct {
+	Server schemas.Slug
+	State  State
+	// Class and Reason say why the source is degraded; Since since when.
+	Class  string
+	Reason string
+	Since  time.Time
+	// Feed tells that the server's change hints arrive.
+	Feed  bool
+	Epoch uint64
+	Types map[schemas.Type]TypeStatus
+}
+
+// TypeStatus is what is known of one type of a source.
+type TypeStatus struct {
+	// Complete is when the last complete listing ended, Objects how many it held.
+	Complete time.Time
+	Objects  int
+	// Published counts the events stored since the start.
+	Published uint64
+	// Held is the number of deletions that wait because a pass had too many; see
+	// design section 5.
+	Held int
+	// Refused counts the objects of the last listing that could not be captured, and
+	// RefusedWhy says why the first could not.
+	Refused    int
+	RefusedWhy string
+}
