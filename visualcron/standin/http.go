@@ -1,0 +1,383 @@
+package standin
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+const apiPrefix = "/api/v1/"
+
+// Handler serves the bridge contract. It reads the escaped path itself, so it must
+// not stand behind a mux that cleans paths: the object "." has a path of its own.
+func (s *Server) Handler() http.Handler {
+	var h http.Handler = http.HandlerFunc(s.serve)
+	if s.cfg.Intercept != nil {
+		h = s.cfg.Intercept(h)
+	}
+	return h
+}
+
+// problem is an RFC 9457 problem.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitzero"`
+}
+
+func refuse(w http.ResponseWriter, status int, format string, a ...any) {
+	b, err := json.Marshal(problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: fmt.Sprintf(format, a...)},
+		jsontext.AllowInvalidUTF8(true))
+	if err != nil {
+		b = []byte("{}")
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_, _ = w.Write(b) // a client that is gone needs no answer
+}
+
+func answer(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that is gone needs no answer
+}
+
+func answerValue(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v, json.Deterministic(true))
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "encode the answer: %v", err)
+		return
+	}
+	answer(w, http.StatusOK, b)
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("VisualCron-Server-Id", s.id)
+	s.mu.RLock()
+	closed := s.closed
+	s.mu.RUnlock()
+	if closed {
+		refuse(w, http.StatusServiceUnavailable, "the stand-in is closing")
+		return
+	}
+	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), apiPrefix)
+	if !ok {
+		refuse(w, http.StatusNotFound, "the stand-in serves %s only", apiPrefix)
+		return
+	}
+	if rest == "logon" {
+		if allow(w, r, http.MethodPost) {
+			s.logon(w, r)
+		}
+		return
+	}
+	if !s.authorized(r) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="stand-in"`)
+		refuse(w, http.StatusUnauthorized, "log on first: the token is absent, unknown or expired")
+		return
+	}
+	segments := strings.Split(rest, "/")
+	switch {
+	case rest == "server":
+		if allow(w, r, http.MethodGet) {
+			answerValue(w, s.info())
+		}
+	case rest == "changes" && !s.cfg.NoChanges:
+		if allow(w, r, http.MethodGet) {
+			s.changes(w, r)
+		}
+	case segments[0] == "objects" && (len(segments) == 2 || len(segments) == 3):
+		word, err := url.PathUnescape(segments[1])
+		t, terr := schemas.ParseType(word)
+		if err != nil || terr != nil {
+			refuse(w, http.StatusNotFound, "%v", errors.Join(err, terr))
+			return
+		}
+		if len(segments) == 2 {
+			if allow(w, r, http.MethodGet) {
+				s.list(w, t)
+			}
+			return
+		}
+		raw, err := url.PathUnescape(segments[2])
+		id, ierr := schemas.ParseID(raw)
+		if err != nil || ierr != nil {
+			refuse(w, http.StatusBadRequest, "%v", errors.Join(err, ierr))
+			return
+		}
+		switch r.Method {
+		case http.MethodGet:
+			s.serveGet(w, t, id)
+		case http.MethodPut:
+			s.servePut(w, r, t, id)
+		case http.MethodDelete:
+			s.serveDelete(w, t, id)
+		default:
+			allow(w, r, http.MethodGet, http.MethodPut, http.MethodDelete)
+		}
+	default:
+		refuse(w, http.StatusNotFound, "no such resource")
+	}
+}
+
+// allow answers 405 and false where the method is none of those given.
+func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
+	for _, m := range methods {
+		if r.Method == m {
+			return true
+		}
+	}
+	w.Header().Set("Allow", strings.Join(methods, ", "))
+	refuse(w, http.StatusMethodNotAllowed, "%s is not offered here", r.Method)
+	return false
+}
+
+func (s *Server) logon(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		User     string `json:"user"`
+		Password string `json:"password"`
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 64<<10))
+	if err == nil {
+		err = json.Unmarshal(b, &in)
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "want a JSON object with user and password") // the cause might quote the password
+		return
+	}
+	// Hashes of both are compared, always both, so that time tells nothing.
+	same := func(a, b string) int {
+		x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+		return subtle.ConstantTimeCompare(x[:], y[:])
+	}
+	if same(in.User, s.cfg.User)&same(in.Password, s.cfg.Password) != 1 {
+		refuse(w, http.StatusUnauthorized, "unknown user or wrong password")
+		return
+	}
+	var raw [32]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	token := base64.RawURLEncoding.EncodeToString(raw[:])
+	now := time.Now()
+	until := now.Add(s.cfg.TokenLife)
+	s.mu.Lock()
+	for t, end := range s.tokens {
+		if !now.Before(end) {
+			delete(s.tokens, t)
+		}
+	}
+	s.tokens[sha256.Sum256([]byte(token))] = until
+	s.mu.Unlock()
+	answerValue(w, map[string]any{"token": token, "expiresAt": until.UTC().Format(time.RFC3339)})
+}
+
+func (s *Server) authorized(r *http.Request) bool {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	end, ok := s.tokens[sha256.Sum256([]byte(token))]
+	return ok && time.Now().Before(end)
+}
+
+// ExpireTokens makes every token that was given out bad, as a restart does.
+func (s *Server) ExpireTokens() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.tokens)
+}
+
+func (s *Server) info() any {
+	type capability struct {
+		List    bool                  `json:"list"`
+		Get     bool                  `json:"get"`
+		Put     bool                  `json:"put"`
+		Delete  bool                  `json:"delete"`
+		Secrets visualcron.SecretMode `json:"secrets"`
+	}
+	caps := map[schemas.Type]capability{}
+	for _, t := range schemas.Types() {
+		caps[t] = capability{List: true, Get: true, Put: true, Delete: true, Secrets: visualcron.SecretsEqual}
+	}
+	return struct {
+		ID           string                      `json:"id"`
+		Name         string                      `json:"name"`
+		Version      string                      `json:"version"`
+		Capabilities map[schemas.Type]capability `json:"capabilities"`
+		Changes      bool                        `json:"changes"`
+	}{s.id, s.cfg.Name, Version, caps, !s.cfg.NoChanges}
+}
+
+// list streams the objects as they were when the request came.
+func (s *Server) list(w http.ResponseWriter, t schemas.Type) {
+	rows := s.Objects(t)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	lead := "["
+	for _, row := range rows {
+		if _, err := io.WriteString(w, lead); err != nil {
+			return
+		}
+		if _, err := w.Write(row.Body); err != nil {
+			return
+		}
+		if err := rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return
+		}
+		lead = ","
+	}
+	if len(rows) == 0 {
+		lead = "[]"
+	} else {
+		lead = "]"
+	}
+	_, _ = io.WriteString(w, lead) // a client that is gone needs no answer
+}
+
+func (s *Server) serveGet(w http.ResponseWriter, t schemas.Type, id schemas.ID) {
+	body, ok := s.Get(t, id)
+	if !ok {
+		refuse(w, http.StatusNotFound, "there is no %s with this id", t)
+		return
+	}
+	answer(w, http.StatusOK, body)
+}
+
+func (s *Server) servePut(w http.ResponseWriter, r *http.Request, t schemas.Type, id schemas.ID) {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		refuse(w, http.StatusUnsupportedMediaType, "want application/json")
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, visualcron.MaxBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		refuse(w, http.StatusRequestEntityTooLarge, "more than %d bytes", visualcron.MaxBody)
+		return
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "the body broke off")
+		return
+	}
+	ended := s.observe(Write{Op: "put", Type: t, ID: id, Body: body})
+	if !jsontext.Value(body).IsValid() || jsontext.Value(body).Kind() != '{' {
+		ended(http.StatusBadRequest, nil)
+		refuse(w, http.StatusBadRequest, "the body is not one JSON object with each name once")
+		return
+	}
+	switch own, err := visualcron.BodyID(t, body); {
+	case err != nil:
+		ended(http.StatusBadRequest, nil)
+		refuse(w, http.StatusBadRequest, "%v", err)
+		return
+	case own != id:
+		ended(http.StatusConflict, nil)
+		refuse(w, http.StatusConflict, "the body carries another id than the path")
+		return
+	}
+	stored, created, err := s.put(t, id, body)
+	if err != nil {
+		status := http.StatusInternalServerError
+		if errors.Is(err, ErrBody) {
+			status = http.StatusBadRequest
+		}
+		ended(status, nil)
+		refuse(w, status, "%v", err)
+		return
+	}
+	status := http.StatusOK
+	if created {
+		status = http.StatusCreated
+	}
+	ended(status, stored)
+	answer(w, status, stored)
+}
+
+func (s *Server) serveDelete(w http.ResponseWriter, t schemas.Type, id schemas.ID) {
+	ended := s.observe(Write{Op: "delete", Type: t, ID: id})
+	switch ok, err := s.Delete(t, id); {
+	case err != nil:
+		ended(http.StatusInternalServerError, nil)
+		refuse(w, http.StatusInternalServerError, "%v", err)
+	case !ok:
+		ended(http.StatusNotFound, nil)
+		refuse(w, http.StatusNotFound, "there is no %s with this id", t)
+	default:
+		ended(http.StatusNoContent, nil)
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (s *Server) observe(wr Write) func(status int, body []byte) {
+	if s.cfg.Observe != nil {
+		if ended := s.cfg.Observe(wr); ended != nil {
+			return func(status int, body []byte) { ended(Result{status, body}) }
+		}
+	}
+	return func(int, []byte) {}
+}
+
+// changes streams hints until the client goes, the stand-in closes or the client
+// does not keep up.
+func (s *Server) changes(w http.ResponseWriter, r *http.Request) {
+	feed := make(chan hint, 4096)
+	s.mu.Lock()
+	s.feeds[feed] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.feeds, feed)
+		s.mu.Unlock()
+	}()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	send := func(text string) bool {
+		if _, err := io.WriteString(w, text); err != nil {
+			return false
+		}
+		return rc.Flush() == nil
+	}
+	if !send(": " + Version + "\n\n") {
+		return
+	}
+	beat := time.NewTicker(s.cfg.Heartbeat)
+	defer beat.Stop()
+	for {
+		select {
+		case h, ok := <-feed:
+			if !ok {
+				return
+			}
+			b, err := json.Marshal(h)
+			if err != nil || !send("event: change\ndata: "+string(b)+"\n\n") {
+				return
+			}
+		case <-beat.C:
+			if !send(": alive\n\n") {
+				return
+			}
+		case <-r.Context().Done():
+			return
+		case <-s.done:
+			return
+		}
+	}
+}
