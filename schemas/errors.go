@@ -2,7 +2,8 @@ package schemas
 
 import "errors"
 
-// Sentinel errors of this package; every error it returns wraps exactly one.
+// Sentinel errors of this package. A function's error wraps the one that its
+// comment names, and below that perhaps the one of the part that was wrong.
 var (
 	// ErrType says that a word names none of the 17 object types.
 	ErrType = errors.New("unknown object type")

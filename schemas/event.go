@@ -40,6 +40,7 @@ const (
 	// DataContentType is the media type of an event's data.
 	DataContentType = "application/json"
 
+	ceSpecVersion = "1.0"
 	maxHeaderText = 200
 )
 
@@ -120,35 +121,68 @@ func (e Event) MsgID() string {
 // CEType returns the CloudEvents type of an event of type t and kind k.
 func CEType(t Type, k Kind) string { return "com.vcsync." + string(t) + "." + string(k) + ".v1" }
 
+func ceSource(s Slug) string           { return "/vcsync/" + string(s) }
+func ceSubject(t Type, k Token) string { return string(t) + "/" + string(k) }
+
 // Path returns every server that holds the content because of the chain that
 // this event stands in: OriginPath, then Source.
 func (e Event) Path() []Slug { return append(slices.Clone(e.OriginPath), e.Source) }
 
-// Validate tells whether the event can be published: a known version, a digest
-// where there is a body and none where there is none. The error wraps ErrEvent.
+// Validate tells whether the event can be published, so that ParseEvent takes it:
+// every word and id canonical, a known version, a digest where there is a body and
+// none where there is none. The error wraps ErrEvent.
 func (e Event) Validate() error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("%w: %.200s: %w", ErrEvent, e.Key(), fmt.Errorf(format, a...))
+	}
+	if _, err := ParseSlug(string(e.Source)); err != nil {
+		return bad("source: %w", err)
+	}
+	if _, err := ParseKind(string(e.Kind)); err != nil {
+		return bad("%w", err)
+	}
+	if err := e.Object.check(); err != nil {
+		return bad("%w", err)
+	}
+	for _, d := range []Digest{e.Digest, e.BaseDigest} {
+		if _, err := ParseDigest(string(d)); err != nil {
+			return bad("%w", err)
+		}
+	}
+	for _, s := range e.OriginPath {
+		if _, err := ParseSlug(string(s)); err != nil {
+			return bad("origin path: %w", err)
+		}
+	}
 	switch {
 	case e.Version.Epoch == 0 || e.Version.Revision == 0:
-		return fmt.Errorf("%w: %s: version %s, both numbers start at 1", ErrEvent, e.Key(), e.Version)
+		return bad("version %s, both numbers start at 1", e.Version)
 	case e.Kind == Deleted && (e.Digest != "" || e.Object.Body != nil):
-		return fmt.Errorf("%w: %s: a deletion carries a digest or a body", ErrEvent, e.Key())
+		return bad("a deletion carries a digest or a body")
 	case e.Kind != Deleted && (e.Digest == "" || e.Object.Body == nil):
-		return fmt.Errorf("%w: %s: %s without a digest or a body", ErrEvent, e.Key(), e.Kind)
-	case e.Time.IsZero():
-		return fmt.Errorf("%w: %s: no time", ErrEvent, e.Key())
+		return bad("%s without a digest or a body", e.Kind)
+	case !isEventTime(e.Time):
+		return bad("time %s, want one of the years 1 to 9999", e.Time)
 	}
 	return nil
 }
 
-// Encode returns the headers and the data of the message that carries e. The
-// error wraps ErrEvent.
+// isEventTime tells whether t is set and RFC 3339 can write it.
+func isEventTime(t time.Time) bool {
+	y := t.UTC().Year()
+	return !t.IsZero() && 1 <= y && y <= 9999
+}
+
+// Encode returns the headers and the data of the message that carries e. The name
+// in the headers and Who are for people: they are cut to 200 characters, and what
+// is no UTF-8 in them is replaced. The error wraps ErrEvent.
 func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 	if err := e.Validate(); err != nil {
 		return nil, nil, err
 	}
 	data, err = e.Object.Encode()
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrEvent, err)
+		return nil, nil, err
 	}
 	header = map[string][]string{}
 	set := func(name, value string) {
@@ -157,11 +191,11 @@ func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 		}
 	}
 	set(HeaderMsgID, e.MsgID())
-	set(HeaderCESpecVersion, "1.0")
+	set(HeaderCESpecVersion, ceSpecVersion)
 	set(HeaderCEID, e.MsgID())
-	set(HeaderCESource, "/vcsync/"+string(e.Source))
+	set(HeaderCESource, ceSource(e.Source))
 	set(HeaderCEType, CEType(e.Object.Type, e.Kind))
-	set(HeaderCESubject, string(e.Object.Type)+"/"+string(e.Object.ID.Token()))
+	set(HeaderCESubject, ceSubject(e.Object.Type, e.Object.ID.Token()))
 	set(HeaderCETime, e.Time.UTC().Format(time.RFC3339Nano))
 	set(HeaderCEDataSchema, DataSchema)
 	set(HeaderCEDataContentType, DataContentType)
@@ -187,7 +221,7 @@ type Head struct {
 	Kind       Kind
 	Version    Version
 	ID         ID
-	Name       string // cut to 200 characters
+	Name       string // cut to 200 characters, as Who is
 	Digest     Digest
 	BaseDigest Digest
 	OriginPath []Slug
@@ -197,22 +231,27 @@ type Head struct {
 
 // ParseHead reads the headers of a message on an event or a state subject. It
 // refuses headers that contradict the subject or each other, whatever client
-// wrote them, with an error that wraps ErrEvent.
+// wrote them, and a ce-type of another major version (G10), with an error that
+// wraps ErrEvent. Headers that it does not know are ignored.
 func ParseHead(subject string, header map[string][]string) (Head, error) {
 	bad := func(format string, a ...any) (Head, error) {
 		return Head{}, fmt.Errorf("%w on %.200q: %w", ErrEvent, subject, fmt.Errorf(format, a...))
 	}
 	var h Head
-	var escapeErr error
+	var headerErr error
 	get := func(name string) string {
-		if v := header[name]; len(v) > 0 {
-			s, err := url.PathUnescape(v[0])
-			if err != nil {
-				escapeErr = fmt.Errorf("header %s: %w", name, err)
-			}
-			return s
+		v := header[name]
+		if len(v) == 0 {
+			return ""
 		}
-		return ""
+		if len(v) > 1 {
+			headerErr = fmt.Errorf("header %s stands there %d times", name, len(v))
+		}
+		s, err := url.PathUnescape(v[0])
+		if err != nil {
+			headerErr = fmt.Errorf("header %s: %w", name, err)
+		}
+		return s
 	}
 	var err error
 	h.Key, err = ParseStateSubject(subject)
@@ -229,10 +268,11 @@ func ParseHead(subject string, header map[string][]string) (Head, error) {
 	if onEvent && h.Kind != subjectKind {
 		return bad("the subject says %s, header %s says %s", subjectKind, HeaderKind, h.Kind)
 	}
-	if h.ID, err = ParseID(get(HeaderID)); err != nil {
+	id := get(HeaderID)
+	if h.ID, err = ParseID(id); err != nil {
 		return bad("header %s: %w", HeaderID, err)
 	}
-	if h.ID.Token() != h.Key.Token {
+	if string(h.ID) != id || h.ID.Token() != h.Key.Token {
 		return bad("header %s names another object than the subject", HeaderID)
 	}
 	if h.Version, err = ParseVersion(get(HeaderEpoch) + "." + get(HeaderRevision)); err != nil {
@@ -262,19 +302,33 @@ func ParseHead(subject string, header map[string][]string) (Head, error) {
 	if h.Time, err = time.Parse(time.RFC3339Nano, get(HeaderCETime)); err != nil {
 		return bad("header %s: %w", HeaderCETime, err)
 	}
-	h.Who, h.Name = get(HeaderWho), get(HeaderName)
-	want := Event{Source: h.Key.Source, Version: h.Version, Object: Object{Type: h.Key.Type, ID: h.ID}}.MsgID()
-	if id := get(HeaderCEID); id != want || get(HeaderMsgID) != want {
-		return bad("ids %q and %q, want %q", id, get(HeaderMsgID), want)
+	if h.Time = h.Time.UTC(); !isEventTime(h.Time) {
+		return bad("header %s: %s, want one of the years 1 to 9999", HeaderCETime, h.Time)
 	}
-	if escapeErr != nil {
-		return bad("%w", escapeErr)
+	h.Who, h.Name = cutText(get(HeaderWho)), cutText(get(HeaderName))
+	msgID := Event{Source: h.Key.Source, Version: h.Version, Object: Object{Type: h.Key.Type, ID: h.ID}}.MsgID()
+	for _, x := range []struct{ name, want string }{
+		{HeaderMsgID, msgID},
+		{HeaderCEID, msgID},
+		{HeaderCESpecVersion, ceSpecVersion},
+		{HeaderCESource, ceSource(h.Key.Source)},
+		{HeaderCEType, CEType(h.Key.Type, h.Kind)}, // G10: another major has another type
+		{HeaderCESubject, ceSubject(h.Key.Type, h.Key.Token)},
+		{HeaderCEDataContentType, DataContentType},
+	} {
+		if have := get(x.name); have != x.want {
+			return bad("header %s is %.200q, want %q", x.name, have, x.want)
+		}
+	}
+	if headerErr != nil {
+		return bad("%w", headerErr)
 	}
 	return h, nil
 }
 
 // ParseEvent is the inverse of Event.Encode, for a message on the event's own
-// subject or on its state subject. The error wraps ErrEvent.
+// subject or on its state subject; a Who that Encode has cut stays cut. The error
+// wraps ErrEvent.
 func ParseEvent(subject string, header map[string][]string, data []byte) (Event, error) {
 	h, err := ParseHead(subject, header)
 	if err != nil {
@@ -289,11 +343,16 @@ func ParseEvent(subject string, header map[string][]string, data []byte) (Event,
 	}
 	e := Event{Source: h.Key.Source, Kind: h.Kind, Version: h.Version, Digest: h.Digest, BaseDigest: h.BaseDigest,
 		OriginPath: h.OriginPath, Who: h.Who, Time: h.Time, Object: o}
-	return e, e.Validate()
+	if err := e.Validate(); err != nil {
+		return Event{}, err
+	}
+	return e, nil
 }
 
-// cutText shortens a text that only people read.
+// cutText shortens a text that only people read, and makes it valid UTF-8, because
+// what shows it speaks JSON.
 func cutText(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
 	if r := []rune(s); len(r) > maxHeaderText {
 		return string(r[:maxHeaderText-1]) + "…"
 	}

@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/go-json-experiment/json"
@@ -21,32 +22,54 @@ type Object struct {
 	Sealed []string `json:"sealed,omitzero"`
 }
 
-// Encode returns the envelope as JSON.
+// check tells whether the envelope can travel.
+func (o Object) check() error {
+	if _, err := ParseType(string(o.Type)); err != nil {
+		return err
+	}
+	if id, err := ParseID(string(o.ID)); err != nil {
+		return err
+	} else if id != o.ID {
+		return fmt.Errorf("%w: %.64q is not in its canonical form (GUIDs in lower case)", ErrID, o.ID)
+	}
+	if o.Body != nil && o.Body.Kind() != '{' {
+		return errors.New("the body is no JSON object")
+	}
+	if o.Body == nil && len(o.Sealed) > 0 {
+		return errors.New("sealed strings without a body")
+	}
+	for _, p := range o.Sealed {
+		if p == "" || !jsontext.Pointer(p).IsValid() {
+			return fmt.Errorf("sealed: %.64q is no JSON pointer to a string of the body", p)
+		}
+	}
+	return nil
+}
+
+// Encode returns the envelope as JSON. The body keeps the spelling of its numbers
+// and strings and loses its blanks. The error wraps ErrEvent.
 func (o Object) Encode() ([]byte, error) {
-	b, err := json.Marshal(o)
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("%w: envelope: %w", ErrEvent, err)
+	}
+	b, err := json.Marshal(o, jsontext.PreserveRawStrings(true))
 	if err != nil {
-		return nil, fmt.Errorf("encode envelope of %s %s: %w", o.Type, o.ID, err)
+		return nil, fmt.Errorf("%w: envelope of %s %.64q: %w", ErrEvent, o.Type, o.ID, err)
 	}
 	return b, nil
 }
 
 // ParseObject is the inverse of Object.Encode. Members that this version does not
 // know are ignored; duplicate names, invalid UTF-8, trailing bytes, a body that is
-// no JSON object and an id that ParseID would change are errors that wrap
-// ErrEvent.
+// no JSON object (null included) and an id that ParseID would change are errors
+// that wrap ErrEvent.
 func ParseObject(b []byte) (Object, error) {
 	var o Object
 	if err := json.Unmarshal(b, &o); err != nil {
 		return Object{}, fmt.Errorf("%w: envelope: %w", ErrEvent, err)
 	}
-	if _, err := ParseType(string(o.Type)); err != nil {
+	if err := o.check(); err != nil {
 		return Object{}, fmt.Errorf("%w: envelope: %w", ErrEvent, err)
-	}
-	if id, err := ParseID(string(o.ID)); err != nil || id != o.ID {
-		return Object{}, fmt.Errorf("%w: envelope: id %.64q is not in its canonical form (%w)", ErrEvent, o.ID, ErrID)
-	}
-	if o.Body != nil && o.Body.Kind() != '{' {
-		return Object{}, fmt.Errorf("%w: envelope: the body is no JSON object", ErrEvent)
 	}
 	return o, nil
 }

@@ -45,6 +45,15 @@ const (
 	SyncListed SyncMode = "listed" // Sync the following
 )
 
+// ParseSyncMode is the inverse of string(SyncMode). The error wraps ErrSetting.
+func ParseSyncMode(s string) (SyncMode, error) {
+	switch m := SyncMode(s); m {
+	case SyncNone, SyncAll, SyncListed:
+		return m, nil
+	}
+	return "", fmt.Errorf("%w: sync %.32q, want none, all or listed", ErrSetting, s)
+}
+
 // Rights say which of the three kinds of change a setting takes of an object.
 type Rights struct {
 	New     bool `json:"new,omitzero"`     // create where it is absent at the target
@@ -190,8 +199,8 @@ func (s *Setting) Normalize() {
 		s.Rules = map[Type]Rule{}
 	}
 	for t, r := range s.Rules {
-		known := r.Sync == SyncNone || r.Sync == SyncAll || r.Sync == SyncListed
-		if (known || r.Sync == "") && !r.Use() && len(r.Objects) == 0 && r.Unknown == nil {
+		_, err := ParseSyncMode(string(r.Sync))
+		if (err == nil || r.Sync == "") && !r.Use() && len(r.Objects) == 0 && r.Unknown == nil {
 			delete(s.Rules, t)
 			continue
 		}
@@ -308,9 +317,7 @@ func (s Setting) Validate() error {
 			continue
 		}
 		path := "rules." + string(t)
-		switch r.Sync {
-		case SyncNone, SyncAll, SyncListed:
-		default:
+		if _, err := ParseSyncMode(string(r.Sync)); err != nil {
 			add(path+".sync", "%q, want none, all or listed", r.Sync)
 		}
 		if r.Sync != SyncAll && r.Use() {
