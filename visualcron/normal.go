@@ -1,0 +1,269 @@
+package visualcron
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// Normal is an object reduced to what counts as configuration.
+type Normal struct {
+	ID          schemas.ID
+	Name, Group string
+	// Who is the account that edited the object last, as the body tells.
+	Who string
+	// Digest is the hash of the normal form.
+	Digest schemas.Digest
+	// Secrets tells whether the body holds a secret that is not empty.
+	Secrets bool
+
+	tree *node
+}
+
+// Normalize reduces a body. Digest makes the keyed digest of a secret. Volatile
+// fields, nulls and empty values are out; members and lists whose order means
+// nothing are sorted; GUIDs, enumerations, numbers and the dates that stand for
+// "never" and "no end" have one spelling. The error wraps ErrBody.
+func Normalize(t schemas.Type, body []byte, digest func(secret string) string) (Normal, error) {
+	f := forms[t]
+	if f == nil {
+		return Normal{}, fmt.Errorf("%w: objects of type %s are not synced by this version", ErrBody, t)
+	}
+	n, err := parse(body)
+	if err != nil {
+		return Normal{}, err
+	}
+	id, err := BodyID(t, body)
+	if err != nil {
+		return Normal{}, err
+	}
+	out := Normal{ID: id, Name: n.at(f.name).text(), Group: n.at(f.group).text(), Who: n.at(f.who).text()}
+	c := canon{digest: digest}
+	out.tree = c.value(f.root, n)
+	if out.tree == nil {
+		out.tree = &node{kind: '{'}
+	}
+	out.Secrets = c.secrets
+	out.Digest = schemas.DigestOf(append([]byte(string(t)+"\n"), out.tree.append(nil)...))
+	return out, nil
+}
+
+// at follows member names; nil where one is missing.
+func (n *node) at(path []string) *node {
+	for _, name := range path {
+		n = n.get(name)
+	}
+	return n
+}
+
+type canon struct {
+	digest  func(string) string
+	secrets bool
+}
+
+// value returns the normal form of v under rule r, nil where nothing is left.
+func (c *canon) value(r *rule, v *node) *node {
+	if r.volatile || v.empty() {
+		return nil
+	}
+	if r.secret {
+		c.secrets = true
+		raw := v.raw
+		if v.kind == '{' || v.kind == '[' {
+			raw = v.append(nil)
+		}
+		return textNode("secret:" + c.digest(string(raw)))
+	}
+	switch v.kind {
+	case '{':
+		out := &node{kind: '{'}
+		for _, m := range v.members {
+			if m.value.kind == 'n' {
+				continue // the hundreds of empty task slots
+			}
+			if x := c.value(r.field(m.name), m.value); x != nil {
+				out.members = append(out.members, member{m.name, x})
+			}
+		}
+		if len(out.members) == 0 {
+			return nil
+		}
+		slices.SortFunc(out.members, func(a, b member) int { return strings.Compare(a.name, b.name) })
+		return out
+	case '[':
+		out := &node{kind: '['}
+		ir := r.item()
+		for _, it := range v.items {
+			x := c.value(ir, it)
+			if x == nil {
+				x = null // a place in a list counts
+			}
+			out.items = append(out.items, x)
+		}
+		if r.sortBy != nil {
+			slices.SortStableFunc(out.items, func(a, b *node) int { return compareBy(r.sortBy, a, b) })
+		}
+		return out
+	case '"':
+		s := v.text()
+		switch {
+		case r.enum:
+			s = strings.ToLower(s)
+		case schemas.IsGUID(s):
+			s = strings.ToLower(s)
+		case isDate(s) && s[:4] <= "0001":
+			return nil // year 1 is .NET's "never"
+		case isDate(s) && s[:4] == "9999":
+			s = "9999" // "no end", whatever the fraction and the offset
+		}
+		return textNode(s)
+	case '0':
+		return &node{kind: '0', raw: number(v.raw)}
+	}
+	return v
+}
+
+// isDate tells whether s begins like an ISO 8601 date and time.
+func isDate(s string) bool {
+	return len(s) >= 19 && s[4] == '-' && s[7] == '-' && s[10] == 'T' && s[13] == ':' && s[16] == ':' &&
+		strings.Trim(s[:4]+s[5:7]+s[8:10]+s[11:13]+s[14:16]+s[17:19], "0123456789") == ""
+}
+
+func compareBy(names []string, a, b *node) int {
+	for _, n := range names {
+		x, y := a.get(n), b.get(n)
+		if c := cmp.Compare(numberOf(x), numberOf(y)); c != 0 {
+			return c
+		}
+		if c := strings.Compare(x.text(), y.text()); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+func numberOf(n *node) float64 {
+	if n == nil || n.kind != '0' {
+		return 0
+	}
+	f, err := strconv.ParseFloat(string(n.raw), 64)
+	if err != nil {
+		return 0
+	}
+	return f
+}
+
+// Differences returns the JSON pointers of the fields in which two normal forms
+// differ, at most limit of them. Items of lists go by their place in the normal
+// form. It tells no values, so it may be shown for secrets too.
+func Differences(a, b Normal, limit int) []string {
+	var out []string
+	var walk func(at string, x, y *node)
+	walk = func(at string, x, y *node) {
+		switch {
+		case len(out) >= limit:
+		case x == nil || y == nil || x.kind != y.kind:
+			if x != y {
+				out = append(out, at)
+			}
+		case x.kind == '{':
+			names := map[string]bool{}
+			for _, m := range slices.Concat(x.members, y.members) {
+				if !names[m.name] {
+					names[m.name] = true
+					walk(pointer(at, m.name), x.get(m.name), y.get(m.name))
+				}
+			}
+		case x.kind == '[':
+			for i := range max(len(x.items), len(y.items)) {
+				var xi, yi *node
+				if i < len(x.items) {
+					xi = x.items[i]
+				}
+				if i < len(y.items) {
+					yi = y.items[i]
+				}
+				walk(at+"/"+strconv.Itoa(i), xi, yi)
+			}
+		case !bytes.Equal(x.raw, y.raw):
+			out = append(out, at)
+		}
+	}
+	walk("", a.tree, b.tree)
+	return out
+}
+
+// QuickHasher tells in one pass whether an object's configuration may have
+// changed since it was last seen: equal hashes mean equal up to volatile fields,
+// different ones mean nothing. Hashes of one QuickHasher compare with its own only.
+type QuickHasher struct{ seed maphash.Seed }
+
+// NewQuickHasher returns a QuickHasher with a fresh seed.
+func NewQuickHasher() QuickHasher { return QuickHasher{maphash.MakeSeed()} }
+
+// Hash returns the hash of a body that ReadList or parse has found valid.
+func (q QuickHasher) Hash(t schemas.Type, body []byte) (uint64, error) {
+	var h maphash.Hash
+	h.SetSeed(q.seed)
+	dec := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	root := plain
+	if f := forms[t]; f != nil {
+		root = f.root
+	}
+	if err := quick(&h, dec, root); err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrBody, err)
+	}
+	return h.Sum64(), nil
+}
+
+func quick(h *maphash.Hash, dec *jsontext.Decoder, r *rule) error {
+	k := dec.PeekKind()
+	if k != '{' && k != '[' || len(r.fields) == 0 && r.any == nil {
+		v, err := dec.ReadValue()
+		h.Write(v)
+		h.WriteByte(0)
+		return err
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return err
+	}
+	h.WriteByte(byte(k))
+	for c := dec.PeekKind(); c != '}' && c != ']'; c = dec.PeekKind() {
+		sub := r.any
+		if k == '{' {
+			tok, err := dec.ReadToken()
+			if err != nil {
+				return err
+			}
+			name := tok.String()
+			if f := r.fields[name]; f != nil {
+				sub = f
+			}
+			if sub != nil && sub.volatile {
+				if err := dec.SkipValue(); err != nil {
+					return err
+				}
+				continue
+			}
+			h.WriteString(name)
+			h.WriteByte(0)
+		}
+		if sub == nil {
+			sub = plain
+		}
+		if err := quick(h, dec, sub); err != nil {
+			return err
+		}
+	}
+	_, err := dec.ReadToken()
+	h.WriteByte(byte(k))
+	return err
+}
