@@ -73,3 +73,9 @@ func ParseObject(b []byte) (Object, error) {
 	}
 	return o, nil
 }
+
+// SealContext names what a sealed secret of a body belongs to, so that it opens
+// there only.
+func SealContext(source Slug, t Type, id ID, pointer string) string {
+	return "object/" + string(source) + "/" + string(t) + "/" + string(id) + pointer
+}
