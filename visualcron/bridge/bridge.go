@@ -284,6 +284,8 @@ func (b *Bridge) List(ctx context.Context, t schemas.Type, yield func(visualcron
 		}
 		e.Status = res.status
 		return visualcron.Complete{}, b.errorOf(a, e)
+	case isEOF(r.cause(err)) && ctx.Err() == nil:
+		return visualcron.Complete{}, b.errorOf(a, &visualcron.Error{Class: visualcron.BadAnswer, Status: res.status, Detail: "the answer breaks off before its end"})
 	default:
 		return visualcron.Complete{}, b.transportError(ctx, a, r.cause(err), true)
 	}

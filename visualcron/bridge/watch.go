@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -73,10 +74,10 @@ func (b *Bridge) Watch(ctx context.Context, ready func(), hint func(visualcron.H
 	switch err := lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
 		return b.errorOf(a, &visualcron.Error{Class: visualcron.BadAnswer, Status: res.status, Detail: "a hint is too large"})
-	case err == nil || isEOF(err):
+	case ctx.Err() == nil && (err == nil || isEOF(err)):
 		return b.errorOf(a, &visualcron.Error{Class: visualcron.Timeout, Status: res.status, Detail: "the change feed broke off"})
 	default:
-		return b.transportError(ctx, a, err, true)
+		return b.transportError(ctx, a, cmp.Or(err, ctx.Err()), true)
 	}
 }
 

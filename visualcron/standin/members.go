@@ -20,7 +20,7 @@ type member struct {
 	value jsontext.Value
 }
 
-// parseMembers splits a JSON object; its values alias v.
+// parseMembers splits a compact JSON object; its values alias v.
 func parseMembers(v jsontext.Value) (members, error) {
 	dec := jsontext.NewDecoder(bytes.NewReader(v))
 	tok, err := dec.ReadToken()
@@ -30,7 +30,7 @@ func parseMembers(v jsontext.Value) (members, error) {
 	if tok.Kind() != '{' {
 		return nil, fmt.Errorf("not a JSON object")
 	}
-	var m members
+	m := make(members, 0, 48)
 	for dec.PeekKind() != '}' {
 		name, err := dec.ReadToken()
 		if err != nil {
@@ -41,33 +41,30 @@ func parseMembers(v jsontext.Value) (members, error) {
 		if err != nil {
 			return nil, err
 		}
-		m = append(m, member{n, bytes.Clone(val)})
+		end := dec.InputOffset()
+		m = append(m, member{n, v[end-int64(len(val)) : end : end]})
 	}
 	return m, nil
 }
 
 // encode joins the members to a compact JSON object.
 func (m members) encode() (jsontext.Value, error) {
-	var out bytes.Buffer
-	out.WriteByte('{')
+	size := 2
+	for _, x := range m {
+		size += len(x.name) + len(x.value) + 4
+	}
+	out := append(make([]byte, 0, size), '{')
 	for i, x := range m {
 		if i > 0 {
-			out.WriteByte(',')
+			out = append(out, ',')
 		}
-		name, err := jsontext.AppendQuote(nil, x.name)
-		if err != nil {
+		var err error
+		if out, err = jsontext.AppendQuote(out, x.name); err != nil {
 			return nil, err
 		}
-		out.Write(name)
-		out.WriteByte(':')
-		out.Write(x.value)
+		out = append(append(out, ':'), x.value...)
 	}
-	out.WriteByte('}')
-	v := jsontext.Value(out.Bytes())
-	if err := v.Compact(); err != nil {
-		return nil, err
-	}
-	return v, nil
+	return append(out, '}'), nil
 }
 
 func (m members) get(name string) jsontext.Value {
@@ -158,7 +155,12 @@ func (m *members) editEach(name string, change func(*members) error) error {
 
 // complete returns the body, compact, with every Task's missing slots as null.
 func complete(t schemas.Type, body []byte) ([]byte, error) {
-	m, err := parseMembers(body)
+	v := jsontext.Value(bytes.Clone(body))
+	err := v.Compact()
+	var m members
+	if err == nil {
+		m, err = parseMembers(v)
+	}
 	if err == nil {
 		switch t {
 		case schemas.Job:
