@@ -154,6 +154,21 @@ func TestHeadersForPeopleAreCutAndCleaned(t *testing.T) {
 	}
 }
 
+// A producer validates before it spends a revision, and so before Encode.
+func TestValidateNeedsNoEncode(t *testing.T) {
+	for name, edit := range map[string]func(*Event){
+		"an id that is not canonical": func(e *Event) { e.Object.ID = highGUID },
+		"a body of null":              func(e *Event) { e.Object.Body = jsontext.Value("null") },
+		"an unknown type":             func(e *Event) { e.Object.Type = "job" },
+	} {
+		e := anEvent()
+		edit(&e)
+		if err := e.Validate(); !errors.Is(err, ErrEvent) {
+			t.Errorf("%s: %v, want ErrEvent", name, err)
+		}
+	}
+}
+
 func TestTimesTravelAsUTC(t *testing.T) {
 	e := anEvent()
 	want := e.Time
@@ -232,6 +247,10 @@ var badMessages = []struct {
 	{"the subject of another type", func(m *message) { m.subject = strings.Replace(m.subject, ".Job.", ".User.", 1) }},
 	{"the subject of another kind", func(m *message) { m.subject = strings.Replace(m.subject, "updated", "added", 1) }},
 	{"the subject of another object", func(m *message) { m.subject = strings.Replace(m.subject, lowGUID, "1"+lowGUID[1:], 1) }},
+	{"the subject and the ce-subject of another object", func(m *message) {
+		m.subject = strings.Replace(m.subject, lowGUID, "x", 1)
+		m.set(HeaderCESubject, "Job/x")
+	}},
 	{"no kind", func(m *message) { delete(m.header, HeaderKind) }},
 	{"another kind", func(m *message) { m.set(HeaderKind, "added") }},
 	{"a kind in another case", func(m *message) { m.set(HeaderKind, "Updated") }},
@@ -290,6 +309,9 @@ var badMessages = []struct {
 	{"a member in another case is another member", func(m *message) { m.data = strings.Replace(m.data, `"type"`, `"Type"`, 1) }},
 	{"data that is not UTF-8", func(m *message) { m.data = strings.Replace(m.data, "Nightly", "\xff", 1) }},
 	{"half a surrogate pair", func(m *message) { m.data = strings.Replace(m.data, "Nightly", `\ud800`, 1) }},
+	{"a deletion with a digest", func(m *message) { m.delete(); m.set(HeaderDigest, m.header[HeaderBaseDigest][0]) }},
+	{"a deletion with a body", func(m *message) { m.delete(); m.data = strings.Replace(m.data, "}", `,"body":{}}`, 1) }},
+	{"sealed strings without a body", func(m *message) { m.delete(); m.data = strings.Replace(m.data, "}", `,"sealed":["/a"]}`, 1) }},
 	{"a sealed pointer that is none", func(m *message) { m.data = strings.Replace(m.data, `"/Password"`, `"Password"`, 1) }},
 }
 
@@ -301,6 +323,13 @@ type message struct {
 }
 
 func (m *message) set(name, value string) { m.header[name] = []string{value} }
+
+// delete makes the message the object's tombstone.
+func (m *message) delete() {
+	e := aDeletion()
+	h, data, _ := e.Encode()
+	*m = message{e.Subject(), h, string(data)}
+}
 
 func aMessage(t testing.TB) message {
 	e := anEvent()
@@ -315,7 +344,11 @@ func TestParseEventRefuses(t *testing.T) {
 			if _, err := ParseEvent(m.subject, m.header, []byte(m.data)); err != nil {
 				t.Fatalf("the message was bad before: %v", err)
 			}
+			data := m.data
 			c.edit(&m)
+			if _, err := ParseHead(m.subject, m.header); m.data == data && !errors.Is(err, ErrEvent) {
+				t.Errorf("ParseHead: %v, want ErrEvent", err)
+			}
 			e, err := ParseEvent(m.subject, m.header, []byte(m.data))
 			if !errors.Is(err, ErrEvent) || !reflect.DeepEqual(e, Event{}) {
 				t.Errorf("%+v, error %v, want ErrEvent", e, err)

@@ -46,6 +46,8 @@ var badSubjects = []struct{ name, subject string }{
 	{"another root", "xcsync.ev.a.Job.added.x"},
 	{"the root in another case", "Vcsync.ev.a.Job.added.x"},
 	{"a root with more before it", "x.vcsync.ev.a.Job.added.x"},
+	{"an event without the root", "a.Job.added.x"},
+	{"a state without the root", "a.Job.x"},
 	{"no object", "vcsync.ev.a.Job.added"},
 	{"an empty object", "vcsync.ev.a.Job.added."},
 	{"an empty source", "vcsync.ev..Job.added.x"},
