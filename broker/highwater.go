@@ -166,10 +166,11 @@ func epochKey(source schemas.Slug) string { return "epoch." + string(source) }
 // Epoch returns the epoch of a source: the higher one of what the file and the
 // bucket hold, and 1 for a source that has none. Both hold it afterwards.
 func (b *Broker) Epoch(ctx context.Context, source schemas.Slug) (uint64, error) {
-	return b.epochAtLeast(ctx, source, 1)
+	return b.EpochAtLeast(ctx, source, 1)
 }
 
-func (b *Broker) epochAtLeast(ctx context.Context, source schemas.Slug, least uint64) (uint64, error) {
+// EpochAtLeast is Epoch, raised to least where it is lower.
+func (b *Broker) EpochAtLeast(ctx context.Context, source schemas.Slug, least uint64) (uint64, error) {
 	kv, err := b.js.KeyValue(ctx, BucketConfig)
 	if err != nil {
 		return 0, fmt.Errorf("epoch of %s: %w", source, err)
@@ -214,7 +215,7 @@ func (b *Broker) raiseEpochs(ctx context.Context) error {
 	for s := range sources {
 		now, err := b.Epoch(ctx, s)
 		if err == nil {
-			_, err = b.epochAtLeast(ctx, s, now+1)
+			_, err = b.EpochAtLeast(ctx, s, now+1)
 		}
 		if err != nil {
 			return err

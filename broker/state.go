@@ -142,6 +142,17 @@ func (b *Broker) NewestOf(ctx context.Context, k schemas.Key) (schemas.Event, Ne
 	return e, n, err
 }
 
+// LastEvent returns the newest event of an object in VCS_EV, which is never behind,
+// with its sequence there. It returns ErrNotFound where the object was never seen.
+func (b *Broker) LastEvent(ctx context.Context, k schemas.Key) (schemas.Head, uint64, error) {
+	m, err := b.storedMsg(ctx, StreamEvents, msgGet{LastBySubject: k.EventFilter()})
+	if err != nil {
+		return schemas.Head{}, 0, err
+	}
+	h, err := schemas.ParseHead(m.Subject, m.Header)
+	return h, m.Sequence, err
+}
+
 // sourceSeq reads the sequence in VCS_EV from a sourced message.
 func sourceSeq(h nats.Header) (uint64, error) {
 	f := strings.Fields(h.Get(HeaderStreamSource))

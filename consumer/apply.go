@@ -1,0 +1,455 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+// work does one look at one object and decides what follows.
+func (s *session) work(ctx context.Context, ln *lane) {
+	msgs, passes, retryParked := s.lanes.take(ln)
+	l := &look{session: s, key: ln.key, retryParked: retryParked}
+	err := l.apply(ctx)
+	if ctx.Err() != nil {
+		return // the next writer takes it up; nothing was acknowledged
+	}
+	parked := l.wasParked
+	if err != nil {
+		if m, ok := errors.AsType[*errMismatch](err); ok && strings.Join(m.fields, " ") == ln.mismatch {
+			ln.mismatched++
+		} else if ok {
+			ln.mismatch, ln.mismatched = strings.Join(m.fields, " "), 1
+		} else {
+			ln.mismatched = 0
+		}
+		v := Judge(err, ln.waited, ln.mismatched)
+		l.report(err, v)
+		switch v.Fate {
+		case Abort:
+			s.fail(err)
+			return
+		case TargetDown:
+			s.lanes.again(ctx, ln, 0, msgs, passes, retryParked)
+			return
+		case Retry:
+			if ln.backoff == nil {
+				ln.backoff = fullJitter(500*time.Millisecond, 30*time.Second)
+			}
+			wait := max(ln.backoff.NextBackOff(), v.After)
+			if shut, _, _ := s.gate.state(); !shut {
+				ln.waited += wait // a target that is down uses up nobody's patience
+			}
+			s.lanes.again(ctx, ln, wait, msgs, passes, retryParked)
+			return
+		case Park:
+			if perr := l.park(ctx, err, v); perr != nil {
+				s.log.WarnContext(ctx, "an object could not be parked; trying again", "type", ln.key.t, "id", ln.key.id, "error", perr)
+				s.lanes.again(ctx, ln, time.Second, msgs, passes, retryParked)
+				return
+			}
+			parked = true
+		}
+	} else {
+		l.report(nil, Verdict{})
+	}
+	for _, m := range msgs {
+		// The effect is confirmed and on record, or the parking is; a lost
+		// acknowledgement brings the message again, and the ledger knows.
+		_ = m.Ack()
+	}
+	for _, p := range passes {
+		p.done(parked)
+	}
+	s.lanes.finish(ln)
+}
+
+// look is one look at one object.
+type look struct {
+	*session
+	key         objectKey
+	retryParked bool
+
+	entered   bool // the gate let it in
+	wasParked bool
+	event     schemas.Event
+	setting   schemas.Slug
+	hand      broker.Parked // the record that a person or the clock asks to try again
+}
+
+// report tells the gate how the target behaved, where the look got so far.
+func (l *look) report(err error, v Verdict) {
+	switch {
+	case v.Fate == TargetDown:
+		l.gate.down(err)
+	case !l.entered:
+	case err != nil && v.Fate == Retry && targetLevel(err):
+		l.gate.bad(l.key, err)
+	default:
+		l.gate.ok(l.key)
+	}
+}
+
+// count counts what a look came to.
+func (l *look) count(f func(*TargetStatus)) {
+	l.target.mu.Lock()
+	f(&l.target.status)
+	l.target.mu.Unlock()
+}
+
+// apply makes the target hold the object's newest state, as far as the settings
+// take it. It returns nil when that is so and on record, or when there is nothing
+// to do.
+func (l *look) apply(ctx context.Context) error {
+	for {
+		v, _ := l.current()
+		ev, rights, policy, err := l.choose(ctx, v)
+		if err != nil {
+			return err
+		}
+		if ev == nil { // no setting takes it from anybody, so nothing waits here either
+			return l.unpark(ctx)
+		}
+		l.event = *ev
+		stale, err := l.applyUnder(ctx, v, rights, policy)
+		if err != nil || !stale {
+			return err
+		}
+		// G13: other settings are in force than those the plan was made under, or the
+		// gate was shut so long that the object may have a newer state.
+	}
+}
+
+// choose finds the event that the object has to follow: the newest of the source
+// that owns it here, or of the only source that has it. Nil where no setting takes
+// the object, or where there is nothing newer than what is on record.
+func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, schemas.Rights, schemas.ActivePolicy, error) {
+	type candidate struct {
+		event  schemas.Event
+		rights schemas.Rights
+		policy schemas.ActivePolicy
+		name   schemas.Slug
+	}
+	var all []candidate
+	for _, src := range v.sources() {
+		rights, policy, name := v.rights(src, l.key.t, l.key.id)
+		if !rights.Use() {
+			continue
+		}
+		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: src, Type: l.key.t, Token: l.key.id.Token()})
+		if errors.Is(err, broker.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			l.event = schemas.Event{Source: src, Object: schemas.Object{Type: l.key.t, ID: l.key.id}}
+			l.setting = name
+			return nil, rights, policy, err
+		}
+		if slices.Contains(ev.Path(), l.server.ID) {
+			continue // G8: it came from here
+		}
+		all = append(all, candidate{ev, rights, policy, name})
+	}
+	if len(all) == 0 {
+		return nil, schemas.Rights{}, "", nil
+	}
+	best := 0
+	entry, known := l.ledger.Get(l.key.t, l.key.id)
+	owner := slices.IndexFunc(all, func(c candidate) bool {
+		return known && entry.State != broker.Removed && c.event.Source == entry.Source
+	})
+	if owner >= 0 {
+		best = owner
+	} else if i := slices.IndexFunc(all, func(c candidate) bool { return c.event.Kind != schemas.Deleted }); i >= 0 {
+		best = i
+	}
+	for _, c := range all {
+		if c.event.Source != all[best].event.Source && c.event.Kind != schemas.Deleted && c.event.Digest != all[best].event.Digest {
+			l.event, l.setting = c.event, c.name
+			return nil, c.rights, c.policy, &parkError{"conflict",
+				fmt.Sprintf("%s and %s both have this object, and not the same", all[best].event.Source, c.event.Source),
+				"let only one sync setting take this object to this target"}
+		}
+	}
+	c := all[best]
+	l.setting = c.name
+	return &c.event, c.rights, c.policy, nil
+}
+
+// applyUnder does it under one view of the settings. It returns true where that
+// has to begin anew: the settings changed before anything was sent, or the gate was
+// shut meanwhile.
+func (l *look) applyUnder(ctx context.Context, v *view, rights schemas.Rights, policy schemas.ActivePolicy) (stale bool, err error) {
+	ev := l.event
+	entry, known := l.ledger.Get(l.key.t, l.key.id)
+	ours := known && entry.Source == ev.Source
+	if ours && entry.State != broker.Intent {
+		switch entry.Version.Compare(ev.Version) {
+		case 1:
+			return false, l.unpark(ctx) // G3: something newer was applied
+		case 0:
+			if ev.Kind == schemas.Deleted || entry.Policy == policy {
+				return false, l.unpark(ctx) // G8: on record already
+			}
+		}
+	}
+	if p, ok := l.parked.get(l.key.t, l.key.id.Token()); ok && p.Source == ev.Source && p.Version == ev.Version {
+		asked := p.RetryAsked > p.RetryDone
+		due := !p.NextTry.IsZero() && !time.Now().Before(p.NextTry)
+		if p.Discarded != "" && !asked || !asked && !due && !l.retryParked {
+			l.wasParked = p.Discarded == ""
+			return false, nil
+		}
+		l.hand = p
+	}
+	if ev.Kind == schemas.Deleted {
+		// G4: only what vcsync brought or found equal, and only for the source that
+		// owns it here.
+		if !ours || entry.State == broker.Removed || !rights.Deleted {
+			return false, l.unpark(ctx)
+		}
+		return l.remove(ctx, v, entry, policy)
+	}
+	if !rights.New && !rights.Updated && known {
+		return false, l.unpark(ctx)
+	}
+	return l.write(ctx, v, entry, known, rights, policy)
+}
+
+// write brings an object that exists at the source to the target.
+func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known bool, rights schemas.Rights, policy schemas.ActivePolicy) (stale bool, err error) {
+	ev := l.event
+	t, id := l.key.t, l.key.id
+	if waited, err := l.enter(); err != nil || waited {
+		return waited, err
+	}
+	have, err := l.read(ctx)
+	if err != nil {
+		return false, err
+	}
+	source, err := l.open(ev)
+	if err != nil {
+		return false, err
+	}
+	desired, err := visualcron.Compose(t, source, have, policy)
+	if err != nil {
+		return false, err
+	}
+	want, err := visualcron.Normalize(t, desired, l.cfg.Broker.Keys.Digest)
+	if err != nil {
+		return false, err
+	}
+	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Digest: ev.Digest, Path: ev.Path(), Policy: policy}
+	if have != nil {
+		now, err := visualcron.Normalize(t, have, l.cfg.Broker.Keys.Digest)
+		if err != nil {
+			return false, fmt.Errorf("the target's own: %w", err)
+		}
+		switch {
+		case visualcron.IsBuiltIn(t, now.Name, now.Group):
+			return false, &parkError{"built-in", "the target's object of this id is one of its built-in objects, which are never written", "rename one of the two"}
+		case now.Digest == want.Digest:
+			record.State, record.AtTarget = broker.Adopted, now.Digest
+			if known && entry.Source == ev.Source && (entry.State == broker.Applied || entry.State == broker.Intent) {
+				record.State = broker.Applied
+			}
+			l.count(func(s *TargetStatus) { s.Equal++ })
+			return false, l.record(ctx, record)
+		case !rights.Updated:
+			// Not taken. It is known as an object of the source, so that a deletion can
+			// follow where the setting takes these; the version stays open.
+			if !known || entry.State == broker.Removed {
+				record.State, record.Version, record.AtTarget = broker.Adopted, schemas.Version{}, now.Digest
+				return false, l.record(ctx, record)
+			}
+			return false, l.unpark(ctx)
+		}
+	} else if !rights.New {
+		return false, l.unpark(ctx)
+	}
+	if c, asked := l.capability(t); asked {
+		switch {
+		case !c.Put:
+			return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "put", Server: l.server.ID, Type: t, ID: id}
+		case want.Secrets && c.Secrets != visualcron.SecretsEqual:
+			return false, &parkError{"secret", fmt.Sprintf("the object holds secrets, and %s is not known to take them from another server (it says %q)", l.server.ID, c.Secrets),
+				"enter the object at the target by hand"}
+		}
+	}
+	if now, _ := l.current(); now != v {
+		return true, nil // G13
+	}
+	if have == nil || v.isSource {
+		// Before a first create: a crash after it and a later deletion would leave an
+		// orphan. Before any write to a server that is a source too: its producer has
+		// to recognise the echo, however early it looks.
+		intent := record
+		intent.State, intent.AtTarget = broker.Intent, want.Digest
+		if known && entry.Source == ev.Source {
+			intent.Version = entry.Version
+		} else {
+			intent.Version = schemas.Version{}
+		}
+		if err := l.put(ctx, intent); err != nil {
+			return false, err
+		}
+		if now, _ := l.current(); now != v {
+			return true, nil // G13
+		}
+	}
+	req, cancel := l.deadline(ctx)
+	defer cancel()
+	stored, err := l.conn.Put(req, t, id, desired)
+	if err != nil {
+		return false, l.leaseFault(ctx, req, err)
+	}
+	got, err := visualcron.Normalize(t, stored, l.cfg.Broker.Keys.Digest)
+	if err != nil {
+		return false, fmt.Errorf("what the target stored: %w", err)
+	}
+	if got.Digest != want.Digest {
+		return false, &errMismatch{visualcron.Differences(want, got, 8)}
+	}
+	record.State, record.AtTarget = broker.Applied, got.Digest
+	l.count(func(s *TargetStatus) { s.Applied++ })
+	return false, l.record(ctx, record)
+}
+
+// remove takes an object that is gone at the source from the target.
+func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, policy schemas.ActivePolicy) (stale bool, err error) {
+	ev := l.event
+	t, id := l.key.t, l.key.id
+	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Path: ev.Path(), Policy: policy, State: broker.Removed}
+	if waited, err := l.enter(); err != nil || waited {
+		return waited, err
+	}
+	have, err := l.read(ctx)
+	if err != nil {
+		return false, err
+	}
+	if have == nil {
+		return false, l.record(ctx, record)
+	}
+	now, err := visualcron.Normalize(t, have, l.cfg.Broker.Keys.Digest)
+	if err == nil && visualcron.IsBuiltIn(t, now.Name, now.Group) {
+		return false, &parkError{"built-in", "the target's object of this id is one of its built-in objects, which are never deleted", "discard this version"}
+	}
+	if c, asked := l.capability(t); asked && !c.Delete {
+		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "delete", Server: l.server.ID, Type: t, ID: id}
+	}
+	if v.isSource {
+		intent := entry
+		intent.State, intent.AtTarget, intent.Path = broker.Intent, "", ev.Path()
+		if err := l.put(ctx, intent); err != nil {
+			return false, err
+		}
+	}
+	if now, _ := l.current(); now != v {
+		return true, nil // G13
+	}
+	req, cancel := l.deadline(ctx)
+	defer cancel()
+	if err := l.conn.Delete(req, t, id); err != nil {
+		return false, l.leaseFault(ctx, req, err)
+	}
+	l.count(func(s *TargetStatus) { s.Applied++ })
+	return false, l.record(ctx, record)
+}
+
+// enter waits at the target's gate. It returns true where it had to wait, so that
+// the newest state is read again.
+func (l *look) enter() (waited bool, err error) {
+	if l.entered {
+		return false, nil
+	}
+	waited, err = l.gate.enter(l.soft)
+	l.entered = err == nil
+	return waited, err
+}
+
+// read returns the target's own body of the object, nil where it has none. Every
+// try begins with it: a write that timed out may have landed.
+func (l *look) read(ctx context.Context) ([]byte, error) {
+	req, cancel := l.deadline(ctx)
+	defer cancel()
+	body, err := l.conn.Get(req, l.key.t, l.key.id)
+	if visualcron.ClassOf(err) == visualcron.NotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, l.leaseFault(ctx, req, err)
+	}
+	return body, nil
+}
+
+// deadline returns the context of one request: no request outlives the lease minus
+// its margin, so that it cannot overlap with one of the next holder (G3).
+func (l *look) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	until := time.Now().Add(requestLimit)
+	if lease := l.lease.Until(); lease.Before(until) {
+		until = lease
+	}
+	return context.WithDeadline(ctx, until)
+}
+
+// leaseFault tells an error that the lease's end caused from one of the target's.
+func (l *look) leaseFault(ctx, req context.Context, err error) error {
+	if ctx.Err() == nil && req.Err() != nil && !time.Now().Before(l.lease.Until()) {
+		return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err)
+	}
+	return err
+}
+
+// open puts the secrets of an event's body back.
+func (l *look) open(ev schemas.Event) ([]byte, error) {
+	return visualcron.OpenBody(ev.Object.Body, ev.Object.Sealed, func(pointer, sealed string) (string, error) {
+		return l.cfg.Broker.Keys.Open(schemas.SealContext(ev.Source, ev.Object.Type, ev.Object.ID, pointer), sealed)
+	})
+}
+
+// record stores what was done, and frees a parked record of the object: only then
+// may the stream forget the message.
+func (l *look) record(ctx context.Context, e broker.Entry) error {
+	if err := l.put(ctx, e); err != nil {
+		return err
+	}
+	return l.unpark(ctx)
+}
+
+func (l *look) put(ctx context.Context, e broker.Entry) error {
+	e.At = time.Now().UTC()
+	if err := l.ledger.Put(ctx, e); err != nil {
+		return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err) // the ledger takes no more; begin anew
+	}
+	return nil
+}
+
+func (l *look) unpark(ctx context.Context) error {
+	return l.parked.free(ctx, l.key.t, l.key.id.Token())
+}
+
+// park records why the object's state cannot be applied now.
+func (l *look) park(ctx context.Context, cause error, v Verdict) error {
+	now := time.Now().UTC()
+	p := broker.Parked{Target: l.server.ID, Setting: l.setting, Source: l.event.Source, Type: l.key.t, Token: l.key.id.Token(), ID: l.key.id,
+		Name: l.event.Object.Name, Version: l.event.Version, Class: v.Class, Reason: cause.Error(), Fix: v.Fix, First: now, Last: now, Attempts: 1}
+	if m, ok := errors.AsType[*errMismatch](cause); ok {
+		p.Reason += ": " + strings.Join(m.fields, ", ")
+	}
+	if v.Again {
+		p.NextTry = now.Add(tryAgain)
+	}
+	p.RetryDone = l.hand.RetryAsked
+	if err := l.parked.put(ctx, p); err != nil {
+		return err
+	}
+	l.log.WarnContext(ctx, "parked: this object state is not applied until somebody or something helps", "type", l.key.t, "id", l.key.id, "name", p.Name, "class", p.Class, "reason", p.Reason)
+	return nil
+}

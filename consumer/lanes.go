@@ -1,0 +1,186 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// lanes holds one lane per object that has to be looked at. Lanes run side by side,
+// a bounded number at a time; within a lane, one at a time. A lane that waits for
+// its next try occupies no worker, so a poisoned object delays only itself (G5).
+type lanes struct {
+	mu    sync.Mutex
+	by    map[objectKey]*lane
+	ready []*lane
+	wake  chan struct{}
+}
+
+// lane is the in-order queue of one object at one target, whichever settings feed
+// it. It holds no event: what it applies is the newest state when its turn comes.
+type lane struct {
+	key objectKey
+	// msgs are acknowledged when the look that began after them is done.
+	msgs   []jetstream.Msg
+	passes []*pass
+	// again tells that somebody asked for a look while one was under way.
+	again, running, queued bool
+	// retryParked tells that a parked record of this version does not stop the look.
+	retryParked bool
+
+	// Of the running try; they belong to the worker.
+	backoff    *backoff.ExponentialBackOff
+	waited     time.Duration
+	mismatched int
+	mismatch   string
+}
+
+// pass is one comparison of a setting with everything it takes.
+type pass struct {
+	mu     sync.Mutex
+	left   int
+	parked int
+	ended  func(parked int)
+}
+
+func (p *pass) add(n int) {
+	p.mu.Lock()
+	p.left += n
+	p.mu.Unlock()
+}
+
+func (p *pass) done(parked bool) {
+	p.mu.Lock()
+	p.left--
+	if parked {
+		p.parked++
+	}
+	left, n := p.left, p.parked
+	p.mu.Unlock()
+	if left == 0 {
+		p.ended(n)
+	}
+}
+
+func newLanes() *lanes {
+	return &lanes{by: map[objectKey]*lane{}, wake: make(chan struct{}, 1)}
+}
+
+// look asks for a look at an object. The message, where there is one, is
+// acknowledged when that is done; the pass is told.
+func (l *lanes) look(key objectKey, msg jetstream.Msg, p *pass, retryParked bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ln := l.by[key]
+	if ln == nil {
+		ln = &lane{key: key}
+		l.by[key] = ln
+	}
+	if msg != nil {
+		ln.msgs = append(ln.msgs, msg)
+	}
+	if p != nil {
+		p.add(1)
+		ln.passes = append(ln.passes, p)
+	}
+	ln.retryParked = ln.retryParked || retryParked
+	ln.again = true
+	if !ln.running {
+		l.queue(ln)
+	}
+}
+
+// queue needs the lock.
+func (l *lanes) queue(ln *lane) {
+	if ln.queued {
+		return
+	}
+	ln.queued = true
+	l.ready = append(l.ready, ln)
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next waits for a lane with work and marks it as running; nil when ctx ends.
+func (l *lanes) next(ctx context.Context) *lane {
+	for {
+		l.mu.Lock()
+		if len(l.ready) > 0 {
+			ln := l.ready[0]
+			l.ready = l.ready[1:]
+			ln.queued, ln.running = false, true
+			if len(l.ready) > 0 {
+				select {
+				case l.wake <- struct{}{}:
+				default:
+				}
+			}
+			l.mu.Unlock()
+			return ln
+		}
+		l.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.wake:
+		}
+	}
+}
+
+// take returns what a look that begins now settles.
+func (l *lanes) take(ln *lane) (msgs []jetstream.Msg, passes []*pass, retryParked bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	msgs, passes, retryParked = ln.msgs, ln.passes, ln.retryParked
+	ln.msgs, ln.passes, ln.retryParked, ln.again = nil, nil, false, false
+	return
+}
+
+// finish ends a look. Without asks in between the lane is gone.
+func (l *lanes) finish(ln *lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ln.running = false
+	ln.backoff, ln.waited, ln.mismatched, ln.mismatch = nil, 0, 0, ""
+	if ln.again {
+		l.queue(ln)
+		return
+	}
+	delete(l.by, ln.key)
+}
+
+// again gives back what take took, and queues the lane after the wait. New asks
+// meanwhile do not shorten it: the object is in trouble, not its version.
+func (l *lanes) again(ctx context.Context, ln *lane, wait time.Duration, msgs []jetstream.Msg, passes []*pass, retryParked bool) {
+	l.mu.Lock()
+	ln.msgs, ln.passes = append(msgs, ln.msgs...), append(passes, ln.passes...)
+	ln.retryParked = ln.retryParked || retryParked
+	if wait <= 0 {
+		ln.running = false
+		l.queue(ln)
+		l.mu.Unlock()
+		return
+	}
+	l.mu.Unlock()
+	time.AfterFunc(wait, func() {
+		if ctx.Err() != nil {
+			return
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		ln.running = false
+		l.queue(ln)
+	})
+}
+
+// count returns the number of lanes.
+func (l *lanes) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.by)
+}

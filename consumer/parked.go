@@ -1,0 +1,202 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// tryAgain is how long a state that was parked for a passing fault waits before it
+// is tried again by itself.
+const tryAgain = 5 * time.Minute
+
+// parkedSet holds the parked records of a target as they stand in the store.
+type parkedSet struct {
+	b      *broker.Broker
+	target schemas.Slug
+
+	mu     sync.Mutex
+	by     map[string]broker.Parked
+	timers map[string]*time.Timer
+}
+
+func newParkedSet(b *broker.Broker, target schemas.Slug) *parkedSet {
+	return &parkedSet{b: b, target: target, by: map[string]broker.Parked{}, timers: map[string]*time.Timer{}}
+}
+
+// load reads the records and follows them until ctx ends; each is called for every
+// record whose turn to be tried again has come.
+func (ps *parkedSet) load(ctx context.Context, wg *sync.WaitGroup, fail context.CancelCauseFunc, each func(broker.Parked)) error {
+	ready := make(chan struct{})
+	failed := make(chan error, 1)
+	wg.Go(func() {
+		err := ps.b.WatchParked(ctx, ps.target, func(p broker.Parked, gone bool) {
+			if ps.take(p, gone) && p.RetryAsked > p.RetryDone {
+				each(p)
+			}
+			if !gone && !p.NextTry.IsZero() {
+				ps.schedule(ctx, p, each)
+			}
+		}, func() bool { close(ready); return false })
+		failed <- err
+		fail(err)
+	})
+	select {
+	case <-ready:
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// take learns of a record; false where something newer is known.
+func (ps *parkedSet) take(p broker.Parked, gone bool) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if have, ok := ps.by[p.Key()]; ok && have.Revision > p.Revision {
+		return false
+	}
+	if gone {
+		delete(ps.by, p.Key())
+	} else {
+		ps.by[p.Key()] = p
+	}
+	return !gone
+}
+
+// schedule calls each when the record's next try is due and it still stands.
+func (ps *parkedSet) schedule(ctx context.Context, p broker.Parked, each func(broker.Parked)) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if t := ps.timers[p.Key()]; t != nil {
+		t.Stop()
+	}
+	ps.timers[p.Key()] = time.AfterFunc(time.Until(p.NextTry), func() {
+		if ctx.Err() != nil {
+			return
+		}
+		if now, ok := ps.get(p.Type, p.Token); ok && now.Revision == p.Revision {
+			each(now)
+		}
+	})
+}
+
+func (ps *parkedSet) get(t schemas.Type, token schemas.Token) (broker.Parked, bool) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p, ok := ps.by[broker.Parked{Target: ps.target, Type: t, Token: token}.Key()]
+	return p, ok
+}
+
+// count returns how many records of a setting are not discarded; of all settings
+// for an empty one.
+func (ps *parkedSet) count(setting schemas.Slug) int {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	n := 0
+	for _, p := range ps.by {
+		if p.Discarded == "" && (setting == "" || p.Setting == setting) {
+			n++
+		}
+	}
+	return n
+}
+
+// put stores a record over the one that stands there, whoever changed it
+// meanwhile: a retry that was asked for in between stays asked for.
+func (ps *parkedSet) put(ctx context.Context, p broker.Parked) error {
+	for {
+		if have, ok := ps.get(p.Type, p.Token); ok {
+			p.Revision, p.RetryAsked, p.RetryDone = have.Revision, have.RetryAsked, max(p.RetryDone, have.RetryDone)
+			if have.Version == p.Version && have.Source == p.Source {
+				p.First, p.Attempts = have.First, have.Attempts+1
+			}
+		} else {
+			p.Revision, p.RetryAsked, p.RetryDone = 0, 0, 0
+		}
+		rev, err := ps.b.PutParked(ctx, p)
+		if err == nil {
+			p.Revision = rev
+			ps.take(p, false)
+			return nil
+		}
+		if !errors.Is(err, broker.ErrConflict) {
+			return err
+		}
+		now, gerr := ps.b.GetParked(ctx, p.Target, p.Type, p.Token)
+		switch {
+		case gerr == nil:
+			ps.take(now, false)
+		case errors.Is(gerr, broker.ErrNotFound):
+			ps.mu.Lock()
+			delete(ps.by, p.Key())
+			ps.mu.Unlock()
+		default:
+			return gerr
+		}
+	}
+}
+
+// free removes the record of an object, where there is one.
+func (ps *parkedSet) free(ctx context.Context, t schemas.Type, token schemas.Token) error {
+	for {
+		p, ok := ps.get(t, token)
+		if !ok {
+			return nil
+		}
+		err := ps.b.Unpark(ctx, p)
+		if err == nil {
+			ps.mu.Lock()
+			if have, ok := ps.by[p.Key()]; ok && have.Revision == p.Revision {
+				delete(ps.by, p.Key())
+			}
+			ps.mu.Unlock()
+			return nil
+		}
+		if !errors.Is(err, broker.ErrConflict) {
+			return err
+		}
+		now, gerr := ps.b.GetParked(ctx, ps.target, t, token)
+		switch {
+		case gerr == nil:
+			ps.take(now, false)
+		case errors.Is(gerr, broker.ErrNotFound):
+			ps.mu.Lock()
+			delete(ps.by, p.Key())
+			ps.mu.Unlock()
+		default:
+			return gerr
+		}
+	}
+}
+
+// onParked asks for another look at a parked object.
+func (s *session) onParked(p broker.Parked) {
+	if p.ID != "" {
+		s.lanes.look(objectKey{p.Type, p.ID}, nil, nil, true)
+	}
+}
+
+// unreadable parks a message that is no event, and lets it go: nothing else can
+// ever be done with it, and the object's next event replaces it.
+func (s *session) unreadable(ctx context.Context, set broker.StoredSetting, m jetstream.Msg, why error) {
+	key, err := schemas.ParseStateSubject(m.Subject())
+	if err != nil {
+		s.log.WarnContext(ctx, "a message on no subject of vcsync's is left alone", "subject", m.Subject())
+		_ = m.Ack() // comes again where it is lost
+		return
+	}
+	id, _ := key.Token.ID()
+	v := Judge(schemas.ErrEvent, 0, 0)
+	err = s.parked.put(ctx, broker.Parked{Target: s.server.ID, Setting: set.ID, Source: key.Source, Type: key.Type, Token: key.Token, ID: id,
+		Class: v.Class, Reason: why.Error(), Fix: v.Fix, First: time.Now().UTC(), Last: time.Now().UTC(), Attempts: 1})
+	if err == nil {
+		_ = m.Ack()
+	}
+}

@@ -1,0 +1,498 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+const (
+	// compareEvery is how often a setting is compared with the ledger without any
+	// cause: whatever message was lost, its object is looked at then.
+	compareEvery = 5 * time.Minute
+	// requestLimit bounds one request; it stays below what is left of a lease after
+	// a missed renewal.
+	requestLimit = 10 * time.Second
+	// finishLimit bounds how long a stop waits for writes that are under way.
+	finishLimit = 5 * time.Second
+	sayAgain    = 10 * time.Minute
+)
+
+// view is what the settings say of one target; it is replaced as a whole, so that
+// a plan can tell whether it was made under the settings that are in force (G13).
+type view struct {
+	settings map[schemas.Slug]broker.StoredSetting
+	// isSource tells that the target is a source too: its producer has to recognise
+	// what vcsync wrote there.
+	isSource bool
+}
+
+// rights returns what all settings of the view together take of an object of a
+// source, the policy of them that writes least, and the setting that is named in
+// records.
+func (v *view) rights(source schemas.Slug, t schemas.Type, id schemas.ID) (schemas.Rights, schemas.ActivePolicy, schemas.Slug) {
+	var r schemas.Rights
+	policy, name := schemas.ActivePolicy(""), schemas.Slug("")
+	rank := map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
+	for _, sid := range slices.Sorted(maps.Keys(v.settings)) {
+		s := v.settings[sid]
+		if s.Source != source {
+			continue
+		}
+		if x := s.Rights(t, id); x.Use() {
+			if name == "" {
+				name = sid
+			}
+			r = r.Union(x)
+			if rank[s.Policy] > rank[policy] {
+				policy = s.Policy
+			}
+		}
+	}
+	return r, policy, name
+}
+
+// sources returns the sources of the view, by name.
+func (v *view) sources() []schemas.Slug {
+	set := map[schemas.Slug]bool{}
+	for _, s := range v.settings {
+		set[s.Source] = true
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// target is the writer of one target server.
+type target struct {
+	cfg    Config
+	server schemas.Server
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	view     *view
+	changed  chan struct{} // closed and replaced when the view is
+	status   TargetStatus
+	settings map[schemas.Slug]*SettingStatus
+	lanes    *lanes
+	gate     *gate
+	parked   *parkedSet
+}
+
+func newTarget(cfg Config, server schemas.Server, v *view) *target {
+	t := &target{cfg: cfg, server: server, log: cfg.Log.With("target", server.ID), view: v, changed: make(chan struct{}),
+		settings: map[schemas.Slug]*SettingStatus{}}
+	t.status = TargetStatus{Target: server.ID, State: Waiting, Since: time.Now()}
+	return t
+}
+
+// update puts other settings in force.
+func (t *target) update(v *view) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.view = v
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+func (t *target) current() (*view, chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.view, t.changed
+}
+
+func (t *target) currentStatus() TargetStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := t.status
+	if t.lanes != nil {
+		out.Lanes = t.lanes.count()
+	}
+	if t.parked != nil {
+		out.Parked = t.parked.count("")
+	}
+	if out.State == Working && t.gate != nil {
+		if shut, why, since := t.gate.state(); shut {
+			out.State, out.Since = Down, since
+			if why != nil {
+				out.Reason = why.Error()
+			}
+		}
+	}
+	return out
+}
+
+func (t *target) settingStatus(id schemas.Slug) SettingStatus {
+	ts := t.currentStatus()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := SettingStatus{Setting: id, State: string(ts.State)}
+	if s := t.settings[id]; s != nil {
+		out = *s
+		if ts.State != Working {
+			out.State = "target " + string(ts.State)
+		}
+	}
+	if t.parked != nil {
+		out.Parked = t.parked.count(id)
+	}
+	return out
+}
+
+func (t *target) setState(s TargetState) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.status.State != s {
+		t.status.State, t.status.Since, t.status.Reason = s, time.Now(), ""
+	}
+}
+
+// run writes to the target whenever it holds the lease, until ctx ends.
+func (t *target) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		t.setState(Waiting)
+		lease, err := t.cfg.Broker.AcquireLease(ctx, "target."+string(t.server.ID), t.cfg.Holder, t.cfg.Lease)
+		if err == nil {
+			t.setState(Working)
+			err = t.session(ctx, lease)
+			if errors.Is(context.Cause(ctx), ErrCrash) {
+				lease.Abandon()
+			} else {
+				release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+				if rerr := lease.Release(release); rerr != nil && ctx.Err() == nil {
+					t.log.WarnContext(ctx, "the lease could not be given back; the next holder waits until it runs out", "error", rerr)
+				}
+				cancel()
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		t.log.WarnContext(ctx, "the writer of this target starts anew; nothing is lost", "reason", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// session is one tenure of the lease.
+type session struct {
+	*target
+	lease  *broker.Lease
+	ledger *broker.Ledger
+	conn   visualcron.Connector
+	lanes  *lanes
+	gate   *gate
+	parked *parkedSet
+	fail   context.CancelCauseFunc
+	// soft ends when no new work shall begin; what is under way may still finish.
+	soft context.Context
+
+	identity string
+	mu       sync.Mutex
+	info     visualcron.Info
+}
+
+// session does the work until the lease, ctx or something it stands on ends.
+func (t *target) session(parent context.Context, lease *broker.Lease) error {
+	ctx, fail := context.WithCancelCause(lease.Context())
+	defer fail(nil)
+	soft, calm := context.WithCancel(ctx)
+	defer calm()
+	stop := context.AfterFunc(parent, func() {
+		if calm(); errors.Is(context.Cause(parent), ErrCrash) {
+			fail(ErrCrash)
+		}
+	})
+	defer stop()
+	password, err := t.cfg.Broker.Password(ctx, t.server.ID)
+	if err != nil {
+		return fmt.Errorf("%w; set it by adding the server anew", err)
+	}
+	conn, err := t.cfg.Open(t.server, password)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ledger, err := t.cfg.Broker.OpenLedger(ctx, t.server.ID)
+	if err != nil {
+		return err
+	}
+	defer ledger.Close()
+	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft}
+	s.gate = newGate(s.probe, s.sayGate(ctx))
+	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
+	t.mu.Lock()
+	t.lanes, t.gate, t.parked = s.lanes, s.gate, s.parked
+	t.mu.Unlock()
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer fail(nil)
+	if err := s.parked.load(ctx, &wg, fail, s.onParked); err != nil {
+		return err
+	}
+	wg.Go(func() { s.gate.run(ctx) })
+	if err := s.probe(ctx); err != nil && ctx.Err() == nil {
+		s.gate.down(err)
+	}
+	var workers sync.WaitGroup
+	for range t.cfg.Lanes {
+		workers.Go(func() {
+			for ln := s.lanes.next(soft); ln != nil; ln = s.lanes.next(soft) {
+				s.work(ctx, ln)
+			}
+		})
+	}
+	s.follow(soft, &wg)
+	<-soft.Done()
+	// A write that is under way is let finish and be recorded, for a while.
+	limit := time.AfterFunc(finishLimit, func() { fail(errors.New("the stop took too long")) })
+	defer limit.Stop()
+	workers.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return context.Cause(soft)
+}
+
+// probe is the cheap read that tells whether the target answers, and who it is.
+func (s *session) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	info, err := s.conn.Server(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	identity := s.identity
+	s.mu.Unlock()
+	if identity == "" {
+		if identity, err = s.cfg.Broker.BindIdentity(ctx, s.server.ID, info.ID); err != nil {
+			return err
+		}
+	}
+	if info.ID != identity {
+		return &visualcron.Error{Class: visualcron.WrongServer, Op: "ask for the server's identity", Server: s.server.ID,
+			Detail: fmt.Sprintf("server %.64q answers, %.64q is known by this name", info.ID, identity),
+			Hint:   "correct the address; a new server needs a name of its own"}
+	}
+	s.mu.Lock()
+	s.identity, s.info = identity, info
+	s.mu.Unlock()
+	return nil
+}
+
+// capability returns what the target can do with a type, as it said last.
+func (s *session) capability(t schemas.Type) (visualcron.Capability, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info.Types[t], s.identity != ""
+}
+
+// sayGate logs when the target goes down, at intervals while it stays so, and when
+// it is back.
+func (s *session) sayGate(ctx context.Context) func(bool, error) {
+	var since time.Time
+	return func(shut bool, reason error) {
+		if shut {
+			if since.IsZero() {
+				since = time.Now()
+			}
+			s.log.WarnContext(ctx, "target is down: nothing is lost, it is probed until it answers", "reason", reason)
+		} else {
+			s.log.InfoContext(ctx, "target is back", "after", time.Since(since).Round(time.Second))
+			since = time.Time{}
+		}
+	}
+}
+
+// follow runs one follower per setting and replaces those whose setting changed.
+func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
+	type follower struct {
+		rev  uint64
+		stop context.CancelFunc
+		done chan struct{}
+	}
+	wg.Go(func() {
+		followers := map[schemas.Slug]follower{}
+		first := true
+		for ctx.Err() == nil {
+			v, changed := s.current()
+			for id, f := range followers {
+				if v.settings[id].Revision != f.rev {
+					f.stop()
+					<-f.done
+					delete(followers, id)
+				}
+			}
+			for id, set := range v.settings {
+				if _, ok := followers[id]; ok {
+					continue
+				}
+				run, stop := context.WithCancel(ctx)
+				f := follower{set.Revision, stop, make(chan struct{})}
+				followers[id] = f
+				retryParked := !first
+				go func() {
+					defer close(f.done)
+					s.followSetting(run, set, retryParked)
+				}()
+			}
+			first = false
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			}
+		}
+		for _, f := range followers {
+			f.stop()
+			<-f.done
+		}
+	})
+}
+
+// followSetting feeds the lanes from one setting: a comparison of everything it
+// takes with the ledger, first and then at intervals, and its durable consumer.
+func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, retryParked bool) {
+	log := s.log.With("setting", set.ID)
+	status := func(f func(*SettingStatus)) {
+		s.target.mu.Lock()
+		defer s.target.mu.Unlock()
+		st := s.target.settings[set.ID]
+		if st == nil {
+			st = &SettingStatus{Setting: set.ID}
+			s.target.settings[set.ID] = st
+		}
+		f(st)
+	}
+	if len(durableConfig(set).FilterSubjects) == 0 {
+		status(func(st *SettingStatus) { st.State = "takes nothing" })
+		return
+	}
+	status(func(st *SettingStatus) { st.State = "comparing" })
+	begun := time.Now()
+	var failing bool
+	said := func(what string, err error) {
+		if ctx.Err() != nil || errors.Is(err, jetstream.ErrConsumerNotFound) && time.Since(begun) < 30*time.Second {
+			return // it is being made
+		}
+		status(func(st *SettingStatus) { st.LastError = what + ": " + err.Error() })
+		if !failing {
+			log.WarnContext(ctx, "the setting cannot be followed; trying again", "while", what, "error", err)
+		}
+		failing = true
+	}
+	compared := time.Time{}
+	for ctx.Err() == nil {
+		cons, stop, broken, err := s.consume(ctx, set)
+		if err != nil {
+			said("read its durable consumer", err)
+		} else {
+			for ctx.Err() == nil && err == nil {
+				if time.Since(compared) >= compareEvery {
+					if err = s.compare(ctx, set, retryParked, status); err != nil {
+						said("compare", err)
+						break
+					}
+					compared, retryParked = time.Now(), false
+				}
+				if failing {
+					failing = false
+					log.InfoContext(ctx, "the setting is followed again")
+				}
+				if info, ierr := cons.Info(ctx); ierr == nil {
+					status(func(st *SettingStatus) { st.Pending = info.NumPending + uint64(info.NumAckPending) })
+				} else if errors.Is(ierr, jetstream.ErrConsumerNotFound) {
+					err = ierr
+					break
+				}
+				select {
+				case <-ctx.Done():
+				case err = <-broken:
+					said("read its durable consumer", err)
+				case <-time.After(2 * time.Second):
+				}
+			}
+			stop()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// consume starts reading the setting's durable consumer. Its errors end the
+// reading, which is then begun anew.
+func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstream.Consumer, func(), chan error, error) {
+	cons, err := s.cfg.Broker.JS().Consumer(ctx, broker.StreamState, durablePrefix+string(set.ID))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	broken := make(chan error, 1)
+	cc, err := cons.Consume(func(m jetstream.Msg) {
+		head, err := schemas.ParseHead(m.Subject(), m.Headers())
+		if err != nil {
+			s.unreadable(ctx, set, m, err)
+			return
+		}
+		s.lanes.look(objectKey{head.Key.Type, head.ID}, m, nil, false)
+	}, jetstream.PullMaxMessages(256), jetstream.PullExpiry(15*time.Second), jetstream.PullHeartbeat(5*time.Second),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			if errors.Is(err, jetstream.ErrNoHeartbeat) { // it asks again by itself
+				return
+			}
+			select {
+			case broken <- err:
+			default:
+			}
+		}))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return cons, func() { cc.Stop(); <-cc.Closed() }, broken, nil
+}
+
+// compare asks for a look at every object of the setting whose newest state the
+// ledger does not hold as dealt with.
+func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryParked bool, status func(func(*SettingStatus))) error {
+	cfg := durableConfig(set)
+	p := &pass{left: 1}
+	p.ended = func(parked int) {
+		status(func(st *SettingStatus) {
+			st.LastRun, st.OK, st.State = time.Now(), parked == 0, "following"
+			if parked == 0 {
+				st.LastError = ""
+			}
+		})
+	}
+	status(func(st *SettingStatus) { st.State = "comparing" })
+	err := s.cfg.Broker.ScanState(ctx, cfg.FilterSubjects, func(n broker.Newest) {
+		if !set.Rights(n.Key.Type, n.ID).Use() {
+			return
+		}
+		e, ok := s.ledger.Get(n.Key.Type, n.ID)
+		switch {
+		case !ok && n.Kind == schemas.Deleted: // never ours
+			return
+		case ok && e.Source == n.Key.Source && e.Version == n.Version && e.State != broker.Intent && (n.Kind == schemas.Deleted || e.Policy == set.Policy):
+			return
+		}
+		s.lanes.look(objectKey{n.Key.Type, n.ID}, nil, p, retryParked)
+	}, func(u broker.Unreadable) {
+		s.log.WarnContext(ctx, "a message in the state stream is no event of vcsync and is left alone", "subject", u.Subject, "error", u.Err)
+	})
+	p.done(false)
+	return err
+}

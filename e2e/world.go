@@ -1,0 +1,312 @@
+// Package e2e proves the whole of vcsync: producer, consumer, broker and stand-in
+// servers together, in virtual time, with faults, and as killed processes.
+//
+// It promises that what it calls proven ran with the real broker, the real
+// connector and HTTP, and that a failing run prints the seed that fails again.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer"
+	"github.com/vcsync/vcsync/producer"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+	"github.com/vcsync/vcsync/visualcron/bridge"
+	"github.com/vcsync/vcsync/visualcron/standin"
+)
+
+// password is every stand-in's; tests search for it.
+const password = "c4nary-Passw0rd"
+
+// Host is one stand-in server of a World and what was seen of it.
+type Host struct {
+	Name    schemas.Slug
+	Server  *standin.Server
+	Faults  func(http.Handler) http.Handler // nil for none; read at every request
+	pipe    *standin.Pipe
+	mu      sync.Mutex
+	current map[schemas.ID]bool
+	Writes  []Write
+	// Broken lists violations of the invariant: overlapping writes of one object.
+	Broken []string
+	// Requests counts all requests.
+	Requests int
+}
+
+// Write is one write that a stand-in answered.
+type Write struct {
+	At     time.Time
+	Op     string
+	Type   schemas.Type
+	ID     schemas.ID
+	Status int
+	Body   []byte
+}
+
+// SetFaults puts a fault handler in, or takes it out with nil.
+func (h *Host) SetFaults(f func(http.Handler) http.Handler) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.Faults = f
+}
+
+// Count returns how many writes succeeded since the last reset.
+func (h *Host) Count() (puts, deletes int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, w := range h.Writes {
+		if w.Status < 300 && w.Op == "put" {
+			puts++
+		}
+		if w.Status < 300 && w.Op == "delete" {
+			deletes++
+		}
+	}
+	return
+}
+
+// Reset forgets the writes and requests seen so far.
+func (h *Host) Reset() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.Writes, h.Requests = nil, 0
+}
+
+// World is a fleet of stand-ins, a broker and the two roles.
+type World struct {
+	T      testing.TB
+	Dir    string
+	Broker *broker.Broker
+	Hosts  map[schemas.Slug]*Host
+	Poll   time.Duration
+	Lease  broker.LeaseTimes
+	Log    *slog.Logger
+
+	producer, consumer *role
+	// Prod and Cons are the running managers, nil when stopped.
+	Prod *producer.Manager
+	Cons *consumer.Manager
+}
+
+type role struct {
+	stop context.CancelCauseFunc
+	done chan struct{}
+}
+
+// NewWorld returns a world with a broker that is open; the caller adds hosts and
+// starts the roles, and calls Close at the end of the bubble.
+func NewWorld(t testing.TB) *World {
+	w := &World{T: t, Dir: t.TempDir(), Hosts: map[schemas.Slug]*Host{}, Log: slog.New(slog.DiscardHandler), Poll: 30 * time.Second}
+	w.OpenBroker()
+	return w
+}
+
+// OpenBroker opens the broker on the world's folder.
+func (w *World) OpenBroker() {
+	w.T.Helper()
+	b, err := broker.Open(context.Background(), broker.Config{Dir: w.Dir + "/data", LazySync: true, EventsMaxBytes: 1 << 30, Log: w.Log})
+	if err != nil {
+		w.T.Fatalf("open broker: %v", err)
+	}
+	w.Broker = b
+}
+
+// AddHost adds a stand-in with its built-ins, and its server record.
+func (w *World) AddHost(name schemas.Slug) *Host {
+	w.T.Helper()
+	h := &Host{Name: name, pipe: standin.NewPipe(), current: map[schemas.ID]bool{}}
+	var err error
+	h.Server, err = standin.Open(standin.Config{Name: string(name), Password: password, NoSync: true, StatisticsEvery: 20 * time.Second,
+		Intercept: func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				h.mu.Lock()
+				h.Requests++
+				f := h.Faults
+				h.mu.Unlock()
+				if f != nil {
+					f(next).ServeHTTP(rw, r)
+					return
+				}
+				next.ServeHTTP(rw, r)
+			})
+		},
+		Observe: h.observe})
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	srv := &http.Server{Handler: h.Server.Handler()}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(h.pipe) }()
+	run, stop := context.WithCancel(context.Background())
+	ran := make(chan struct{})
+	go func() { defer close(ran); h.Server.Run(run) }()
+	w.T.Cleanup(func() {
+		stop()
+		<-ran
+		h.pipe.Close()
+		srv.Close()
+		<-done
+		h.Server.Close()
+	})
+	w.Hosts[name] = h
+	w.Do(func(ctx context.Context) error {
+		if _, err := w.Broker.PutServer(ctx, schemas.Server{ID: name, Connector: "bridge", Address: "http://" + string(name) + ".invalid", User: standin.DefaultUser}, 0); err != nil {
+			return err
+		}
+		return w.Broker.SetPassword(ctx, name, password)
+	})
+	return h
+}
+
+func (h *Host) observe(x standin.Write) func(standin.Result) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.current[x.ID] {
+		h.Broken = append(h.Broken, fmt.Sprintf("G3: two writes of %s %s at %s at the same time", x.Type, x.ID, h.Name))
+	}
+	h.current[x.ID] = true
+	return func(r standin.Result) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.current, x.ID)
+		h.Writes = append(h.Writes, Write{time.Now(), x.Op, x.Type, x.ID, r.Status, bytes.Clone(x.Body)})
+	}
+}
+
+// Do runs f and fails the test where it fails.
+func (w *World) Do(f func(context.Context) error) {
+	w.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := f(ctx); err != nil {
+		w.T.Fatal(err)
+	}
+}
+
+// Open makes connectors over the hosts' pipes.
+func (w *World) Open(s schemas.Server, pw string) (visualcron.Connector, error) {
+	return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: pw}, bridge.WithTransport(w.Hosts[s.ID].pipe.Transport()))
+}
+
+// Setting stores a sync setting, new or changed.
+func (w *World) Setting(s schemas.Setting) {
+	w.T.Helper()
+	s.Normalize()
+	w.Do(func(ctx context.Context) error {
+		snap, err := w.Broker.Snapshot(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = w.Broker.PutSetting(ctx, s, snap.Settings[s.ID].Revision)
+		return err
+	})
+}
+
+// AllJobs is a setting that takes every change of every job.
+func AllJobs(id, source, target schemas.Slug, policy schemas.ActivePolicy) schemas.Setting {
+	return schemas.Setting{ID: id, Source: source, Target: target, Active: true, Policy: policy,
+		Rules: map[schemas.Type]schemas.Rule{schemas.Job: {Sync: schemas.SyncAll, Rights: schemas.Rights{New: true, Updated: true, Deleted: true}}}}
+}
+
+// StartProducer starts the producer role.
+func (w *World) StartProducer() {
+	w.Prod = producer.New(producer.Config{Broker: w.Broker, Open: w.Open, Poll: w.Poll, Log: w.Log})
+	w.producer = start(w.Prod.Run)
+}
+
+// StartConsumer starts the consumer role.
+func (w *World) StartConsumer() {
+	w.Cons = consumer.New(consumer.Config{Broker: w.Broker, Open: w.Open, Lease: w.Lease, Log: w.Log})
+	w.consumer = start(w.Cons.Run)
+}
+
+func start(run func(context.Context) error) *role {
+	ctx, stop := context.WithCancelCause(context.Background())
+	r := &role{stop, make(chan struct{})}
+	go func() { defer close(r.done); _ = run(ctx) }()
+	return r
+}
+
+// StopProducer and StopConsumer end the roles, with consumer.ErrCrash as a crash
+// would.
+func (w *World) StopProducer(cause error) { w.producer = stop(w.producer, cause); w.Prod = nil }
+
+// StopConsumer ends the consumer role, see StopProducer.
+func (w *World) StopConsumer(cause error) { w.consumer = stop(w.consumer, cause); w.Cons = nil }
+
+func stop(r *role, cause error) *role {
+	if r != nil {
+		r.stop(cause)
+		<-r.done
+	}
+	return nil
+}
+
+// Close ends the roles and the broker.
+func (w *World) Close() {
+	w.StopProducer(nil)
+	w.StopConsumer(nil)
+	if err := w.Broker.Close(); err != nil {
+		w.T.Errorf("close broker: %v", err)
+	}
+}
+
+// Digests returns the digest of every object of a type that is not built in, as a
+// target under the policy should hold it.
+func Digests(h *Host, t schemas.Type) (map[schemas.ID]schemas.Digest, map[schemas.ID][]byte, error) {
+	out, bodies := map[schemas.ID]schemas.Digest{}, map[schemas.ID][]byte{}
+	for _, o := range h.Server.Objects(t) {
+		n, err := visualcron.Normalize(t, o.Body, func(s string) string { return s })
+		if err != nil {
+			return nil, nil, err
+		}
+		if !visualcron.IsBuiltIn(t, n.Name, n.Group) {
+			out[o.ID], bodies[o.ID] = n.Digest, o.Body
+		}
+	}
+	return out, bodies, nil
+}
+
+// Diverged returns in what the target's jobs differ from those of the source,
+// composed under the policy; nil where they are equal.
+func Diverged(source, target *Host, policy schemas.ActivePolicy) []string {
+	_, want, err := Digests(source, schemas.Job)
+	have, own, err2 := Digests(target, schemas.Job)
+	if err = errors.Join(err, err2); err != nil {
+		return []string{err.Error()}
+	}
+	var out []string
+	for id, body := range want {
+		if own[id] == nil {
+			out = append(out, fmt.Sprintf("%s lacks %s", target.Name, id))
+			continue
+		}
+		composed, err := visualcron.Compose(schemas.Job, body, own[id], policy)
+		if err != nil {
+			return []string{err.Error()}
+		}
+		n, err := visualcron.Normalize(schemas.Job, composed, func(s string) string { return s })
+		if err != nil {
+			return []string{err.Error()}
+		}
+		if n.Digest != have[id] {
+			out = append(out, fmt.Sprintf("%s differs at %s", id, target.Name))
+		}
+	}
+	for id := range have {
+		if want[id] == nil {
+			out = append(out, fmt.Sprintf("%s has %s, which is gone", target.Name, id))
+		}
+	}
+	return out
+}

@@ -1,0 +1,45 @@
+package producer
+
+import (
+	"context"
+	"sync"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// echo knows what vcsync itself last wrote to this source in its role as a target,
+// so that such a change is marked with the path it came by (G8).
+type echo struct {
+	mu sync.Mutex
+	at map[objectKey]broker.Entry
+}
+
+type objectKey struct {
+	t  schemas.Type
+	id schemas.ID
+}
+
+// follow keeps the knowledge current until ctx ends; ready is called when it is.
+func (e *echo) follow(ctx context.Context, b *broker.Broker, server schemas.Slug, ready func()) error {
+	e.mu.Lock()
+	e.at = map[objectKey]broker.Entry{}
+	e.mu.Unlock()
+	return b.WatchLedger(ctx, server, func(x broker.Entry) {
+		e.mu.Lock()
+		e.at[objectKey{x.Type, x.ID}] = x
+		e.mu.Unlock()
+	}, ready)
+}
+
+// path returns the servers that this content of an object came by, nil where it
+// was made here. The empty digest stands for the object's absence.
+func (e *echo) path(t schemas.Type, id schemas.ID, digest schemas.Digest) []schemas.Slug {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	x, ok := e.at[objectKey{t, id}]
+	if !ok || x.State == broker.Adopted || x.AtTarget != digest {
+		return nil
+	}
+	return x.Path
+}

@@ -1,0 +1,320 @@
+package producer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+const (
+	// flushBytes and flushEvents bound what a listing holds in memory before it is
+	// published.
+	flushBytes  = 16 << 20
+	flushEvents = 500
+	// deleteFloor and deleteShare are the airlock's measure: a pass deletes at most
+	// the greater of both, per type.
+	deleteFloor = 5
+	deleteShare = 10 // per cent
+)
+
+// poll lists the types in the order of applying and publishes what changed. It
+// returns what the server said of itself.
+func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Info, error) {
+	info, err := s.identify(ctx)
+	if err != nil {
+		return info, err
+	}
+	gone := map[schemas.Type][]schemas.ID{}
+	for _, t := range types {
+		if !info.Types[t].List {
+			return info, &visualcron.Error{Class: visualcron.Unsupported, Op: "list", Server: s.server.ID, Type: t, Hint: "take the type out of the sync setting, or use another connector"}
+		}
+		if gone[t], err = s.pollType(ctx, t); err != nil {
+			return info, err
+		}
+	}
+	for _, t := range slices.Backward(types) { // deletes go in reverse
+		if err := s.deleteGone(ctx, t, gone[t]); err != nil {
+			return info, err
+		}
+	}
+	return info, nil
+}
+
+// identify asks who answers and refuses anybody else than the server that this
+// name stands for.
+func (s *source) identify(ctx context.Context) (visualcron.Info, error) {
+	info, err := s.conn.Server(ctx)
+	if err != nil {
+		return info, err
+	}
+	if s.identity == "" {
+		if s.identity, err = s.cfg.Broker.BindIdentity(ctx, s.server.ID, info.ID); err != nil {
+			return info, &degraded{classBroker, err.Error()}
+		}
+	}
+	if info.ID != s.identity {
+		return info, &visualcron.Error{Class: visualcron.WrongServer, Op: "ask for the server's identity", Server: s.server.ID,
+			Detail: fmt.Sprintf("server %.64q answers, %.64q is known by this name", info.ID, s.identity),
+			Hint:   "correct the address; a new server needs a name of its own"}
+	}
+	return info, nil
+}
+
+// listing is one pass over the objects of a type.
+type listing struct {
+	s       *source
+	t       schemas.Type
+	seen    map[schemas.ID]bool
+	changes []broker.Change
+	quick   []uint64
+	bytes   int
+	refused int
+	why     string
+}
+
+// list lists the type once, publishes what is new or different, and returns the
+// ids that it saw. Only a complete listing returns no error.
+func (s *source) list(ctx context.Context, t schemas.Type) (map[schemas.ID]bool, error) {
+	l := &listing{s: s, t: t, seen: map[schemas.ID]bool{}}
+	complete, err := s.conn.List(ctx, t, func(r visualcron.Row) error { return l.row(ctx, r) })
+	if err != nil {
+		return nil, err
+	}
+	if !complete.IsComplete() || complete.Type() != t {
+		return nil, &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: s.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
+	}
+	if err := l.flush(ctx); err != nil {
+		return nil, err
+	}
+	live := s.live(t)
+	if complete.Count() == 0 && live > 0 {
+		return nil, &degraded{classEmpty, fmt.Sprintf("the listing of %s on %s is empty, and %d were there before; nothing is deleted because of it", t, s.server.ID, live)}
+	}
+	s.mu.Lock()
+	ts := s.status.Types[t]
+	ts.Complete, ts.Objects, ts.Refused, ts.RefusedWhy = time.Now(), complete.Count(), l.refused, l.why
+	s.status.Types[t] = ts
+	s.mu.Unlock()
+	return l.seen, nil
+}
+
+// live counts the objects of a type that exist as far as the stream knows.
+func (s *source) live(t schemas.Type) int {
+	n := 0
+	for _, k := range s.base[t] {
+		if k.digest != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// row looks at one object of a listing.
+func (l *listing) row(ctx context.Context, r visualcron.Row) error {
+	s := l.s
+	l.seen[r.ID] = true
+	hash, err := s.quick.Hash(l.t, r.Body)
+	if err != nil {
+		l.refuse(r.ID, err)
+		return nil
+	}
+	k := s.base[l.t][r.ID]
+	if k != nil && k.digest != "" && k.quick == hash && k.version.Epoch == s.epoch {
+		return nil
+	}
+	if h, ok := s.ignored[l.t][r.ID]; ok && h == hash {
+		return nil
+	}
+	n, err := visualcron.Normalize(l.t, r.Body, s.cfg.Broker.Keys.Digest)
+	if err != nil {
+		l.refuse(r.ID, err)
+		return nil
+	}
+	if visualcron.IsBuiltIn(l.t, n.Name, n.Group) {
+		s.ignored[l.t][r.ID] = hash
+		return nil
+	}
+	if k != nil && k.digest == n.Digest && k.version.Epoch == s.epoch {
+		k.quick = hash // G8: equal content is no event
+		return nil
+	}
+	e := schemas.Event{Source: s.server.ID, Kind: schemas.Added, Digest: n.Digest, Who: n.Who, Time: time.Now(),
+		Object: schemas.Object{Type: l.t, ID: r.ID, Name: n.Name, Group: n.Group}}
+	var after uint64
+	if k != nil {
+		after, e.BaseDigest = k.seq, k.digest
+		if k.digest != "" {
+			e.Kind = schemas.Updated
+		}
+	}
+	e.Version = s.next(k)
+	e.OriginPath = s.echo.path(l.t, r.ID, n.Digest)
+	body, sealed, err := visualcron.SealBody(l.t, r.Body, func(pointer, secret string) string {
+		return s.cfg.Broker.Keys.Seal(schemas.SealContext(s.server.ID, l.t, r.ID, pointer), secret)
+	})
+	if err != nil {
+		l.refuse(r.ID, err)
+		return nil
+	}
+	e.Object.Body, e.Object.Sealed = slices.Clone(body), sealed
+	l.changes, l.quick = append(l.changes, broker.Change{Event: e, After: after}), append(l.quick, hash)
+	if l.bytes += len(body); l.bytes >= flushBytes || len(l.changes) >= flushEvents {
+		return l.flush(ctx)
+	}
+	return nil
+}
+
+// next returns the version after that of k.
+func (s *source) next(k *known) schemas.Version {
+	if k == nil {
+		return schemas.Version{Epoch: s.epoch, Revision: 1}
+	}
+	return schemas.Version{Epoch: s.epoch, Revision: k.version.Revision + 1}
+}
+
+// refuse counts an object that cannot be captured. It is there, so it is never
+// taken for deleted.
+func (l *listing) refuse(id schemas.ID, err error) {
+	if l.refused == 0 {
+		l.why = fmt.Sprintf("%s %.64s: %v", l.t, id, err)
+	}
+	l.refused++
+}
+
+// flush publishes what the listing has found so far. The identity is asked for
+// again first: rows that were read between two answers of the right server are
+// that server's.
+func (l *listing) flush(ctx context.Context) error {
+	if len(l.changes) == 0 {
+		return nil
+	}
+	if _, err := l.s.identify(ctx); err != nil {
+		return err
+	}
+	err := l.s.publish(ctx, l.t, l.changes, l.quick, func(c broker.Change, err error) { l.refuse(c.Event.Object.ID, err) })
+	l.changes, l.quick, l.bytes = nil, nil, 0
+	return err
+}
+
+// publish stores the changes and learns from the outcome. An object that somebody
+// else published meanwhile is looked at again in the next poll, made immediate.
+func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.Change, quick []uint64, refused func(broker.Change, error)) error {
+	stored, err := s.cfg.Broker.Publish(ctx, changes)
+	var done uint64
+	for i, st := range stored {
+		e := changes[i].Event
+		id := e.Object.ID
+		switch {
+		case st.Seq != 0 && st.Err == nil:
+			k := &known{version: e.Version, digest: e.Digest, seq: st.Seq}
+			if quick != nil {
+				k.quick = quick[i]
+			}
+			s.base[t][id] = k // G1: the store has acknowledged; only now is it captured
+			done++
+		case errors.Is(st.Err, broker.ErrConflict):
+			h, seq, lerr := s.cfg.Broker.LastEvent(ctx, e.Key())
+			if lerr != nil {
+				return &degraded{classBroker, lerr.Error()}
+			}
+			s.base[t][id] = &known{version: h.Version, digest: h.Digest, seq: seq}
+			s.hint(t)
+		case err == nil:
+			refused(changes[i], st.Err)
+		}
+	}
+	s.mu.Lock()
+	ts := s.status.Types[t]
+	ts.Published += done
+	s.status.Types[t] = ts
+	s.mu.Unlock()
+	if err != nil && ctx.Err() == nil {
+		return &degraded{classBroker, err.Error()}
+	}
+	return err
+}
+
+// pollType lists a type, and where objects are missing lists it again at once. It
+// returns the ids that both complete listings lack (G4).
+func (s *source) pollType(ctx context.Context, t schemas.Type) ([]schemas.ID, error) {
+	missing := func(seen map[schemas.ID]bool, among map[schemas.ID]bool) map[schemas.ID]bool {
+		out := map[schemas.ID]bool{}
+		for id, k := range s.base[t] {
+			if k.digest != "" && !seen[id] && (among == nil || among[id]) {
+				out[id] = true
+			}
+		}
+		return out
+	}
+	seen, err := s.list(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	gone := missing(seen, nil)
+	if len(gone) > 0 {
+		if seen, err = s.list(ctx, t); err != nil {
+			return nil, err
+		}
+		gone = missing(seen, gone)
+	}
+	for id := range s.ignored[t] {
+		if !seen[id] {
+			delete(s.ignored[t], id)
+		}
+	}
+	return slices.Sorted(maps.Keys(gone)), nil
+}
+
+// deleteGone publishes deletions, unless they are too many to be believed: then
+// all of them wait for a person (G4).
+func (s *source) deleteGone(ctx context.Context, t schemas.Type, gone []schemas.ID) error {
+	limit := max(deleteFloor, s.live(t)*deleteShare/100)
+	held := 0
+	if len(gone) > limit {
+		held = len(gone)
+	}
+	s.mu.Lock()
+	ts := s.status.Types[t]
+	said := ts.Held
+	ts.Held = held
+	s.status.Types[t] = ts
+	s.mu.Unlock()
+	if held > 0 {
+		if said != held {
+			s.log.WarnContext(ctx, "deletions are held: more objects are gone at once than a pass may delete; nothing was deleted anywhere", "type", t, "gone", held, "limit", limit)
+		}
+		return nil
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if _, err := s.identify(ctx); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := s.cfg.Broker.WaitState(wait); err != nil { // for the last names
+		return &degraded{classBroker, err.Error()}
+	}
+	var changes []broker.Change
+	for _, id := range gone {
+		k := s.base[t][id]
+		e := schemas.Event{Source: s.server.ID, Kind: schemas.Deleted, Version: s.next(k), BaseDigest: k.digest, Time: time.Now(),
+			OriginPath: s.echo.path(t, id, ""), Object: schemas.Object{Type: t, ID: id}}
+		if last, _, err := s.cfg.Broker.NewestOf(ctx, e.Key()); err == nil {
+			e.Object.Name, e.Object.Group = last.Object.Name, last.Object.Group
+		}
+		changes = append(changes, broker.Change{Event: e, After: k.seq})
+	}
+	return s.publish(ctx, t, changes, nil, func(c broker.Change, err error) {
+		s.log.ErrorContext(ctx, "a deletion could not be published", "type", t, "id", c.Event.Object.ID, "error", err)
+	})
+}

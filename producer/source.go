@@ -1,0 +1,335 @@
+package producer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+const (
+	// gather is how long the first hint waits for its fellows.
+	gather = 50 * time.Millisecond
+	// sayAgain is how often a lasting failure is repeated in the log.
+	sayAgain = 10 * time.Minute
+)
+
+// Classes of reasons for a degraded source that no connector reports.
+const (
+	// classBroker: the event store does not take or give events.
+	classBroker = "broker"
+	// classEmpty: the listing is empty where there were objects.
+	classEmpty = "empty listing"
+)
+
+// degraded is why a poll did not do its work.
+type degraded struct {
+	class  string
+	reason string
+}
+
+func (d *degraded) Error() string { return d.reason }
+
+// known is the last published state of one object.
+type known struct {
+	version schemas.Version
+	digest  schemas.Digest // empty: deleted
+	seq     uint64         // of its last event in VCS_EV
+	quick   uint64         // hash of the body that had this digest; 0 before the first sight
+}
+
+// source captures one server.
+type source struct {
+	cfg    Config
+	server schemas.Server
+	types  []schemas.Type
+	log    *slog.Logger
+
+	// The fields below belong to the goroutine of run.
+	conn     visualcron.Connector
+	identity string
+	epoch    uint64
+	quick    visualcron.QuickHasher
+	base     map[schemas.Type]map[schemas.ID]*known
+	// ignored holds the quick hash of what is listed and not captured: built-in and
+	// unreadable objects.
+	ignored map[schemas.Type]map[schemas.ID]uint64
+
+	echo echo
+
+	mu     sync.Mutex
+	status Status
+	dirty  map[schemas.Type]bool
+	said   time.Time
+	wake   chan struct{}
+}
+
+func newSource(cfg Config, server schemas.Server, types []schemas.Type) *source {
+	s := &source{cfg: cfg, server: server, types: types, log: cfg.Log.With("source", server.ID), quick: visualcron.NewQuickHasher(),
+		dirty: map[schemas.Type]bool{}, wake: make(chan struct{}, 1)}
+	s.status = Status{Server: server.ID, State: Starting, Since: time.Now(), Types: map[schemas.Type]TypeStatus{}}
+	for _, t := range types {
+		s.status.Types[t] = TypeStatus{}
+	}
+	return s
+}
+
+func (s *source) currentStatus() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.status
+	out.Types = maps.Clone(out.Types)
+	return out
+}
+
+// hint makes the poll of a type immediate; without a type, of all.
+func (s *source) hint(t schemas.Type) {
+	s.mu.Lock()
+	if t == "" {
+		for _, t := range s.types {
+			s.dirty[t] = true
+		}
+	} else if slices.Contains(s.types, t) {
+		s.dirty[t] = true
+	}
+	any := len(s.dirty) > 0
+	s.mu.Unlock()
+	if any {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (s *source) pokeAll() { s.hint("") }
+
+// takeDirty returns the hinted types in the order of applying, or all of them.
+func (s *source) takeDirty(all bool) []schemas.Type {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []schemas.Type
+	for _, t := range s.types {
+		if all || s.dirty[t] {
+			out = append(out, t)
+		}
+	}
+	clear(s.dirty)
+	return out
+}
+
+// run captures until ctx ends. Its state is rebuilt from the stream after every
+// fault of the broker.
+func (s *source) run(ctx context.Context) {
+	retry := backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
+		backoff.WithMaxInterval(s.cfg.Poll), backoff.WithMaxElapsedTime(0))
+	for ctx.Err() == nil {
+		err := s.session(ctx, retry.Reset)
+		if ctx.Err() != nil {
+			return
+		}
+		s.degrade(ctx, err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry.NextBackOff()):
+		case <-s.wake:
+		}
+	}
+}
+
+// session loads the last published state and polls until something breaks that
+// needs it loaded anew.
+func (s *source) session(ctx context.Context, healthy func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+
+	b := s.cfg.Broker
+	password, err := b.Password(ctx, s.server.ID)
+	if err != nil {
+		return &degraded{"configuration", fmt.Sprintf("%v; set it by adding the server anew", err)}
+	}
+	if s.conn, err = s.cfg.Open(s.server, password); err != nil {
+		return &degraded{"configuration", err.Error()}
+	}
+	defer s.conn.Close()
+	if err := s.load(ctx); err != nil {
+		return &degraded{classBroker, fmt.Sprintf("load the last published state: %v", err)}
+	}
+	ready := make(chan struct{})
+	failed := make(chan error, 1)
+	wg.Go(func() { failed <- s.echo.follow(ctx, b, s.server.ID, sync.OnceFunc(func() { close(ready) })) })
+	select {
+	case <-ready:
+	case err := <-failed:
+		return &degraded{classBroker, fmt.Sprintf("read what vcsync wrote to this server: %v", err)}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	feeding := false
+	failures := backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
+		backoff.WithMaxInterval(max(s.cfg.Poll, time.Second)), backoff.WithMaxElapsedTime(0))
+	all := true
+	for {
+		begun := time.Now()
+		info, err := s.poll(ctx, s.takeDirty(all))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if d, ok := errors.AsType[*degraded](err); ok && d.class == classBroker {
+			return err
+		}
+		wait := s.cfg.Poll
+		if err != nil {
+			s.degrade(ctx, err)
+			wait = min(failures.NextBackOff(), s.cfg.Poll)
+		} else {
+			healthy()
+			failures.Reset()
+			s.recover(ctx)
+			if info.Changes && !feeding {
+				feeding = true
+				wg.Go(func() { s.followFeed(ctx) })
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case err := <-failed:
+			timer.Stop()
+			return &degraded{classBroker, fmt.Sprintf("read what vcsync wrote to this server: %v", err)}
+		case <-timer.C:
+			all = true
+		case <-s.wake:
+			timer.Stop()
+			// A listing may take long; its length between two of them leaves the server
+			// half of its time.
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(max(gather, min(time.Since(begun)/2, 5*time.Second))):
+			}
+			all = err != nil
+		}
+	}
+}
+
+// load reads the last published state of every wanted type back from VCS_STATE,
+// which has first to catch up with VCS_EV: the stream is the only memory.
+func (s *source) load(ctx context.Context) error {
+	b := s.cfg.Broker
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := b.WaitState(wait); err != nil {
+		return err
+	}
+	var err error
+	if s.epoch, err = b.Epoch(ctx, s.server.ID); err != nil {
+		return err
+	}
+	s.base, s.ignored = map[schemas.Type]map[schemas.ID]*known{}, map[schemas.Type]map[schemas.ID]uint64{}
+	var filters []string
+	for _, t := range s.types {
+		s.base[t], s.ignored[t] = map[schemas.ID]*known{}, map[schemas.ID]uint64{}
+		filters = append(filters, schemas.TypeStateFilter(s.server.ID, t))
+	}
+	highest := s.epoch
+	err = b.ScanState(ctx, filters, func(n broker.Newest) {
+		highest = max(highest, n.Version.Epoch)
+		s.base[n.Key.Type][n.ID] = &known{version: n.Version, digest: n.Digest, seq: n.EventSeq}
+	}, func(u broker.Unreadable) {
+		s.log.WarnContext(ctx, "a message in the state stream is no event of vcsync and is left alone", "subject", u.Subject, "error", u.Err)
+	})
+	if err == nil && highest > s.epoch {
+		s.epoch, err = b.EpochAtLeast(ctx, s.server.ID, highest)
+	}
+	s.mu.Lock()
+	s.status.Epoch = s.epoch
+	s.mu.Unlock()
+	return err
+}
+
+// followFeed turns the server's own change feed into hints until ctx ends.
+func (s *source) followFeed(ctx context.Context) {
+	retry := backoff.NewExponentialBackOff(backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(30*time.Second), backoff.WithMaxElapsedTime(0))
+	setFeed := func(on bool) {
+		s.mu.Lock()
+		s.status.Feed = on
+		s.mu.Unlock()
+	}
+	for ctx.Err() == nil {
+		err := s.conn.Watch(ctx, func() {
+			retry.Reset()
+			setFeed(true)
+			s.hint("") // what changed before the feed stood was not told
+		}, func(h visualcron.Hint) {
+			t, err := schemas.ParseType(string(h.Type))
+			if err != nil {
+				t = "" // a hint that is not understood still says that something changed
+			}
+			s.hint(t)
+		})
+		setFeed(false)
+		if visualcron.ClassOf(err) == visualcron.Unsupported {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry.NextBackOff()):
+		}
+	}
+}
+
+// degrade records and says why the source cannot be captured, once and then at
+// intervals.
+func (s *source) degrade(ctx context.Context, err error) {
+	class := string(visualcron.ClassOf(err))
+	if d, ok := errors.AsType[*degraded](err); ok {
+		class = d.class
+	}
+	if class == "" {
+		class = "unknown"
+	}
+	s.mu.Lock()
+	again := s.status.State != Degraded || s.status.Class != class || time.Since(s.said) >= sayAgain
+	if s.status.State != Degraded {
+		s.status.Since = time.Now()
+	}
+	s.status.State, s.status.Class, s.status.Reason = Degraded, class, err.Error()
+	if again {
+		s.said = time.Now()
+	}
+	s.mu.Unlock()
+	if again {
+		s.log.WarnContext(ctx, "source degraded: its changes are not captured, and nothing is deleted because of it", "class", class, "reason", err)
+	}
+}
+
+func (s *source) recover(ctx context.Context) {
+	s.mu.Lock()
+	was, since := s.status.State, s.status.Since
+	if was != Capturing {
+		s.status.State, s.status.Class, s.status.Reason, s.status.Since = Capturing, "", "", time.Now()
+	}
+	s.mu.Unlock()
+	switch was {
+	case Degraded:
+		s.log.InfoContext(ctx, "source recovered", "after", time.Since(since).Round(time.Second))
+	case Starting:
+		s.log.InfoContext(ctx, "source is captured")
+	}
+}
