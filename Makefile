@@ -1,0 +1,52 @@
+# Few targets, each with its reason. `make check` is what .ci/run runs.
+
+# What the binary says of itself; plain "devel" outside of a git checkout.
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+ROUNDS  ?= 20
+FUZZTIME ?= 20s
+GOFLAGS_BUILD := -trimpath -ldflags '-X main.version=$(VERSION)'
+
+# No cgo: one static binary, and the same build everywhere. The race detector is
+# the exception, see check.
+export CGO_ENABLED = 0
+
+.PHONY: build run test check chaos fuzz clean
+
+# The first target, so that plain `make` gives the one binary there is.
+build:
+	go build $(GOFLAGS_BUILD) -o bin/vcsync ./cmd/vcsync
+
+# The demo: three stand-ins and two sync settings in the foreground. exec, so that
+# a signal reaches vcsync itself and no shell is left behind.
+run: build
+	@exec bin/vcsync demo
+
+# What everybody runs: no network, no root, no cgo, go test's own lines.
+test:
+	go test ./...
+
+# What must hold before a change goes in: the cheapest first, then the race
+# detector (which needs cgo), then the tests as everybody runs them.
+check:
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+	CGO_ENABLED=1 go test -race ./...
+	$(MAKE) test
+
+# The proof that nothing is lost: SIGKILL at random moments while changes flow.
+chaos: build
+	go run ./e2e/chaos -rounds $(ROUNDS)
+
+# A while of fuzzing for every fuzz target; an ordinary test runs only the seeds.
+fuzz:
+	@set -e; for pkg in $$(go list ./...); do \
+		for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+# What a build or the demo made. The demo's data goes too: it is a demo.
+clean:
+	rm -rf bin data

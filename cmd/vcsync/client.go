@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// client speaks to the API of a running vcsync.
+type client struct {
+	base string // http://host:port
+	http *http.Client
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 256 << 20
+
+// client makes one from --api, VCSYNC_API_ADDR or the default.
+func (a *app) client() (*client, error) {
+	addr := a.api
+	from := "--api"
+	if addr == "" {
+		addr, from = os.Getenv("VCSYNC_API_ADDR"), "VCSYNC_API_ADDR"
+	}
+	if addr == "" {
+		addr, from = defaultAPIAddr, "the default"
+	}
+	return newClient(addr, from)
+}
+
+func newClient(addr, from string) (*client, error) {
+	u, err := url.Parse("http://" + strings.TrimSuffix(strings.TrimPrefix(addr, "http://"), "/"))
+	if err != nil || u.Host == "" || u.Path != "" || u.User != nil || u.RawQuery != "" {
+		return nil, usageError("%s: %.80q is no address; want host:port, such as %s", from, addr, defaultAPIAddr)
+	}
+	t := &http.Transport{ // no proxy: the API is on this machine, or at the end of a tunnel
+		ResponseHeaderTimeout: time.Minute,
+		MaxIdleConnsPerHost:   1,
+	}
+	return &client{base: u.String(), http: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+}
+
+// apiError is a refusal of the API.
+type apiError struct {
+	status int
+	text   string
+}
+
+func (e *apiError) Error() string { return e.text }
+
+// send makes a request. The caller closes the body of the answer. Errors have
+// their exit code.
+func (c *client) send(ctx context.Context, method, path string, header map[string]string, body any) (*http.Response, error) {
+	var rd io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, failed(exitRunTime, err)
+		}
+		rd = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, rd)
+	if err != nil {
+		return nil, usageError("address of the API: %w", err)
+	}
+	for k, v := range header {
+		req.Header.Set(k, v)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, failed(exitRunTime, errors.New("interrupted"))
+		}
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err
+		}
+		return nil, failed(exitEnvironment, fmt.Errorf("cannot reach vcsync at %s: %w; start it with \"vcsync up\", or name its address with --api or VCSYNC_API_ADDR", c.base, err))
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	raw, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // a cut problem is no problem, see below
+	return nil, refusal(resp, raw)
+}
+
+// refusal reads a problem.
+func refusal(resp *http.Response, raw []byte) error {
+	var p huma.ErrorModel
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(raw, &p) != nil {
+		return failed(exitEnvironment, fmt.Errorf("what answers at this address is not vcsync (HTTP %d); name its address with --api or VCSYNC_API_ADDR", resp.StatusCode))
+	}
+	text := p.Detail
+	for _, d := range p.Errors {
+		text += "\n  " + d.Location + ": " + d.Message
+	}
+	if text == "" {
+		text = p.Title
+	}
+	code := exitDifferent
+	switch {
+	case resp.StatusCode >= 500:
+		code = exitRunTime
+	case resp.StatusCode == http.StatusMisdirectedRequest:
+		code = exitEnvironment
+	case resp.StatusCode == http.StatusBadRequest, resp.StatusCode == http.StatusUnsupportedMediaType, resp.StatusCode == http.StatusRequestEntityTooLarge:
+		code = exitUsage
+	}
+	return failed(code, &apiError{resp.StatusCode, text})
+}
+
+// isStatus tells whether err is a refusal with that HTTP status.
+func isStatus(err error, status int) bool {
+	e, ok := errors.AsType[*apiError](err)
+	return ok && e.status == status
+}
+
+// call makes a request, reads the answer into out (nil for none) and returns its
+// bytes and its ETag.
+func (c *client) call(ctx context.Context, method, path string, header map[string]string, body, out any) (raw []byte, etag string, err error) {
+	resp, err := c.send(ctx, method, path, header, body)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	raw, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, "", failed(exitEnvironment, fmt.Errorf("read the answer of vcsync at %s: %w", c.base, err))
+	}
+	if out != nil {
+		if err := json.Unmarshal(raw, out); err != nil {
+			return nil, "", failed(exitEnvironment, fmt.Errorf("the answer at %s is not one of this version of vcsync: %w", c.base, err))
+		}
+	}
+	return raw, resp.Header.Get("ETag"), nil
+}
+
+// show prints an answer: as it came for --json, else by the function.
+func (a *app) show(raw []byte, table func() error) error {
+	if !a.json {
+		return failed(exitRunTime, table())
+	}
+	v := jsontext.Value(raw)
+	if len(bytes.TrimSpace(raw)) == 0 {
+		v = jsontext.Value("{}")
+	}
+	if err := v.Indent(); err != nil {
+		return failed(exitEnvironment, err)
+	}
+	_, err := fmt.Fprintf(a.out, "%s\n", bytes.TrimSpace(v))
+	return failed(exitRunTime, err)
+}
+
+// items is the form of every list of the API.
+type items[T any] struct {
+	Items []T `json:"items"`
+}
+
+// apiPath joins escaped parts below /api/v1.
+func apiPath(parts ...string) string {
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	return "/api/v1/" + strings.Join(parts, "/")
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+
+	"github.com/vcsync/vcsync/control"
+)
+
+const (
+	envPrefix      = "VCSYNC_"
+	defaultAPIAddr = "127.0.0.1:7780"
+)
+
+// config is the environment of `vcsync up` and `vcsync demo`. The tags are the
+// documentation too: docs/configuration.md is made from them.
+type config struct {
+	APIAddr        string        `envconfig:"API_ADDR" default:"127.0.0.1:7780" desc:"Address of the HTTP API and the status page; a loopback one. The client commands use it too."`
+	Data           string        `envconfig:"DATA" default:"./data" desc:"Data folder: the embedded broker's store, the keyring and the high-water file. One process at a time."`
+	NATSListen     string        `envconfig:"NATS_LISTEN" desc:"Loopback address on which the embedded broker listens for clients that sign with the nkey in the data folder. Empty: no listening port."`
+	NATSURL        string        `envconfig:"NATS_URL" desc:"An external NATS server or cluster in place of the embedded broker."`
+	NATSCreds      string        `envconfig:"NATS_CREDS" desc:"File with the credentials for VCSYNC_NATS_URL."`
+	EventsMaxBytes byteSize      `envconfig:"EVENTS_MAX_BYTES" default:"8GiB" desc:"Size at which the event stream refuses new events; it forgets none. Used when the stream is created. A number of bytes, or with KiB, MiB, GiB."`
+	Poll           time.Duration `envconfig:"POLL" default:"30s" desc:"Time between two listings of a source; 100ms to 24h."`
+	Lanes          int           `envconfig:"LANES" default:"8" desc:"Objects of one target that are written at the same time; 1 to 64."`
+	LeaseTTL       time.Duration `envconfig:"LEASE_TTL" default:"15s" desc:"How long another instance waits before it takes over a target; 2s to 10m."`
+	LogLevel       slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
+	LogFormat      string        `envconfig:"LOG_FORMAT" default:"auto" desc:"text, json, or auto: text on a terminal, else JSON."`
+	Production     string        `envconfig:"STANDIN_PRODUCTION_ADDR" default:"127.0.0.1:7701" desc:"Address of the demo's stand-in for production; the stand-in commands use it too."`
+	Test           string        `envconfig:"STANDIN_TEST_ADDR" default:"127.0.0.1:7702" desc:"Address of the demo's stand-in for test; the stand-in commands use it too."`
+	Standby        string        `envconfig:"STANDIN_STANDBY_ADDR" default:"127.0.0.1:7703" desc:"Address of the demo's stand-in for standby; the stand-in commands use it too."`
+	// What only client commands read; it stands here to be known and documented.
+	StandinUser     string `envconfig:"STANDIN_USER" default:"admin" desc:"Account that the stand-in commands use."`
+	StandinPassword string `envconfig:"STANDIN_PASSWORD" default:"standin-demo" desc:"Password that the stand-in commands use."`
+	Password        string `envconfig:"PASSWORD" desc:"Password for server add, where it is not given otherwise."`
+}
+
+// byteSize is a number of bytes, as people write it.
+type byteSize int64
+
+var byteUnits = []struct {
+	suffix string
+	size   byteSize
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}}
+
+// Decode is envconfig's.
+func (b *byteSize) Decode(s string) error {
+	digits, unit := s, byteSize(1)
+	for _, u := range byteUnits {
+		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
+			digits, unit = strings.TrimSpace(rest), u.size
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n <= 0 || n > int64(1<<62/unit) {
+		return errors.New("want a number of bytes, such as 1073741824, 512MiB or 8GiB")
+	}
+	*b = byteSize(n) * unit
+	return nil
+}
+
+// option is one variable.
+type option struct {
+	name, def, desc string
+}
+
+// options returns all variables in the order of config's fields.
+func options() []option {
+	var out []option
+	for f := range reflect.TypeFor[config]().Fields() {
+		out = append(out, option{envPrefix + f.Tag.Get("envconfig"), f.Tag.Get("default"), f.Tag.Get("desc")})
+	}
+	return out
+}
+
+// loadConfig reads the environment. It reports all faults at once, also variables
+// that nothing reads: a mistyped name would otherwise be a setting that is not
+// followed.
+func loadConfig() (config, error) {
+	var c config
+	errs := unknownVariables(os.Environ())
+	v := reflect.ValueOf(&c).Elem()
+	faulty := map[string]bool{}
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		// One field at a time, because envconfig stops at the first fault.
+		one := reflect.New(reflect.StructOf([]reflect.StructField{f}))
+		if err := envconfig.Process(strings.TrimSuffix(envPrefix, "_"), one.Interface()); err != nil {
+			name := envPrefix + f.Tag.Get("envconfig")
+			cause := err
+			if p, ok := errors.AsType[*envconfig.ParseError](err); ok {
+				cause = p.Err
+			}
+			faulty[name] = true
+			errs = append(errs, fmt.Errorf("%s=%.80q: %w (%s)", name, os.Getenv(name), cause, strings.TrimSuffix(f.Tag.Get("desc"), ".")))
+			continue
+		}
+		v.Field(i).Set(one.Elem().Field(0))
+	}
+	check := func(name string, ok bool, want string) {
+		name = envPrefix + name
+		if !ok && !faulty[name] {
+			errs = append(errs, fmt.Errorf("%s=%.80q: want %s", name, os.Getenv(name), want))
+		}
+	}
+	if err := control.CheckAddr(c.APIAddr); err != nil {
+		errs = append(errs, err)
+	}
+	check("DATA", c.Data != "", "a folder")
+	check("POLL", c.Poll >= 100*time.Millisecond && c.Poll <= 24*time.Hour, "100ms to 24h, such as 30s")
+	check("LANES", c.Lanes >= 1 && c.Lanes <= 64, "1 to 64")
+	check("LEASE_TTL", c.LeaseTTL >= 2*time.Second && c.LeaseTTL <= 10*time.Minute, "2s to 10m, such as 15s")
+	check("LOG_FORMAT", slices.Contains([]string{"auto", "text", "json"}, c.LogFormat), "auto, text or json")
+	check("NATS_CREDS", c.NATSCreds == "" || c.NATSURL != "", "VCSYNC_NATS_URL beside it")
+	check("NATS_LISTEN", c.NATSListen == "" || c.NATSURL == "", "no VCSYNC_NATS_URL beside it: there is no embedded broker then")
+	if err := errors.Join(errs...); err != nil {
+		return config{}, failed(exitUsage, fmt.Errorf("the environment is not right:\n%w\nSee docs/configuration.md.", err)) //nolint:staticcheck // sentences for the operator
+	}
+	return c, nil
+}
+
+// unknownVariables names every variable with the prefix that nothing reads, with
+// the nearest that something does.
+func unknownVariables(environ []string) (errs []error) {
+	opts := options()
+	var names []string
+	for _, o := range opts {
+		names = append(names, o.name)
+	}
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, envPrefix) || slices.Contains(names, name) {
+			continue
+		}
+		near := slices.MinFunc(names, func(a, b string) int { return cmp.Compare(distance(name, a), distance(name, b)) })
+		hint := ""
+		if distance(name, near) <= len(name)/3 {
+			hint = "; did you mean " + near + "?"
+		}
+		errs = append(errs, fmt.Errorf("%.80s is not a variable of vcsync%s", name, hint))
+	}
+	if errs != nil {
+		errs = append(errs, fmt.Errorf("the variables are %s", strings.Join(names, ", ")))
+	}
+	return errs
+}
+
+// distance is how many letters have to be inserted, removed or changed to make b
+// of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			diagonal, row[j] = row[j], min(row[j]+1, row[j-1]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}

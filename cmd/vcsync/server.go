@@ -1,0 +1,193 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+func newServerCommand(a *app) *cobra.Command {
+	return group("server", "The VisualCron servers that vcsync knows",
+		newServerAdd(a), newServerList(a), newServerTest(a), newServerRemove(a))
+}
+
+func newServerAdd(a *app) *cobra.Command {
+	var in control.NewServer
+	var file string
+	var stdin bool
+	c := &cobra.Command{
+		Use:   "add NAME --address URL --user USER",
+		Short: "Add a server, after a test",
+		Long: `Asks the server who it is, and stores it.
+
+The password comes from --password-file, --password-stdin, the variable
+VCSYNC_PASSWORD, or is asked for. It is stored sealed and shown nowhere.`,
+		Example: `  vcsync server add production --address http://127.0.0.1:7701 --user admin
+  vcsync server add standby --address http://10.0.0.7:7701 --user sync --password-file pw --offline`,
+		Args: exactly(1, "the server's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in.ID = args[0]
+			rec := schemas.Server{ID: schemas.Slug(in.ID), Connector: in.Connector, Address: in.Address, User: in.User}
+			if err := rec.Validate(); err != nil {
+				return usageError("%w", err)
+			}
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			if in.Password, err = a.password(file, stdin, in.User+" at "+in.ID); err != nil {
+				return err
+			}
+			var out control.AddedServer
+			raw, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("servers"), nil, in, &out)
+			if err != nil {
+				return err
+			}
+			return a.show(raw, func() error {
+				if !out.Test.OK {
+					_, err := fmt.Fprintf(a.out, "Server %s is stored untested: %s\n", out.ID, clean(out.Test.Reason))
+					return err
+				}
+				_, err := fmt.Fprintf(a.out, "Server %s is stored: %s, version %s.\n", out.ID, clean(cmp.Or(out.Test.Name, "no name")), clean(cmp.Or(out.Test.Version, "unknown")))
+				return err
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&in.Address, "address", "", "http://host:port or https://host:port of the server or its bridge")
+	f.StringVar(&in.Connector, "connector", "bridge", "how vcsync speaks to it")
+	f.StringVar(&in.User, "user", "", "VisualCron account")
+	f.StringVar(&in.Name, "title", "", "what people call the server")
+	f.StringVar(&file, "password-file", "", "file with the password")
+	f.BoolVar(&stdin, "password-stdin", false, "read the password from standard input")
+	f.BoolVar(&in.UnreachableOK, "offline", false, "store it even if it cannot be reached now")
+	return c
+}
+
+// password gets the account's password from where the caller says, without ever
+// taking it from the command line, which others can see.
+func (a *app) password(file string, stdin bool, account string) (string, error) {
+	var raw []byte
+	var err error
+	switch {
+	case file != "" && stdin:
+		return "", usageError("--password-file and --password-stdin exclude each other")
+	case file != "":
+		raw, err = os.ReadFile(file)
+	case stdin:
+		raw, err = io.ReadAll(io.LimitReader(a.in, 64<<10))
+	case os.Getenv("VCSYNC_PASSWORD") != "":
+		raw = []byte(os.Getenv("VCSYNC_PASSWORD"))
+	default:
+		f, ok := a.in.(*os.File)
+		if !ok || !term.IsTerminal(int(f.Fd())) {
+			return "", usageError("no password: use --password-file, --password-stdin or VCSYNC_PASSWORD, or run this on a terminal to be asked")
+		}
+		fmt.Fprintf(a.err, "Password of %s: ", account)
+		raw, err = term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(a.err)
+	}
+	if err != nil {
+		return "", usageError("read the password: %w", err)
+	}
+	pw := strings.TrimSuffix(strings.TrimSuffix(string(raw), "\n"), "\r")
+	if pw == "" {
+		return "", usageError("the password is empty")
+	}
+	return pw, nil
+}
+
+func newServerList(a *app) *cobra.Command {
+	return &cobra.Command{Use: "list", Short: "List the servers", Args: none, RunE: func(cmd *cobra.Command, _ []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		var out items[control.ServerRecord]
+		raw, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("servers"), nil, nil, &out)
+		if err != nil {
+			return err
+		}
+		return a.show(raw, func() error {
+			if len(out.Items) == 0 {
+				_, err := fmt.Fprintln(a.out, "No servers yet. Add one with: vcsync server add NAME --address URL --user USER")
+				return err
+			}
+			t := newTable("NAME", "TITLE", "CONNECTOR", "ADDRESS", "USER", "IDENTITY")
+			for _, s := range out.Items {
+				t.add(s.ID, dash(s.Name), s.Connector, s.Address, s.User, cmp.Or(s.Identity, "not reached yet"))
+			}
+			return t.print(a.out)
+		})
+	}}
+}
+
+func newServerTest(a *app) *cobra.Command {
+	return &cobra.Command{Use: "test NAME", Short: "Ask a server who it is", Args: exactly(1, "the server's name"), RunE: func(cmd *cobra.Command, args []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		var out control.ServerTest
+		raw, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("servers", args[0], "test"), nil, nil, &out)
+		if err != nil {
+			return err
+		}
+		if err := a.show(raw, func() error {
+			if !out.OK {
+				return nil
+			}
+			_, err := fmt.Fprintf(a.out, "Server %s answers: %s, version %s, id %s, %d types, change hints: %s.\n", clean(args[0]), clean(dash(out.Name)),
+				clean(dash(out.Version)), clean(out.Identity), len(out.Types), yesNo(out.Changes))
+			return err
+		}); err != nil {
+			return err
+		}
+		if !out.OK {
+			text := "server " + args[0] + ": " + out.Reason
+			if out.Hint != "" {
+				text += "; " + out.Hint
+			}
+			return failed(exitRunTime, errors.New(text))
+		}
+		return nil
+	}}
+}
+
+func newServerRemove(a *app) *cobra.Command {
+	return &cobra.Command{Use: "remove NAME", Short: "Forget a server and its password", Args: exactly(1, "the server's name"), RunE: func(cmd *cobra.Command, args []string) error {
+		return a.removeRecord(cmd, "servers", "Server", args[0], "What it is named for stays: the name belongs to that VisualCron server.")
+	}}
+}
+
+// removeRecord reads a record and deletes exactly what it read.
+func (a *app) removeRecord(cmd *cobra.Command, kind, word, name, more string) error {
+	api, err := a.client()
+	if err != nil {
+		return err
+	}
+	_, etag, err := api.call(cmd.Context(), http.MethodGet, apiPath(kind, name), nil, nil, nil)
+	if err != nil {
+		return err
+	}
+	raw, _, err := api.call(cmd.Context(), http.MethodDelete, apiPath(kind, name), map[string]string{"If-Match": etag}, nil, nil)
+	if err != nil {
+		return err
+	}
+	return a.show(raw, func() error {
+		w := bufio.NewWriter(a.out)
+		fmt.Fprintf(w, "%s %s is removed. %s\n", word, clean(name), more)
+		return w.Flush()
+	})
+}

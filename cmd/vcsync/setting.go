@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+func newSettingCommand(a *app) *cobra.Command {
+	return group("setting", "Sync settings: what a target takes from a source",
+		newSettingAdd(a), newSettingEdit(a), newSettingList(a), newSettingShow(a), newSettingRemove(a),
+		newSettingActive(a, "activate", "Turn a sync setting on"), newSettingActive(a, "deactivate", "Turn a sync setting off"), newSettingClone(a))
+}
+
+// settingFlags are what add and edit share.
+type settingFlags struct {
+	from, to, policy, description string
+	rules                         []string
+	inactive                      bool
+}
+
+const ruleHelp = `A rule is one of
+  Job=all:new,updated,deleted   all jobs, with these of the three rights
+  Connection=none               no connections (also what no rule means)
+  Job/ID=updated                this job, with these rights; ID=none takes it out`
+
+func (s *settingFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&s.from, "from", "", "server that is read")
+	f.StringVar(&s.to, "to", "", "server that is written to")
+	f.StringArrayVar(&s.rules, "rule", nil, "what is taken of a type or an object; may be repeated")
+	f.StringVar(&s.policy, "active", "keep", "a job's Active flag at the target: keep its own, follow the source, or off")
+	f.BoolVar(&s.inactive, "inactive", false, "the setting itself is off")
+	f.StringVar(&s.description, "description", "", "words of your own")
+}
+
+func newSettingAdd(a *app) *cobra.Command {
+	var s settingFlags
+	c := &cobra.Command{
+		Use:   "add NAME --from SERVER --to SERVER --rule RULE...",
+		Short: "Add a sync setting",
+		Long:  "Adds a sync setting; it is active unless --inactive is given.\n\n" + ruleHelp,
+		Example: `  vcsync setting add prod-to-test --from production --to test --rule Job=all:new,updated,deleted --active keep
+  vcsync setting add one-job --from production --to test --rule Job/3f2c...=updated --inactive`,
+		Args: exactly(1, "the setting's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if s.from == "" || s.to == "" {
+				return usageError("--from and --to are missing: name the server that is read and the one that is written to")
+			}
+			changes, err := parseRules(s.rules)
+			if err != nil {
+				return err
+			}
+			in := control.NewSetting{ID: args[0], SettingBody: control.SettingBody{Source: s.from, Target: s.to, Active: !s.inactive, ActivePolicy: s.policy,
+				Description: s.description, Rules: map[string]control.RuleRecord{}}}
+			if err := applyRules(in.Rules, changes); err != nil {
+				return err
+			}
+			if _, err := schemas.ParseActivePolicy(s.policy); err != nil {
+				return usageError("--active: %w", err)
+			}
+			if _, err := schemas.ParseSlug(args[0]); err != nil {
+				return usageError("%w", err)
+			}
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			var out control.SettingRecord
+			raw, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("settings"), nil, in, &out)
+			if err != nil {
+				return err
+			}
+			return a.show(raw, func() error { return a.settingLine("is stored", out) })
+		},
+	}
+	s.register(c)
+	return c
+}
+
+func newSettingEdit(a *app) *cobra.Command {
+	var s settingFlags
+	c := &cobra.Command{
+		Use:   "edit NAME",
+		Short: "Change a sync setting",
+		Long: `Changes what the flags name and leaves the rest as it is. A rule for a type
+replaces that type's rule. A rule for an object adds or replaces its row; on a type
+that was not listed it makes it listed, with just these rows.
+
+` + ruleHelp,
+		Args: exactly(1, "the setting's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			changes, err := parseRules(s.rules)
+			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("active") {
+				if _, err := schemas.ParseActivePolicy(s.policy); err != nil {
+					return usageError("--active: %w", err)
+				}
+			}
+			any := false
+			for _, n := range []string{"from", "to", "rule", "active", "inactive", "description"} {
+				any = any || cmd.Flags().Changed(n)
+			}
+			if !any {
+				return usageError("nothing to change; see vcsync setting edit --help")
+			}
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			var have control.SettingRecord
+			_, etag, err := api.call(cmd.Context(), http.MethodGet, apiPath("settings", args[0]), nil, nil, &have)
+			if err != nil {
+				return err
+			}
+			body := have.SettingBody
+			if body.Rules == nil {
+				body.Rules = map[string]control.RuleRecord{}
+			}
+			if err := applyRules(body.Rules, changes); err != nil {
+				return err
+			}
+			for _, f := range []struct {
+				flag string
+				to   *string
+				from string
+			}{{"from", &body.Source, s.from}, {"to", &body.Target, s.to}, {"active", &body.ActivePolicy, s.policy}, {"description", &body.Description, s.description}} {
+				if cmd.Flags().Changed(f.flag) {
+					*f.to = f.from
+				}
+			}
+			if cmd.Flags().Changed("inactive") {
+				body.Active = !s.inactive
+			}
+			var out control.SettingRecord
+			raw, _, err := api.call(cmd.Context(), http.MethodPut, apiPath("settings", args[0]), map[string]string{"If-Match": etag}, body, &out)
+			if err != nil {
+				return err
+			}
+			return a.show(raw, func() error { return a.settingLine("is changed", out) })
+		},
+	}
+	s.register(c)
+	return c
+}
+
+// settingLine says what a setting is now.
+func (a *app) settingLine(what string, s control.SettingRecord) error {
+	state := "active"
+	if !s.Active {
+		state = "inactive"
+	}
+	takes := strings.Join(s.Takes, ", ")
+	if takes == "" {
+		takes = "nothing"
+	}
+	_, err := fmt.Fprintf(a.out, "Sync setting %s %s: %s to %s, %s, takes %s; a job's Active flag: %s.\n", s.ID, what, s.Source, s.Target, state, takes, s.ActivePolicy)
+	return err
+}
+
+func newSettingList(a *app) *cobra.Command {
+	return &cobra.Command{Use: "list", Short: "List the sync settings", Args: none, RunE: func(cmd *cobra.Command, _ []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		var out items[control.SettingRecord]
+		raw, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("settings"), nil, nil, &out)
+		if err != nil {
+			return err
+		}
+		return a.show(raw, func() error {
+			if len(out.Items) == 0 {
+				_, err := fmt.Fprintln(a.out, "No sync settings yet. Add one with: vcsync setting add NAME --from SERVER --to SERVER --rule Job=all:new,updated,deleted")
+				return err
+			}
+			t := newTable("NAME", "ACTIVE", "FROM", "TO", "TAKES", "JOBS' ACTIVE", "DESCRIPTION")
+			for _, s := range out.Items {
+				t.add(s.ID, yesNo(s.Active), s.Source, s.Target, dash(strings.Join(s.Takes, ", ")), s.ActivePolicy, dash(shorten(s.Description, 60)))
+			}
+			return t.print(a.out)
+		})
+	}}
+}
+
+func newSettingShow(a *app) *cobra.Command {
+	return &cobra.Command{Use: "show NAME", Short: "Show a sync setting and its rules", Args: exactly(1, "the setting's name"), RunE: func(cmd *cobra.Command, args []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		var s control.SettingRecord
+		raw, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("settings", args[0]), nil, nil, &s)
+		if err != nil {
+			return err
+		}
+		return a.show(raw, func() error {
+			t := newTable("Name", s.ID)
+			t.add("From", s.Source)
+			t.add("To", s.Target)
+			t.add("Active", yesNo(s.Active))
+			t.add("Jobs' Active", s.ActivePolicy)
+			t.add("Description", dash(s.Description))
+			t.add("Created", when(s.Created))
+			t.add("Revision", fmt.Sprint(s.Revision))
+			if err := t.print(a.out); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out)
+			t = newTable("TYPE", "SYNC", "RIGHTS", "OBJECT")
+			for _, typ := range slices.Sorted(maps.Keys(s.Rules)) {
+				r := s.Rules[typ]
+				if r.Sync != string(schemas.SyncListed) {
+					t.add(typ, r.Sync, schemas.Rights(r.RightsRecord).String(), "")
+				}
+				for _, o := range r.Objects {
+					t.add(typ, r.Sync, schemas.Rights(o.RightsRecord).String(), strings.TrimSpace(o.ID+" "+o.Name))
+				}
+			}
+			return t.print(a.out)
+		})
+	}}
+}
+
+func newSettingRemove(a *app) *cobra.Command {
+	return &cobra.Command{Use: "remove NAME", Short: "Forget a sync setting; nothing at its target is deleted", Args: exactly(1, "the setting's name"), RunE: func(cmd *cobra.Command, args []string) error {
+		return a.removeRecord(cmd, "settings", "Sync setting", args[0], "Nothing at its target was deleted.")
+	}}
+}
+
+func newSettingActive(a *app, verb, short string) *cobra.Command {
+	return &cobra.Command{Use: verb + " NAME", Short: short, Args: exactly(1, "the setting's name"), RunE: func(cmd *cobra.Command, args []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		_, etag, err := api.call(cmd.Context(), http.MethodGet, apiPath("settings", args[0]), nil, nil, nil)
+		if err != nil {
+			return err
+		}
+		var out control.SettingRecord
+		raw, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("settings", args[0], verb), map[string]string{"If-Match": etag}, nil, &out)
+		if err != nil {
+			return err
+		}
+		return a.show(raw, func() error { return a.settingLine("is "+verb+"d", out) })
+	}}
+}
+
+func newSettingClone(a *app) *cobra.Command {
+	return &cobra.Command{Use: "clone NAME NEWNAME", Short: "Copy a sync setting; the copy is inactive", Args: exactly(2, "a setting's name and one for the copy"), RunE: func(cmd *cobra.Command, args []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		out, raw, err := cloneSetting(cmd.Context(), api, args[0], args[1])
+		if err != nil {
+			return err
+		}
+		return a.show(raw, func() error { return a.settingLine("is a copy of "+clean(args[0]), out) })
+	}}
+}
+
+func cloneSetting(ctx context.Context, api *client, name, to string) (out control.SettingRecord, raw []byte, err error) {
+	raw, _, err = api.call(ctx, http.MethodPost, apiPath("settings", name, "clone"), nil, control.CloneName{ID: to}, &out)
+	return out, raw, err
+}

@@ -1,0 +1,219 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/go-json-experiment/json"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer"
+	"github.com/vcsync/vcsync/producer"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+
+	"io"
+)
+
+// Producers is what control needs of the role that captures sources.
+type Producers interface {
+	// Status tells how every source does.
+	Status() []producer.Status
+	// Poke makes the next poll of a source immediate.
+	Poke(source schemas.Slug)
+}
+
+// Consumers is what control needs of the role that writes to targets.
+type Consumers interface {
+	// Status tells how every target and every sync setting does.
+	Status() ([]consumer.TargetStatus, []consumer.SettingStatus)
+}
+
+// Config says what a Server serves.
+type Config struct {
+	// Broker is the open store; required.
+	Broker *broker.Broker
+	// Sources and Targets tell of the roles that run in this process; nil for one
+	// that does not.
+	Sources Producers
+	Targets Consumers
+	// Open makes a connector to a server; required.
+	Open func(s schemas.Server, password string) (visualcron.Connector, error)
+	// Supported tells whether objects of a type are synced by this version; all are
+	// where nil. A setting that takes anything of another type is refused.
+	Supported func(schemas.Type) bool
+	// Addr is the loopback address that Serve's listener stands on, such as
+	// 127.0.0.1:7780: its host is accepted in Host headers.
+	Addr string
+	// Version is shown by the API and the page.
+	Version string
+	// Heartbeat is how often an idle event stream says that it is alive; 15 s where
+	// zero.
+	Heartbeat time.Duration
+	// Log is where control speaks; slog.Default() where nil.
+	Log *slog.Logger
+}
+
+// Server is the API and the page. Its methods are safe for concurrent use.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	broker  *broker.Broker
+	api     huma.API
+	handler http.Handler
+	// writes is held by an act from its checks to its effect, so that two acts of
+	// this process cannot each be right alone and wrong together.
+	writes sync.Mutex
+	// streams bounds the event streams that are open at once.
+	streams chan struct{}
+	// stopping is closed when Serve ends, for the event streams.
+	stopping chan struct{}
+	stop     func()
+	ready    readiness
+}
+
+const (
+	maxBody    = 1 << 20
+	maxStreams = 64
+	apiPrefix  = "/api/v1"
+)
+
+// New makes a Server. The error wraps ErrConfig and names every fault.
+func New(cfg Config) (*Server, error) {
+	var errs []error
+	if cfg.Broker == nil {
+		errs = append(errs, fmt.Errorf("%w: no broker", ErrConfig))
+	}
+	if cfg.Open == nil {
+		errs = append(errs, fmt.Errorf("%w: no way to open a server", ErrConfig))
+	}
+	if err := CheckAddr(cfg.Addr); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Supported == nil {
+		cfg.Supported = func(schemas.Type) bool { return true }
+	}
+	if cfg.Heartbeat <= 0 {
+		cfg.Heartbeat = 15 * time.Second
+	}
+	s := &Server{cfg: cfg, log: cfg.Log, broker: cfg.Broker, streams: make(chan struct{}, maxStreams), stopping: make(chan struct{})}
+	s.stop = sync.OnceFunc(func() { close(s.stopping) })
+	mux := http.NewServeMux()
+	s.api = humago.New(mux, apiConfig())
+	s.routes()
+	mux.HandleFunc("GET /livez", s.serveLive)
+	mux.HandleFunc("GET /readyz", s.serveReady)
+	mux.HandleFunc("GET /{$}", s.servePage)
+	s.handler = s.guard(mux)
+	return s, nil
+}
+
+// Handler returns the API and the page with all that guards them.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// OpenAPI returns the description of the API, OpenAPI 3.1 in YAML.
+func (s *Server) OpenAPI() ([]byte, error) { return s.api.OpenAPI().YAML() }
+
+// apiConfig is huma's without its documentation page, which loads scripts from
+// elsewhere, and without links to schemas in every answer.
+func apiConfig() huma.Config {
+	c := huma.DefaultConfig("vcsync", "1")
+	c.Info.Description = "Syncs VisualCron objects between servers. An act that changes something needs If-Match with the ETag that was read, " +
+		"or *. Errors are problem details (RFC 9457). No answer holds a password."
+	c.OpenAPIPath = apiPrefix + "/openapi"
+	c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", nil
+	c.RejectUnknownQueryParameters = true
+	c.Transformers = []huma.Transformer{stripValues}
+	f := huma.Format{
+		Marshal: func(w io.Writer, v any) error {
+			if err := json.MarshalWrite(w, v, json.Deterministic(true)); err != nil {
+				return err
+			}
+			_, err := io.WriteString(w, "\n")
+			return err
+		},
+		// Duplicate names and invalid UTF-8 are refused.
+		Unmarshal: func(b []byte, v any) error { return json.Unmarshal(b, v) },
+	}
+	c.Formats = map[string]huma.Format{"application/json": f, "json": f}
+	return c
+}
+
+// Lists are bodies of their own, so that members can be added beside the items.
+type list[T any] struct {
+	Items []T `json:"items" nullable:"false"`
+}
+
+type output[T any] struct{ Body T }
+
+type tagged[T any] struct {
+	ETag string `header:"ETag" doc:"The revision; the next change names it in If-Match."`
+	Body T
+}
+
+func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+
+// match reads If-Match against a revision: nil when the caller has seen it.
+func match(header string, revision uint64) error {
+	switch {
+	case header == "":
+		return huma.NewError(http.StatusPreconditionRequired, "If-Match is missing: send the ETag of what you read, so that nobody's change is overwritten unseen, or * to insist.")
+	case header == "*", header == etag(revision):
+		return nil
+	}
+	return huma.NewError(http.StatusPreconditionFailed, "It was changed since you read it: read it again, look at the change, and repeat.")
+}
+
+// act is the only way to change anything: the audit record is on disk before the
+// effect, and without it there is none (G12). The caller holds s.writes where the
+// effect rests on a check.
+func (s *Server) act(ctx context.Context, r broker.AuditRecord, effect func(context.Context) error) error {
+	r.Time, r.Who, r.From = time.Now().UTC(), "local", remoteAddr(ctx)
+	// An act that has begun ends: a client that goes away must not stop it between
+	// the record and the effect.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := s.broker.Audit(ctx, r); err != nil {
+		return huma.NewError(http.StatusServiceUnavailable, err.Error())
+	}
+	s.log.InfoContext(ctx, "act", "who", r.Who, "from", r.From, "action", r.Action, "object", r.Object)
+	return effect(ctx)
+}
+
+type remoteKey struct{}
+
+func remoteAddr(ctx context.Context) string {
+	a, _ := ctx.Value(remoteKey{}).(string)
+	return a
+}
+
+// CheckAddr tells whether addr is a loopback address and port. The error wraps
+// ErrConfig.
+func CheckAddr(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	ip := net.ParseIP(host)
+	switch {
+	case err != nil || perr != nil:
+		return fmt.Errorf("%w: VCSYNC_API_ADDR=%.80q: want host:port, such as 127.0.0.1:7780", ErrConfig, addr)
+	case !strings.EqualFold(host, "localhost") && (ip == nil || !ip.IsLoopback()):
+		return fmt.Errorf("%w: VCSYNC_API_ADDR=%.80q: others could reach it, and there is no TLS and there are no accounts yet: want a loopback address, such as 127.0.0.1:%d, and a tunnel from elsewhere", ErrConfig, addr, n)
+	}
+	return nil
+}

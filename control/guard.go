@@ -1,0 +1,115 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// guard wraps everything: what is not plainly meant for this API from this machine
+// is refused before anything reads it.
+func (s *Server) guard(mux *http.ServeMux) http.Handler {
+	hosts := map[string]bool{"localhost": true, "127.0.0.1": true, "::1": true}
+	if host, _, err := net.SplitHostPort(s.cfg.Addr); err == nil {
+		hosts[strings.ToLower(host)] = true
+	}
+	origin := http.NewCrossOriginProtection()
+	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		writeProblem(w, http.StatusForbidden, "The request comes from a page of another origin.")
+	}))
+	inner := origin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, pattern := mux.Handler(r)
+		if pattern == "" {
+			s.serveUnknown(h, w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil && v != http.ErrAbortHandler {
+				s.log.Error("a request panicked", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+				writeProblem(w, http.StatusInternalServerError, "An error inside of vcsync; the log has the details.")
+			}
+		}()
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store")
+		if !hosts[hostOf(r.Host)] {
+			// A page whose name was rebound to this machine says its own name here.
+			writeProblem(w, http.StatusMisdirectedRequest, "The Host header names another host; use the address that vcsync printed.")
+			return
+		}
+		if r.ContentLength != 0 {
+			t, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+			charset := strings.ToLower(params["charset"])
+			if err != nil || t != "application/json" || charset != "" && charset != "utf-8" {
+				writeProblem(w, http.StatusUnsupportedMediaType, "A body must be application/json.")
+				return
+			}
+			if r.ContentLength > maxBody {
+				writeProblem(w, http.StatusRequestEntityTooLarge, "A body may hold 1 MiB.")
+				return
+			}
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		}
+		inner.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), remoteKey{}, r.RemoteAddr)))
+	})
+}
+
+// hostOf returns the host of a Host header in lower case, without port and
+// brackets.
+func hostOf(hostport string) string {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		host = host[1 : len(host)-1]
+	}
+	return strings.ToLower(host)
+}
+
+// serveUnknown answers for a path or a method that there is not, as a problem.
+func (s *Server) serveUnknown(h http.Handler, w http.ResponseWriter, r *http.Request) {
+	rec := &statusRecorder{header: http.Header{}}
+	h.ServeHTTP(rec, r)
+	if rec.status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", rec.header.Get("Allow"))
+		writeProblem(w, rec.status, fmt.Sprintf("%s is not possible here, only %s.", r.Method, rec.header.Get("Allow")))
+		return
+	}
+	writeProblem(w, http.StatusNotFound, "There is nothing at this path. The API is described at "+apiPrefix+"/openapi.yaml.")
+}
+
+// statusRecorder keeps what the mux would answer.
+type statusRecorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (r *statusRecorder) Header() http.Header         { return r.header }
+func (r *statusRecorder) Write(b []byte) (int, error) { return r.body.Write(b) }
+func (r *statusRecorder) WriteHeader(status int)      { r.status = status }
+
+// writeProblem answers with problem details outside of huma's reach.
+func writeProblem(w http.ResponseWriter, status int, detail string) {
+	b, err := json.Marshal(huma.ErrorModel{Title: http.StatusText(status), Status: status, Detail: detail})
+	if err != nil {
+		b = []byte("{}")
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the client may be gone
+}

@@ -1,0 +1,5 @@
+package control
+
+import "net/http"
+
+func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {}

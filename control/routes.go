@@ -1,0 +1,85 @@
+package control
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// Paths and headers that several operations take.
+type (
+	noInput struct{}
+
+	idPath struct {
+		ID string `path:"id" maxLength:"48" doc:"The short name."`
+	}
+	idMatch struct {
+		idPath
+		IfMatch string `header:"If-Match" doc:"The ETag that was read, or *."`
+	}
+	idBody[T any] struct {
+		idPath
+		Body T
+	}
+	idMatchBody[T any] struct {
+		idMatch
+		Body T
+	}
+	bodyInput[T any] struct{ Body T }
+)
+
+func (s *Server) routes() {
+	const (
+		servers  = "Servers"
+		settings = "Sync settings"
+		events   = "Events"
+		parked   = "Parked"
+		status   = "Status"
+	)
+	register(s, "list-servers", servers, http.MethodGet, "/servers", 200, "List the servers", s.listServers)
+	register(s, "add-server", servers, http.MethodPost, "/servers", 201, "Add a server, after a test", s.addServer)
+	register(s, "get-server", servers, http.MethodGet, "/servers/{id}", 200, "Read a server", s.getServer)
+	register(s, "remove-server", servers, http.MethodDelete, "/servers/{id}", 204, "Forget a server and its password", s.removeServer)
+	register(s, "test-server", servers, http.MethodPost, "/servers/{id}/test", 200, "Ask a server who it is", s.testServer)
+
+	register(s, "list-settings", settings, http.MethodGet, "/settings", 200, "List the sync settings", s.listSettings)
+	register(s, "add-setting", settings, http.MethodPost, "/settings", 201, "Add a sync setting", s.addSetting)
+	register(s, "get-setting", settings, http.MethodGet, "/settings/{id}", 200, "Read a sync setting", s.getSetting)
+	register(s, "replace-setting", settings, http.MethodPut, "/settings/{id}", 200, "Replace a sync setting", s.replaceSetting)
+	register(s, "remove-setting", settings, http.MethodDelete, "/settings/{id}", 204, "Forget a sync setting; nothing at its target is deleted", s.removeSetting)
+	register(s, "activate-setting", settings, http.MethodPost, "/settings/{id}/activate", 200, "Turn a sync setting on", s.activateSetting)
+	register(s, "deactivate-setting", settings, http.MethodPost, "/settings/{id}/deactivate", 200, "Turn a sync setting off", s.deactivateSetting)
+	register(s, "clone-setting", settings, http.MethodPost, "/settings/{id}/clone", 201, "Copy a sync setting; the copy is inactive", s.cloneSetting)
+
+	register(s, "list-events", events, http.MethodGet, "/events", 200, "Read events, newest first", s.listEvents)
+	s.registerStream()
+
+	register(s, "get-status", status, http.MethodGet, "/status", 200, "How sources, targets, sync settings and the store do", s.getStatus)
+	register(s, "poll-source", status, http.MethodPost, "/sources/{id}/poll", 202, "Make the next poll of a source immediate", s.pollSource)
+
+	register(s, "list-parked", parked, http.MethodGet, "/parked", 200, "List what is parked", s.listParked)
+	register(s, "get-parked", parked, http.MethodGet, "/parked/{target}/{type}/{token}", 200, "Read one parked record", s.getParked)
+	register(s, "retry-parked", parked, http.MethodPost, "/parked/{target}/{type}/{token}/retry", 202, "Ask for another try of one", s.retryParked)
+	register(s, "retry-all-parked", parked, http.MethodPost, "/parked/retry", 202, "Ask for another try of all, or all of one target", s.retryAllParked)
+	register(s, "discard-parked", parked, http.MethodPost, "/parked/{target}/{type}/{token}/discard", 202, "Leave this version of an object unapplied", s.discardParked)
+}
+
+func register[I, O any](s *Server, id, tag, method, path string, status int, summary string, h func(context.Context, *I) (*O, error)) {
+	huma.Register(s.api, huma.Operation{OperationID: id, Method: method, Path: apiPrefix + path, DefaultStatus: status, Summary: summary,
+		Tags: []string{tag}, MaxBodyBytes: maxBody, Errors: []int{http.StatusInternalServerError}},
+		func(ctx context.Context, in *I) (*O, error) {
+			out, err := h(ctx, in)
+			return out, s.problem(ctx, err)
+		})
+}
+
+func parseSlug(text string) (schemas.Slug, error) {
+	id, err := schemas.ParseSlug(text)
+	if err != nil {
+		return "", huma.Error422UnprocessableEntity(err.Error())
+	}
+	return id, nil
+}

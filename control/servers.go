@@ -1,0 +1,296 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+// testTime bounds the test of a server.
+const testTime = 20 * time.Second
+
+// ServerRecord is a server as the API shows it. It has no place for a password.
+type ServerRecord struct {
+	ID        string    `json:"id" doc:"The short name; it never changes."`
+	Name      string    `json:"name,omitzero" doc:"What people call it."`
+	Connector string    `json:"connector" doc:"How vcsync speaks to it."`
+	Address   string    `json:"address"`
+	User      string    `json:"user" doc:"The VisualCron account."`
+	Identity  string    `json:"identity,omitzero" doc:"The server's own id; absent while it was never reached."`
+	Created   time.Time `json:"created,omitzero"`
+	Revision  uint64    `json:"revision"`
+}
+
+// NewServer is the body of adding a server.
+type NewServer struct {
+	ID            string `json:"id" minLength:"1" maxLength:"48" doc:"The short name: lower-case letters, digits and inner hyphens."`
+	Name          string `json:"name,omitzero" maxLength:"200" doc:"What people call it."`
+	Connector     string `json:"connector,omitzero" maxLength:"32" default:"bridge"`
+	Address       string `json:"address" maxLength:"2000" doc:"http://host:port or https://host:port"`
+	User          string `json:"user" maxLength:"200" doc:"The VisualCron account."`
+	Password      string `json:"password" maxLength:"1000" writeOnly:"true" doc:"Stored sealed, never shown."`
+	UnreachableOK bool   `json:"unreachableOk,omitzero" doc:"Store it even if it cannot be reached now."`
+}
+
+// ServerTest is what a test of a server found.
+type ServerTest struct {
+	OK       bool     `json:"ok"`
+	Identity string   `json:"identity,omitzero" doc:"The server's own id."`
+	Name     string   `json:"name,omitzero" doc:"What the server calls itself."`
+	Version  string   `json:"version,omitzero"`
+	Types    []string `json:"types,omitzero" doc:"The types it can list."`
+	Changes  bool     `json:"changes,omitzero" doc:"It tells of changes by itself."`
+	Class    string   `json:"class,omitzero" doc:"The kind of failure."`
+	Reason   string   `json:"reason,omitzero"`
+	Hint     string   `json:"hint,omitzero" doc:"What to do next."`
+}
+
+// AddedServer is the answer to adding a server.
+type AddedServer struct {
+	ServerRecord
+	Test ServerTest `json:"test"`
+}
+
+func serverRecord(s broker.StoredServer) ServerRecord {
+	return ServerRecord{ID: string(s.ID), Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User, Identity: s.Identity,
+		Created: s.Created, Revision: s.Revision}
+}
+
+func sortedServers(snap broker.Snapshot) []broker.StoredServer {
+	out := make([]broker.StoredServer, 0, len(snap.Servers))
+	for _, v := range snap.Servers {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b broker.StoredServer) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+func (s *Server) listServers(ctx context.Context, _ *noInput) (*output[list[ServerRecord]], error) {
+	snap, err := s.broker.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &output[list[ServerRecord]]{}
+	for _, v := range sortedServers(snap) {
+		out.Body.Items = append(out.Body.Items, serverRecord(v))
+	}
+	return out, nil
+}
+
+func (s *Server) server(ctx context.Context, text string) (broker.StoredServer, broker.Snapshot, error) {
+	id, err := parseSlug(text)
+	if err != nil {
+		return broker.StoredServer{}, broker.Snapshot{}, err
+	}
+	snap, err := s.broker.Snapshot(ctx)
+	if err != nil {
+		return broker.StoredServer{}, snap, err
+	}
+	v, ok := snap.Servers[id]
+	if !ok {
+		if err := snap.Unreadable["server."+string(id)]; err != nil {
+			return v, snap, huma.Error409Conflict(fmt.Sprintf("The record of server %s is not understood by this version: %v", id, err))
+		}
+		return v, snap, notFound("server", id)
+	}
+	return v, snap, nil
+}
+
+func (s *Server) getServer(ctx context.Context, in *idPath) (*tagged[ServerRecord], error) {
+	v, _, err := s.server(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &tagged[ServerRecord]{etag(v.Revision), serverRecord(v)}, nil
+}
+
+func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagged[AddedServer], error) {
+	b := in.Body
+	rec := schemas.Server{ID: schemas.Slug(b.ID), Name: b.Name, Connector: cmp.Or(b.Connector, "bridge"), Address: b.Address, User: b.User,
+		Created: time.Now().UTC()}
+	if err := rec.Validate(); err != nil {
+		return nil, err
+	}
+	if b.Password == "" {
+		return nil, huma.Error422UnprocessableEntity("password: empty")
+	}
+	if rec.Connector != "bridge" {
+		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("connector: %.32q is not there yet; want bridge", rec.Connector))
+	}
+	// A name that is taken is said before the server is asked anything.
+	if err := s.nameFree(ctx, rec.ID); err != nil {
+		return nil, err
+	}
+	test := s.try(ctx, rec, b.Password)
+	if !test.OK && !(b.UnreachableOK && reachLater(test.Class)) {
+		detail := fmt.Sprintf("Server %s was not added: %s.", rec.ID, strings.TrimSuffix(test.Reason, "."))
+		if test.Hint != "" {
+			detail += " " + upperFirst(test.Hint) + "."
+		}
+		if reachLater(test.Class) {
+			detail += " To store it untested, say unreachableOk (--offline)."
+		}
+		return nil, huma.Error422UnprocessableEntity(detail)
+	}
+
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	if err := s.nameFree(ctx, rec.ID); err != nil {
+		return nil, err
+	}
+	rec.Identity = test.Identity
+	if test.Identity != "" {
+		bound, err := s.broker.BoundIdentity(ctx, rec.ID)
+		if err != nil {
+			return nil, err
+		}
+		if bound != "" && bound != test.Identity {
+			return nil, identityConflict(rec.ID, bound, test.Identity)
+		}
+	}
+	var rev uint64
+	err := s.act(ctx, broker.AuditRecord{Action: "server.add", Object: "server/" + string(rec.ID), Detail: rec.Address + " as " + rec.User},
+		func(ctx context.Context) error {
+			if rec.Identity != "" {
+				bound, err := s.broker.BindIdentity(ctx, rec.ID, rec.Identity)
+				if err != nil {
+					return err
+				}
+				if bound != rec.Identity {
+					return identityConflict(rec.ID, bound, rec.Identity)
+				}
+			}
+			// The password first: whoever sees the server finds it.
+			if err := s.broker.SetPassword(ctx, rec.ID, b.Password); err != nil {
+				return err
+			}
+			var err error
+			rev, err = s.broker.PutServer(ctx, rec, 0)
+			if errors.Is(err, broker.ErrConflict) {
+				return huma.Error409Conflict(fmt.Sprintf("There is a server %s already.", rec.ID))
+			}
+			return err
+		})
+	if err != nil {
+		return nil, err
+	}
+	return &tagged[AddedServer]{etag(rev), AddedServer{serverRecord(broker.StoredServer{Server: rec, Revision: rev}), test}}, nil
+}
+
+func (s *Server) nameFree(ctx context.Context, id schemas.Slug) error {
+	snap, err := s.broker.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := snap.Servers[id]; ok || snap.Unreadable["server."+string(id)] != nil {
+		return huma.Error409Conflict(fmt.Sprintf("There is a server %s already; remove it first, or choose another name.", id))
+	}
+	return nil
+}
+
+func identityConflict(id schemas.Slug, bound, found string) error {
+	return huma.Error409Conflict(fmt.Sprintf("The name %s stands for the VisualCron server with id %s, and the one at this address has id %s. "+
+		"The name's events and what was applied there belong to the other server, so it stays bound to it: choose another name.", id, bound, found))
+}
+
+// reachLater tells whether a failed test may end otherwise later without any
+// change to what was entered.
+func reachLater(class string) bool {
+	switch visualcron.Class(class) {
+	case visualcron.Unreachable, visualcron.Timeout, visualcron.Busy, visualcron.Fault:
+		return true
+	}
+	return false
+}
+
+// try asks a server who it is.
+func (s *Server) try(ctx context.Context, rec schemas.Server, password string) ServerTest {
+	failed := func(err error) ServerTest {
+		t := ServerTest{Class: string(visualcron.ClassOf(err)), Reason: err.Error()}
+		if e, ok := errors.AsType[*visualcron.Error](err); ok {
+			t.Hint = e.Hint
+			t.Reason = strings.TrimSuffix(t.Reason, "; "+e.Hint)
+			if t.Hint == "" && e.Class == visualcron.Unreachable {
+				t.Hint = "check the address, and that the server or its bridge runs there"
+			}
+		}
+		return t
+	}
+	ctx, cancel := context.WithTimeout(ctx, testTime)
+	defer cancel()
+	c, err := s.cfg.Open(rec, password)
+	if err != nil {
+		return failed(err)
+	}
+	defer c.Close() //nolint:errcheck // nothing was written
+	info, err := c.Server(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	if info.ID == "" {
+		return ServerTest{Class: string(visualcron.BadAnswer), Reason: "the server does not say who it is"}
+	}
+	t := ServerTest{OK: true, Identity: info.ID, Name: info.Name, Version: info.Version, Changes: info.Changes}
+	for _, typ := range schemas.Types() {
+		if info.Types[typ].List {
+			t.Types = append(t.Types, string(typ))
+		}
+	}
+	return t
+}
+
+func (s *Server) removeServer(ctx context.Context, in *idMatch) (*struct{}, error) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	v, snap, err := s.server(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := match(in.IfMatch, v.Revision); err != nil {
+		return nil, err
+	}
+	var named []string
+	for _, set := range sortedSettings(snap) {
+		if set.Source == v.ID || set.Target == v.ID {
+			named = append(named, string(set.ID))
+		}
+	}
+	if len(named) > 0 {
+		return nil, huma.Error409Conflict(fmt.Sprintf("Server %s is named by the sync settings %s; remove these first.", v.ID, strings.Join(named, ", ")))
+	}
+	return nil, s.act(ctx, broker.AuditRecord{Action: "server.remove", Object: "server/" + string(v.ID), Before: v.Revision},
+		func(ctx context.Context) error { return s.broker.DeleteServer(ctx, v.ID, v.Revision) })
+}
+
+func (s *Server) testServer(ctx context.Context, in *idPath) (*output[ServerTest], error) {
+	v, _, err := s.server(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	password, err := s.broker.Password(ctx, v.ID)
+	if errors.Is(err, broker.ErrNotFound) {
+		return nil, huma.NewError(http.StatusConflict, fmt.Sprintf("No password of server %s is stored; remove it and add it again.", v.ID))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &output[ServerTest]{s.try(ctx, v.Server, password)}, nil
+}
+
+func upperFirst(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}

@@ -1,0 +1,342 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// RightsRecord says which of the three kinds of change are taken.
+type RightsRecord struct {
+	New     bool `json:"new,omitzero" doc:"Create where it is absent at the target."`
+	Updated bool `json:"updated,omitzero" doc:"Overwrite where it differs."`
+	Deleted bool `json:"deleted,omitzero" doc:"Delete where it is gone at the source."`
+}
+
+// ObjectRuleRecord is one row of "Sync the following".
+type ObjectRuleRecord struct {
+	ID   string `json:"id" minLength:"1" maxLength:"4096"`
+	Name string `json:"name,omitzero" maxLength:"1000" doc:"The object's last known name, for people."`
+	RightsRecord
+}
+
+// RuleRecord says what a sync setting takes of one type.
+type RuleRecord struct {
+	Sync string `json:"sync" enum:"none,all,listed" doc:"Sync None, Sync all, or Sync the following."`
+	RightsRecord
+	Objects []ObjectRuleRecord `json:"objects,omitzero" maxItems:"20000" doc:"The rows of Sync the following."`
+}
+
+// SettingBody is what a person decides about a sync setting.
+type SettingBody struct {
+	Source       string                `json:"source" maxLength:"48" doc:"The server that is read."`
+	Target       string                `json:"target" maxLength:"48" doc:"The server that is written to."`
+	Active       bool                  `json:"active" doc:"Turns the automatic following on."`
+	ActivePolicy string                `json:"activePolicy,omitzero" enum:"keep,follow,off" default:"keep" doc:"What becomes of a job's Active flag at the target."`
+	Rules        map[string]RuleRecord `json:"rules" nullable:"false" doc:"By type, in VisualCron's singular words; a type without a rule is not synced."`
+	Description  string                `json:"description,omitzero" maxLength:"2000"`
+}
+
+// NewSetting is the body of adding a sync setting.
+type NewSetting struct {
+	ID string `json:"id" minLength:"1" maxLength:"48" doc:"The short name: lower-case letters, digits and inner hyphens."`
+	SettingBody
+}
+
+// CloneName is the body of copying a sync setting.
+type CloneName struct {
+	ID string `json:"id" minLength:"1" maxLength:"48" doc:"The short name of the copy."`
+}
+
+// SettingRecord is a sync setting as the API shows it.
+type SettingRecord struct {
+	ID string `json:"id"`
+	SettingBody
+	Takes    []string  `json:"takes" nullable:"false" doc:"The types of which anything is taken."`
+	Created  time.Time `json:"created,omitzero"`
+	Revision uint64    `json:"revision"`
+}
+
+func settingRecord(s broker.StoredSetting) SettingRecord {
+	r := SettingRecord{ID: string(s.ID), Takes: []string{}, Created: s.Created, Revision: s.Revision, SettingBody: SettingBody{
+		Source: string(s.Source), Target: string(s.Target), Active: s.Active, ActivePolicy: string(s.Policy), Description: s.Description,
+		Rules: map[string]RuleRecord{}}}
+	for _, t := range s.TakenTypes() {
+		r.Takes = append(r.Takes, string(t))
+	}
+	for t, rule := range s.Rules {
+		rr := RuleRecord{Sync: string(rule.Sync), RightsRecord: RightsRecord(rule.Rights)}
+		for _, o := range rule.Objects {
+			rr.Objects = append(rr.Objects, ObjectRuleRecord{string(o.ID), o.Name, RightsRecord(o.Rights)})
+		}
+		r.Rules[string(t)] = rr
+	}
+	return r
+}
+
+// setting reads what a person decided. Ids of objects come to their canonical form.
+func (b SettingBody) setting(id schemas.Slug) (schemas.Setting, error) {
+	s := schemas.Setting{ID: id, Source: schemas.Slug(b.Source), Target: schemas.Slug(b.Target), Active: b.Active,
+		Policy: schemas.ActivePolicy(b.ActivePolicy), Description: b.Description, Rules: map[schemas.Type]schemas.Rule{}}
+	var errs []error
+	for t, rr := range b.Rules {
+		rule := schemas.Rule{Sync: schemas.SyncMode(rr.Sync), Rights: schemas.Rights(rr.RightsRecord)}
+		for i, o := range rr.Objects {
+			oid, err := schemas.ParseID(o.ID)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%w: rules.%s.objects[%d].id: %w", schemas.ErrSetting, t, i, err))
+			}
+			rule.Objects = append(rule.Objects, schemas.ObjectRule{ID: oid, Name: o.Name, Rights: schemas.Rights(o.RightsRecord)})
+		}
+		s.Rules[schemas.Type(t)] = rule
+	}
+	s.Normalize()
+	if err := errors.Join(errs...); err != nil {
+		return s, err
+	}
+	return s, s.Validate()
+}
+
+func sortedSettings(snap broker.Snapshot) []broker.StoredSetting {
+	out := make([]broker.StoredSetting, 0, len(snap.Settings))
+	for _, v := range snap.Settings {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b broker.StoredSetting) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+func (s *Server) listSettings(ctx context.Context, _ *noInput) (*output[list[SettingRecord]], error) {
+	snap, err := s.broker.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &output[list[SettingRecord]]{}
+	for _, v := range sortedSettings(snap) {
+		out.Body.Items = append(out.Body.Items, settingRecord(v))
+	}
+	return out, nil
+}
+
+func (s *Server) setting(ctx context.Context, text string) (broker.StoredSetting, broker.Snapshot, error) {
+	id, err := parseSlug(text)
+	if err != nil {
+		return broker.StoredSetting{}, broker.Snapshot{}, err
+	}
+	snap, err := s.broker.Snapshot(ctx)
+	if err != nil {
+		return broker.StoredSetting{}, snap, err
+	}
+	v, ok := snap.Settings[id]
+	if !ok {
+		if err := snap.Unreadable["setting."+string(id)]; err != nil {
+			return v, snap, huma.Error409Conflict(fmt.Sprintf("The record of sync setting %s is not understood by this version: %v", id, err))
+		}
+		return v, snap, notFound("sync setting", id)
+	}
+	return v, snap, nil
+}
+
+func (s *Server) getSetting(ctx context.Context, in *idPath) (*tagged[SettingRecord], error) {
+	v, _, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &tagged[SettingRecord]{etag(v.Revision), settingRecord(v)}, nil
+}
+
+// check tells whether a sync setting may stand among the others.
+func (s *Server) check(snap broker.Snapshot, v schemas.Setting) error {
+	for _, id := range []schemas.Slug{v.Source, v.Target} {
+		if _, ok := snap.Servers[id]; !ok {
+			return huma.Error422UnprocessableEntity(fmt.Sprintf("There is no server %s; add it first.", id))
+		}
+	}
+	var unsupported []string
+	for _, t := range v.TakenTypes() {
+		if !s.cfg.Supported(t) {
+			unsupported = append(unsupported, string(t))
+		}
+	}
+	if len(unsupported) > 0 {
+		return huma.Error422UnprocessableEntity(strings.Join(unsupported, ", ") + ": not synced by this version yet. Leave the rule out, or set it to none.")
+	}
+	if !v.Active {
+		return nil
+	}
+	for _, o := range sortedSettings(snap) {
+		if o.ID == v.ID || !o.Active || o.Source != v.Target || o.Target != v.Source {
+			continue
+		}
+		var both []string
+		for _, t := range v.TakenTypes() {
+			if o.Rules[t].Takes() {
+				both = append(both, string(t))
+			}
+		}
+		if len(both) > 0 {
+			return huma.Error409Conflict(fmt.Sprintf("Active sync setting %s takes %s from %s to %s already. With both directions active, an edit on each side "+
+				"at the same time would make each server overwrite the other, and neither would be right. Take other types, or leave one of the two inactive.",
+				o.ID, strings.Join(both, ", "), o.Source, o.Target))
+		}
+	}
+	return nil
+}
+
+// store checks and stores a sync setting; after is 0 for a new one. The caller
+// holds s.writes.
+func (s *Server) store(ctx context.Context, action, detail string, snap broker.Snapshot, v schemas.Setting, after uint64) (*tagged[SettingRecord], error) {
+	if err := s.check(snap, v); err != nil {
+		return nil, err
+	}
+	return s.put(ctx, action, detail, v, after)
+}
+
+// put is store without a look at the others.
+func (s *Server) put(ctx context.Context, action, detail string, v schemas.Setting, after uint64) (*tagged[SettingRecord], error) {
+	if _, err := v.Encode(); err != nil {
+		return nil, err
+	}
+	var rev uint64
+	err := s.act(ctx, broker.AuditRecord{Action: action, Object: "setting/" + string(v.ID), Before: after, Detail: detail}, func(ctx context.Context) error {
+		var err error
+		rev, err = s.broker.PutSetting(ctx, v, after)
+		if after == 0 && errors.Is(err, broker.ErrConflict) {
+			return taken(v.ID)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &tagged[SettingRecord]{etag(rev), settingRecord(broker.StoredSetting{Setting: v, Revision: rev})}, nil
+}
+
+func taken(id schemas.Slug) error {
+	return huma.Error409Conflict(fmt.Sprintf("There is a sync setting %s already.", id))
+}
+
+func (s *Server) addSetting(ctx context.Context, in *bodyInput[NewSetting]) (*tagged[SettingRecord], error) {
+	v, err := in.Body.SettingBody.setting(schemas.Slug(in.Body.ID))
+	if err != nil {
+		return nil, err
+	}
+	v.Created = time.Now().UTC()
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	snap, err := s.broker.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := snap.Settings[v.ID]; ok || snap.Unreadable["setting."+string(v.ID)] != nil {
+		return nil, taken(v.ID)
+	}
+	return s.store(ctx, "setting.add", describe(v), snap, v, 0)
+}
+
+func (s *Server) replaceSetting(ctx context.Context, in *idMatchBody[SettingBody]) (*tagged[SettingRecord], error) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	old, snap, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := match(in.IfMatch, old.Revision); err != nil {
+		return nil, err
+	}
+	v, err := in.Body.setting(old.ID)
+	if err != nil {
+		return nil, err
+	}
+	v.Created = old.Created
+	v.KeepUnknown(old.Setting) // G10: what a newer version wrote stays
+	return s.store(ctx, "setting.update", describe(v), snap, v, old.Revision)
+}
+
+func (s *Server) removeSetting(ctx context.Context, in *idMatch) (*struct{}, error) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	old, _, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := match(in.IfMatch, old.Revision); err != nil {
+		return nil, err
+	}
+	return nil, s.act(ctx, broker.AuditRecord{Action: "setting.remove", Object: "setting/" + string(old.ID), Before: old.Revision},
+		func(ctx context.Context) error { return s.broker.DeleteSetting(ctx, old.ID, old.Revision) })
+}
+
+func (s *Server) activateSetting(ctx context.Context, in *idMatch) (*tagged[SettingRecord], error) {
+	return s.setActive(ctx, in, true, "setting.activate")
+}
+
+func (s *Server) deactivateSetting(ctx context.Context, in *idMatch) (*tagged[SettingRecord], error) {
+	return s.setActive(ctx, in, false, "setting.deactivate")
+}
+
+func (s *Server) setActive(ctx context.Context, in *idMatch, active bool, action string) (*tagged[SettingRecord], error) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	old, snap, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := match(in.IfMatch, old.Revision); err != nil {
+		return nil, err
+	}
+	if old.Active == active {
+		return &tagged[SettingRecord]{etag(old.Revision), settingRecord(old)}, nil
+	}
+	v := old.Clone()
+	v.Active = active
+	if !active { // always possible, whatever else may be wrong with it
+		return s.put(ctx, action, "", v, old.Revision)
+	}
+	return s.store(ctx, action, "", snap, v, old.Revision)
+}
+
+func (s *Server) cloneSetting(ctx context.Context, in *idBody[CloneName]) (*tagged[SettingRecord], error) {
+	to, err := parseSlug(in.Body.ID)
+	if err != nil {
+		return nil, err
+	}
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	old, snap, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := snap.Settings[to]; ok || snap.Unreadable["setting."+string(to)] != nil {
+		return nil, taken(to)
+	}
+	v := old.Clone()
+	v.ID, v.Active, v.Created = to, false, time.Now().UTC()
+	return s.store(ctx, "setting.clone", "from "+string(old.ID), snap, v, 0)
+}
+
+// describe is a setting in one line, for the audit.
+func describe(v schemas.Setting) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s to %s, active %v, %s", v.Source, v.Target, v.Active, v.Policy)
+	for _, t := range schemas.Types() {
+		r, ok := v.Rules[t]
+		switch {
+		case !ok:
+		case r.Sync == schemas.SyncListed:
+			fmt.Fprintf(&b, ", %s=listed(%d)", t, len(r.Objects))
+		default:
+			fmt.Fprintf(&b, ", %s=%s:%s", t, r.Sync, r.Rights)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,201 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer"
+	"github.com/vcsync/vcsync/producer"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// StatusReport is how everything does.
+type StatusReport struct {
+	Version  string             `json:"version"`
+	Time     time.Time          `json:"time"`
+	Store    StoreReport        `json:"store"`
+	Roles    RolesReport        `json:"roles" doc:"What runs in this process; of what does not, nothing is known here."`
+	Sources  []SourceReport     `json:"sources" nullable:"false"`
+	Targets  []TargetReport     `json:"targets" nullable:"false"`
+	Settings []SettingReport    `json:"settings" nullable:"false"`
+	Parked   int                `json:"parked" doc:"Without those that were discarded."`
+	Faulty   []UnreadableReport `json:"faulty,omitzero" doc:"Stored records that this version does not understand."`
+}
+
+// RolesReport says which roles run in this process.
+type RolesReport struct {
+	Producer bool `json:"producer"`
+	Consumer bool `json:"consumer"`
+}
+
+// StoreReport is how the store does.
+type StoreReport struct {
+	Ready    bool   `json:"ready"`
+	Reason   string `json:"reason,omitzero" doc:"Why it is not ready."`
+	Embedded bool   `json:"embedded" doc:"Nobody but this process can reach it."`
+	LastSeq  uint64 `json:"lastSeq" doc:"The sequence of the newest event."`
+	Events   uint64 `json:"events"`
+	Bytes    uint64 `json:"bytes"`
+	MaxBytes int64  `json:"maxBytes" doc:"Where it refuses new events."`
+}
+
+// SourceReport is how a source does.
+type SourceReport struct {
+	Server string             `json:"server"`
+	State  string             `json:"state"`
+	Class  string             `json:"class,omitzero"`
+	Reason string             `json:"reason,omitzero"`
+	Since  time.Time          `json:"since,omitzero"`
+	Feed   bool               `json:"feed" doc:"The server's own hints of changes arrive."`
+	Epoch  uint64             `json:"epoch"`
+	Types  []SourceTypeReport `json:"types" nullable:"false"`
+}
+
+// SourceTypeReport is how one type of a source does.
+type SourceTypeReport struct {
+	Type       string    `json:"type"`
+	Complete   time.Time `json:"complete,omitzero" doc:"The end of the last complete listing."`
+	Objects    int       `json:"objects"`
+	Published  uint64    `json:"published" doc:"Events stored since the start."`
+	Held       int       `json:"held,omitzero" doc:"Deletions that wait because a pass had too many."`
+	Refused    int       `json:"refused,omitzero" doc:"Objects that could not be captured."`
+	RefusedWhy string    `json:"refusedWhy,omitzero"`
+}
+
+// TargetReport is how a target does.
+type TargetReport struct {
+	Server  string    `json:"server"`
+	State   string    `json:"state"`
+	Reason  string    `json:"reason,omitzero"`
+	Since   time.Time `json:"since,omitzero"`
+	Lanes   int       `json:"lanes" doc:"Objects that are being worked on or wait for it."`
+	Applied uint64    `json:"applied" doc:"Writes that were confirmed since the start."`
+	Equal   uint64    `json:"equal" doc:"Looks that found nothing to do."`
+	Parked  int       `json:"parked"`
+}
+
+// SettingReport is how a sync setting does.
+type SettingReport struct {
+	Setting   string    `json:"setting"`
+	Source    string    `json:"source"`
+	Target    string    `json:"target"`
+	Active    bool      `json:"active"`
+	Takes     []string  `json:"takes" nullable:"false"`
+	Known     bool      `json:"known" doc:"A consumer of this process follows it; else the numbers say nothing."`
+	State     string    `json:"state,omitzero"`
+	Pending   uint64    `json:"pending" doc:"Objects whose newest state has not been dealt with."`
+	Parked    int       `json:"parked"`
+	LastRun   time.Time `json:"lastRun,omitzero" doc:"The end of the last pass over all objects."`
+	OK        bool      `json:"ok" doc:"The last pass parked nothing."`
+	LastError string    `json:"lastError,omitzero"`
+}
+
+// UnreadableReport is a record that is left as it is.
+type UnreadableReport struct {
+	Record string `json:"record"`
+	Reason string `json:"reason"`
+}
+
+func (s *Server) getStatus(ctx context.Context, _ *noInput) (*output[StatusReport], error) {
+	r, err := s.status(ctx)
+	return &output[StatusReport]{r}, err
+}
+
+func (s *Server) status(ctx context.Context) (StatusReport, error) {
+	snap, err := s.broker.Snapshot(ctx)
+	if err != nil {
+		return StatusReport{}, err
+	}
+	parked, err := s.broker.ListParked(ctx, "")
+	if err != nil {
+		return StatusReport{}, err
+	}
+	ev, err := s.broker.EventsState(ctx)
+	if err != nil {
+		return StatusReport{}, err
+	}
+	ready := s.checkReady(ctx)
+	r := StatusReport{Version: s.cfg.Version, Time: time.Now().UTC(), Roles: RolesReport{s.cfg.Sources != nil, s.cfg.Targets != nil},
+		Store: StoreReport{Ready: ready.Ready, Reason: ready.Reason, Embedded: s.broker.Exclusive(), LastSeq: ev.LastSeq, Events: ev.Messages,
+			Bytes: ev.Bytes, MaxBytes: ev.MaxBytes},
+		Sources: []SourceReport{}, Targets: []TargetReport{}, Settings: []SettingReport{}}
+	if s.cfg.Sources != nil {
+		for _, p := range s.cfg.Sources.Status() {
+			r.Sources = append(r.Sources, sourceReport(p))
+		}
+		slices.SortFunc(r.Sources, func(a, b SourceReport) int { return cmp.Compare(a.Server, b.Server) })
+	}
+	known := map[schemas.Slug]consumer.SettingStatus{}
+	if s.cfg.Targets != nil {
+		targets, settings := s.cfg.Targets.Status()
+		for _, t := range targets {
+			r.Targets = append(r.Targets, TargetReport{string(t.Target), string(t.State), t.Reason, t.Since, t.Lanes, t.Applied, t.Equal, t.Parked})
+		}
+		slices.SortFunc(r.Targets, func(a, b TargetReport) int { return cmp.Compare(a.Server, b.Server) })
+		for _, v := range settings {
+			known[v.Setting] = v
+		}
+	}
+	waiting := map[schemas.Slug]int{}
+	for _, p := range parked {
+		if p.Discarded == "" {
+			waiting[p.Setting]++
+			r.Parked++
+		}
+	}
+	for _, v := range sortedSettings(snap) {
+		rec := SettingReport{Setting: string(v.ID), Source: string(v.Source), Target: string(v.Target), Active: v.Active, Takes: []string{}, Parked: waiting[v.ID]}
+		for _, t := range v.TakenTypes() {
+			rec.Takes = append(rec.Takes, string(t))
+		}
+		if k, ok := known[v.ID]; ok {
+			rec.Known, rec.State, rec.Pending, rec.LastRun, rec.OK, rec.LastError = true, k.State, k.Pending, k.LastRun, k.OK, k.LastError
+			rec.Parked = max(rec.Parked, k.Parked)
+		}
+		r.Settings = append(r.Settings, rec)
+	}
+	for key, err := range snap.Unreadable {
+		r.Faulty = append(r.Faulty, UnreadableReport{key, err.Error()})
+	}
+	slices.SortFunc(r.Faulty, func(a, b UnreadableReport) int { return cmp.Compare(a.Record, b.Record) })
+	return r, nil
+}
+
+func sourceReport(p producer.Status) SourceReport {
+	r := SourceReport{Server: string(p.Server), State: string(p.State), Class: p.Class, Reason: p.Reason, Since: p.Since, Feed: p.Feed, Epoch: p.Epoch,
+		Types: []SourceTypeReport{}}
+	for _, t := range schemas.Types() {
+		if v, ok := p.Types[t]; ok {
+			r.Types = append(r.Types, SourceTypeReport{string(t), v.Complete, v.Objects, v.Published, v.Held, v.Refused, v.RefusedWhy})
+		}
+	}
+	return r
+}
+
+// Polled is the answer to asking for a poll.
+type Polled struct {
+	Source string `json:"source"`
+}
+
+func (s *Server) pollSource(ctx context.Context, in *idPath) (*output[Polled], error) {
+	v, _, err := s.server(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if s.cfg.Sources == nil {
+		return nil, huma.Error409Conflict("The producer does not run in this process; ask the one that has it.")
+	}
+	err = s.act(ctx, broker.AuditRecord{Action: "source.poll", Object: "server/" + string(v.ID)}, func(context.Context) error {
+		s.cfg.Sources.Poke(v.ID)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &output[Polled]{Polled{string(v.ID)}}, nil
+}
