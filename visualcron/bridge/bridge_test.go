@@ -102,7 +102,6 @@ func TestOnlyAnHonestListingIsComplete(t *testing.T) {
 		{"a row with the zero GUID", answer(`[{"Id":"00000000-0000-0000-0000-000000000000"}]`), visualcron.BadAnswer, 0},
 		{"a row with a number as id", answer(`[{"Id":1}]`), visualcron.BadAnswer, 0},
 		{"a null row", answer(`[null]`), visualcron.BadAnswer, 0},
-		{"a name twice in a row", answer(`[{"Id":"a","Id":"b"}]`), visualcron.BadAnswer, 0},
 		{"invalid UTF-8", answer("[{\"Id\":\"a\",\"Name\":\"\xff\"}]"), visualcron.BadAnswer, 0},
 		{"204", status(204, ``), visualcron.BadAnswer, 0},
 		{"206", status(206, `[]`), visualcron.BadAnswer, 0},
@@ -565,4 +564,45 @@ func TestAWholeStandInInVirtualTime(t *testing.T) {
 			t.Errorf("after the server has gone: %v", err)
 		}
 	})
+}
+
+// TestTheContractNamesEveryType keeps openapi.yaml with the code.
+func TestTheContractNamesEveryType(t *testing.T) {
+	text := string(bridge.OpenAPI)
+	enum := text[strings.Index(text, "enum: [User,"):]
+	enum = enum[len("enum: ["):strings.Index(enum, "]")]
+	var want []string
+	for _, typ := range schemas.Types() {
+		want = append(want, string(typ))
+	}
+	if got := strings.Fields(strings.ReplaceAll(enum, ",", " ")); !slices.Equal(got, want) {
+		t.Errorf("types %v, want %v", got, want)
+	}
+	for _, path := range []string{"/logon:", "/server:", "/objects/{type}:", "/objects/{type}/{id}:", "/changes:"} {
+		if !strings.Contains(text, "\n  "+path) {
+			t.Errorf("the path %s is not described", path)
+		}
+	}
+}
+
+func TestARowWithoutEndIsNotReadToItsEnd(t *testing.T) {
+	block := []byte(strings.Repeat("a", 1<<20))
+	sent := 0
+	b, srv := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `[{"Id":"x","Script":"`)
+		for ; sent < 1000; sent++ {
+			if _, err := w.Write(block); err != nil {
+				return
+			}
+		}
+	})
+	complete, err := b.List(t.Context(), schemas.Job, func(visualcron.Row) error { return nil })
+	if visualcron.ClassOf(err) != visualcron.BadAnswer || complete.IsComplete() {
+		t.Errorf("complete %t: %v", complete.IsComplete(), err)
+	}
+	srv.Close() // waits for the handler
+	if sent > 200 {
+		t.Errorf("%d MiB of one row were read", sent)
+	}
 }
