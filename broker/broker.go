@@ -235,13 +235,19 @@ func (b *Broker) Close() error {
 	return err
 }
 
-// waitNoClients returns once the server has let go of every client, or after 5
-// seconds. Shutdown holds a lock while it waits for them.
+// waitNoClients returns once the server has let go of every client and of what
+// they last asked for, or after 5 seconds: Shutdown sleeps while it holds a lock
+// that such a request may wait for, which virtual time never gets past.
 func waitNoClients(s *server.Server) {
 	for range 500 {
 		if s.NumClients() == 0 {
-			return
+			break
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	time.Sleep(settle)
 }
+
+// settle is how long requests that are under way in the server get to end after
+// their clients are gone.
+const settle = 100 * time.Millisecond

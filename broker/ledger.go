@@ -275,7 +275,7 @@ func (l *Ledger) store(ctx context.Context, pages map[int]*page) error {
 		}
 	default:
 		var ack *jetstreamext.BatchAck
-		if ack, err = jetstreamext.PublishMsgBatch(ctx, l.js, msgs); err == nil {
+		if ack, err = jetstreamext.PublishMsgBatch(ctx, l.js, msgs, oneAnswer); err == nil {
 			last = ack.Sequence
 		}
 	}

@@ -20,6 +20,12 @@ const (
 	batchBytes    = 16 << 20
 )
 
+// oneAnswer lets a batch wait for the answer to its commit only: a batch is small,
+// and what is wrong with it the commit says too. (The acknowledgement of the first
+// message would also take a timer from a pool that nats.go shares between the
+// bubbles of testing/synctest, which that forbids.)
+var oneAnswer = jetstreamext.BatchFlowControl{AckFirst: false}
+
 // Change is an event to publish, and the sequence in VCS_EV of the object's last
 // event, 0 where it has none. The broker refuses it where that is no longer so.
 type Change struct {
@@ -95,7 +101,7 @@ func (b *Broker) publishBatch(ctx context.Context, changes []Change, msgs []*nat
 	if len(msgs) > 1 {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		ack, err := jetstreamext.PublishMsgBatch(ctx, b.js, msgs)
+		ack, err := jetstreamext.PublishMsgBatch(ctx, b.js, msgs, oneAnswer)
 		if err == nil {
 			for i := range out {
 				out[i].Seq = ack.Sequence - uint64(len(msgs)-1-i)

@@ -49,6 +49,10 @@ const (
 	// patience is how long the back-offs of one object state may add up before it
 	// is parked.
 	patience = 2 * time.Minute
+	// lateLanding is how long the target may still act on a write after its client
+	// gave up, as a lease's margin is: the object is read back no earlier, or an
+	// older write could land on a newer one.
+	lateLanding = 3 * time.Second
 	// mismatches is how many equal differences between write and read-back park.
 	mismatches = 3
 )
@@ -108,7 +112,11 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 	case visualcron.Unsupported:
 		return Verdict{Fate: Park, Class: "unsupported", Fix: "take the type out of the sync setting, or use another connector"}
 	}
-	return transient(string(e.Class), "look at the target server's own log")
+	v := transient(string(e.Class), "look at the target server's own log")
+	if e.Class == visualcron.Timeout && (e.Op == "put" || e.Op == "delete") {
+		v.After = lateLanding
+	}
+	return v
 }
 
 // targetLevel tells whether a failure counts towards closing the target's gate

@@ -43,7 +43,8 @@ type SettingStatus struct {
 	// Pending is the number of objects whose newest state has not been dealt with.
 	Pending uint64
 	// LastRun is the end of the last completed pass over all objects; zero if never
-	// since the start. OK tells whether the last pass ended with nothing parked.
+	// since the start. OK tells whether that pass ended well and nothing is parked
+	// now.
 	LastRun time.Time
 	OK      bool
 	// State is for people: "following", "inactive", "comparing", "target down", ...

@@ -145,6 +145,7 @@ func (t *target) settingStatus(id schemas.Slug) SettingStatus {
 	if t.parked != nil {
 		out.Parked = t.parked.count(id)
 	}
+	out.OK = out.OK && out.Parked == 0
 	return out
 }
 

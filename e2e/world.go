@@ -25,8 +25,8 @@ import (
 	"github.com/vcsync/vcsync/visualcron/standin"
 )
 
-// password is every stand-in's; tests search for it.
-const password = "c4nary-Passw0rd"
+// Password is every stand-in's account password; tests search for it.
+const Password = "c4nary-Passw0rd"
 
 // Host is one stand-in server of a World and what was seen of it.
 type Host struct {
@@ -126,7 +126,7 @@ func (w *World) AddHost(name schemas.Slug) *Host {
 	w.T.Helper()
 	h := &Host{Name: name, pipe: standin.NewPipe(), current: map[schemas.ID]bool{}}
 	var err error
-	h.Server, err = standin.Open(standin.Config{Name: string(name), Password: password, NoSync: true, StatisticsEvery: 20 * time.Second,
+	h.Server, err = standin.Open(standin.Config{Name: string(name), Password: Password, NoSync: true, StatisticsEvery: time.Minute,
 		Intercept: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				h.mu.Lock()
@@ -163,7 +163,7 @@ func (w *World) AddHost(name schemas.Slug) *Host {
 		if _, err := w.Broker.PutServer(ctx, schemas.Server{ID: name, Connector: "bridge", Address: "http://" + string(name) + ".invalid", User: standin.DefaultUser}, 0); err != nil {
 			return err
 		}
-		return w.Broker.SetPassword(ctx, name, password)
+		return w.Broker.SetPassword(ctx, name, Password)
 	})
 	return h
 }

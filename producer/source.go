@@ -185,6 +185,7 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 	for {
 		begun := time.Now()
 		info, err := s.poll(ctx, s.takeDirty(all))
+		took := time.Since(begun)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -221,7 +222,7 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(max(gather, min(time.Since(begun)/2, 5*time.Second))):
+			case <-time.After(max(gather, min(took, 5*time.Second))):
 			}
 			all = err != nil
 		}

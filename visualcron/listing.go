@@ -41,7 +41,9 @@ func ReadList(r io.Reader, t schemas.Type, yield func(Row) error) (Complete, err
 	bad := func(format string, a ...any) (Complete, error) {
 		return Complete{}, &Error{Class: BadAnswer, Op: "list", Type: t, Detail: fmt.Sprintf(format, a...)}
 	}
-	dec := jsontext.NewDecoder(r)
+	// A member that stands twice in a row spoils that row and not the listing:
+	// Normalize refuses it. Looking for it here would triple the cost of every row.
+	dec := jsontext.NewDecoder(r, jsontext.AllowDuplicateNames(true))
 	// failed sorts what the decoder says: broken JSON is the server's fault, all
 	// else is the transport's and keeps its own meaning.
 	failed := func(err error, where string) (Complete, error) {
@@ -153,32 +155,50 @@ func BodyID(t schemas.Type, body []byte) (schemas.ID, error) {
 }
 
 // stringAt returns the string under the members of path, without building a tree.
+// A member of the path that stands twice is an error: which one counts is anybody's
+// guess.
 func stringAt(body []byte, path []string) (string, error) {
-	dec := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true)) // checked by whoever read the body first
-	for depth, name := range path {
+	dec := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true))
+	tok, err := dec.ReadToken()
+	if err != nil || tok.Kind() != '{' {
+		return "", fmt.Errorf("no object")
+	}
+	var found jsontext.Value
+	for {
 		tok, err := dec.ReadToken()
-		if err != nil || tok.Kind() != '{' {
-			return "", fmt.Errorf("no object at %v", path[:depth])
+		if err != nil {
+			return "", fmt.Errorf("malformed JSON: %w", err)
 		}
-		for {
-			tok, err := dec.ReadToken()
-			if err != nil {
-				return "", fmt.Errorf("malformed JSON: %w", err)
-			}
-			if tok.Kind() == '}' {
-				return "", fmt.Errorf("no member %v", path[:depth+1])
-			}
-			if tok.String() == name {
-				break
-			}
+		if tok.Kind() == '}' {
+			break
+		}
+		if tok.String() != path[0] {
 			if err := dec.SkipValue(); err != nil {
 				return "", fmt.Errorf("malformed JSON: %w", err)
 			}
+			continue
 		}
+		v, err := dec.ReadValue()
+		if err != nil {
+			return "", fmt.Errorf("malformed JSON: %w", err)
+		}
+		if found != nil {
+			return "", fmt.Errorf("member %s stands twice", path[0])
+		}
+		found = v.Clone()
 	}
-	tok, err := dec.ReadToken()
-	if err != nil || tok.Kind() != '"' {
-		return "", fmt.Errorf("member %v is no text", path)
+	switch {
+	case found == nil:
+		return "", fmt.Errorf("no member %s", path[0])
+	case len(path) > 1:
+		s, err := stringAt(found, path[1:])
+		if err != nil {
+			err = fmt.Errorf("in %s: %w", path[0], err)
+		}
+		return s, err
+	case found.Kind() != '"':
+		return "", fmt.Errorf("member %s is no text", path[0])
 	}
-	return tok.String(), nil
+	s, err := jsontext.AppendUnquote(nil, found)
+	return string(s), err
 }

@@ -81,6 +81,7 @@ func TestOnlyAnHonestListingIsComplete(t *testing.T) {
 		{"blanks around it", answer(" \n[ " + row + " ]\r\n"), "", 1},
 		{"a charset", body("application/json; charset=utf-8", `[]`), "", 0},
 		{"null", answer(`null`), visualcron.BadAnswer, 0},
+		{"a name twice in a row", answer(`[{"Id":"a","Id":"b"}]`), visualcron.BadAnswer, 0},
 		{"an object", answer(`{}`), visualcron.BadAnswer, 0},
 		{"an object that holds the array", answer(`{"value":[]}`), visualcron.BadAnswer, 0},
 		{"nothing", answer(``), visualcron.BadAnswer, 0},
