@@ -121,9 +121,8 @@ func (w *World) OpenBroker() {
 	w.Broker = b
 }
 
-// AddHost adds a stand-in with its built-ins, and its server record.
-func (w *World) AddHost(name schemas.Slug) *Host {
-	w.T.Helper()
+// NewHost opens a stand-in in memory, watched.
+func NewHost(name schemas.Slug) (*Host, error) {
 	h := &Host{Name: name, pipe: standin.NewPipe(), current: map[schemas.ID]bool{}}
 	var err error
 	h.Server, err = standin.Open(standin.Config{Name: string(name), Password: Password, NoSync: true, StatisticsEvery: time.Minute,
@@ -141,6 +140,13 @@ func (w *World) AddHost(name schemas.Slug) *Host {
 			})
 		},
 		Observe: h.observe})
+	return h, err
+}
+
+// AddHost adds a stand-in with its built-ins, and its server record.
+func (w *World) AddHost(name schemas.Slug) *Host {
+	w.T.Helper()
+	h, err := NewHost(name)
 	if err != nil {
 		w.T.Fatal(err)
 	}
