@@ -42,15 +42,15 @@ func eventRecord(e broker.StoredEvent) EventRecord {
 	return r
 }
 
-// eventFilter is what both event operations take.
-type eventFilter struct {
+// EventFilter is what both event operations take; an empty member stands for any.
+type EventFilter struct {
 	Source string `query:"source" doc:"Only events of this server."`
 	Type   string `query:"type" doc:"Only events of this type."`
 	Kind   string `query:"kind" doc:"added, updated or deleted."`
 	Object string `query:"object" doc:"Only events of the object with this id."`
 }
 
-func (f eventFilter) query() (q broker.EventQuery, err error) {
+func (f EventFilter) query() (q broker.EventQuery, err error) {
 	if f.Source != "" {
 		if q.Source, err = schemas.ParseSlug(f.Source); err != nil {
 			return q, err
@@ -77,13 +77,13 @@ func (f eventFilter) query() (q broker.EventQuery, err error) {
 }
 
 type eventsInput struct {
-	eventFilter
+	EventFilter
 	Since time.Time `query:"since" doc:"Only events stored since then."`
 	Limit int       `query:"limit" minimum:"1" maximum:"1000" default:"50"`
 }
 
 type streamInput struct {
-	eventFilter
+	EventFilter
 	LastEventID string `header:"Last-Event-ID" doc:"The sequence of the last event that was received; the stream goes on after it."`
 }
 

@@ -52,7 +52,8 @@ func parkedRecord(p broker.Parked) ParkedRecord {
 		Last: p.Last, Attempts: p.Attempts, NextTry: p.NextTry, Retrying: p.RetryAsked > p.RetryDone, Discarded: p.Discarded}
 }
 
-type parkedPath struct {
+// ParkedPath names a parked record.
+type ParkedPath struct {
 	Target string `path:"target" maxLength:"48"`
 	Type   string `path:"type" maxLength:"32"`
 	Token  string `path:"token" maxLength:"400"`
@@ -93,7 +94,7 @@ func (s *Server) listParked(ctx context.Context, in *targetQuery) (*output[list[
 	return out, nil
 }
 
-func (s *Server) parked(ctx context.Context, in *parkedPath) (broker.Parked, error) {
+func (s *Server) parked(ctx context.Context, in *ParkedPath) (broker.Parked, error) {
 	target, err := schemas.ParseSlug(in.Target)
 	if err != nil {
 		return broker.Parked{}, err
@@ -113,7 +114,7 @@ func (s *Server) parked(ctx context.Context, in *parkedPath) (broker.Parked, err
 	return p, err
 }
 
-func (s *Server) getParked(ctx context.Context, in *parkedPath) (*output[ParkedRecord], error) {
+func (s *Server) getParked(ctx context.Context, in *ParkedPath) (*output[ParkedRecord], error) {
 	p, err := s.parked(ctx, in)
 	if err != nil {
 		return nil, err
@@ -146,7 +147,7 @@ func askRetry(p *broker.Parked) {
 	p.Discarded = ""
 }
 
-func (s *Server) retryParked(ctx context.Context, in *parkedPath) (*output[ParkedRecord], error) {
+func (s *Server) retryParked(ctx context.Context, in *ParkedPath) (*output[ParkedRecord], error) {
 	p, err := s.parked(ctx, in)
 	if err != nil {
 		return nil, err
@@ -199,14 +200,14 @@ func (s *Server) retryAllParked(ctx context.Context, in *targetQuery) (*output[R
 }
 
 func (s *Server) discardParked(ctx context.Context, in *struct {
-	parkedPath
+	ParkedPath
 	Body DiscardReason
 }) (*output[ParkedRecord], error) {
 	reason := strings.TrimSpace(in.Body.Reason)
 	if reason == "" {
 		return nil, huma.Error422UnprocessableEntity("reason: empty")
 	}
-	p, err := s.parked(ctx, &in.parkedPath)
+	p, err := s.parked(ctx, &in.ParkedPath)
 	if err != nil {
 		return nil, err
 	}

@@ -9,23 +9,26 @@ import (
 	"github.com/vcsync/vcsync/schemas"
 )
 
-// Paths and headers that several operations take.
+// Paths and headers that several operations take. What is embedded has to be
+// exported: huma passes over the rest without a word.
 type (
 	noInput struct{}
 
-	idPath struct {
+	// IDPath names a record.
+	IDPath struct {
 		ID string `path:"id" maxLength:"48" doc:"The short name."`
 	}
-	idMatch struct {
-		idPath
+	// IDMatch names a record and the revision that the caller saw.
+	IDMatch struct {
+		IDPath
 		IfMatch string `header:"If-Match" doc:"The ETag that was read, or *."`
 	}
 	idBody[T any] struct {
-		idPath
+		IDPath
 		Body T
 	}
 	idMatchBody[T any] struct {
-		idMatch
+		IDMatch
 		Body T
 	}
 	bodyInput[T any] struct{ Body T }

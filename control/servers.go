@@ -107,7 +107,7 @@ func (s *Server) server(ctx context.Context, text string) (broker.StoredServer, 
 	return v, snap, nil
 }
 
-func (s *Server) getServer(ctx context.Context, in *idPath) (*tagged[ServerRecord], error) {
+func (s *Server) getServer(ctx context.Context, in *IDPath) (*tagged[ServerRecord], error) {
 	v, _, err := s.server(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -233,7 +233,7 @@ func (s *Server) try(ctx context.Context, rec schemas.Server, password string) S
 	if err != nil {
 		return failed(err)
 	}
-	defer c.Close() //nolint:errcheck // nothing was written
+	defer c.Close() // nothing was written
 	info, err := c.Server(ctx)
 	if err != nil {
 		return failed(err)
@@ -250,7 +250,7 @@ func (s *Server) try(ctx context.Context, rec schemas.Server, password string) S
 	return t
 }
 
-func (s *Server) removeServer(ctx context.Context, in *idMatch) (*struct{}, error) {
+func (s *Server) removeServer(ctx context.Context, in *IDMatch) (*struct{}, error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	v, snap, err := s.server(ctx, in.ID)
@@ -273,7 +273,7 @@ func (s *Server) removeServer(ctx context.Context, in *idMatch) (*struct{}, erro
 		func(ctx context.Context) error { return s.broker.DeleteServer(ctx, v.ID, v.Revision) })
 }
 
-func (s *Server) testServer(ctx context.Context, in *idPath) (*output[ServerTest], error) {
+func (s *Server) testServer(ctx context.Context, in *IDPath) (*output[ServerTest], error) {
 	v, _, err := s.server(ctx, in.ID)
 	if err != nil {
 		return nil, err

@@ -146,7 +146,7 @@ func (s *Server) setting(ctx context.Context, text string) (broker.StoredSetting
 	return v, snap, nil
 }
 
-func (s *Server) getSetting(ctx context.Context, in *idPath) (*tagged[SettingRecord], error) {
+func (s *Server) getSetting(ctx context.Context, in *IDPath) (*tagged[SettingRecord], error) {
 	v, _, err := s.setting(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -262,7 +262,7 @@ func (s *Server) replaceSetting(ctx context.Context, in *idMatchBody[SettingBody
 	return s.store(ctx, "setting.update", describe(v), snap, v, old.Revision)
 }
 
-func (s *Server) removeSetting(ctx context.Context, in *idMatch) (*struct{}, error) {
+func (s *Server) removeSetting(ctx context.Context, in *IDMatch) (*struct{}, error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	old, _, err := s.setting(ctx, in.ID)
@@ -276,15 +276,15 @@ func (s *Server) removeSetting(ctx context.Context, in *idMatch) (*struct{}, err
 		func(ctx context.Context) error { return s.broker.DeleteSetting(ctx, old.ID, old.Revision) })
 }
 
-func (s *Server) activateSetting(ctx context.Context, in *idMatch) (*tagged[SettingRecord], error) {
+func (s *Server) activateSetting(ctx context.Context, in *IDMatch) (*tagged[SettingRecord], error) {
 	return s.setActive(ctx, in, true, "setting.activate")
 }
 
-func (s *Server) deactivateSetting(ctx context.Context, in *idMatch) (*tagged[SettingRecord], error) {
+func (s *Server) deactivateSetting(ctx context.Context, in *IDMatch) (*tagged[SettingRecord], error) {
 	return s.setActive(ctx, in, false, "setting.deactivate")
 }
 
-func (s *Server) setActive(ctx context.Context, in *idMatch, active bool, action string) (*tagged[SettingRecord], error) {
+func (s *Server) setActive(ctx context.Context, in *IDMatch, active bool, action string) (*tagged[SettingRecord], error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	old, snap, err := s.setting(ctx, in.ID)

@@ -182,7 +182,7 @@ type Polled struct {
 	Source string `json:"source"`
 }
 
-func (s *Server) pollSource(ctx context.Context, in *idPath) (*output[Polled], error) {
+func (s *Server) pollSource(ctx context.Context, in *IDPath) (*output[Polled], error) {
 	v, _, err := s.server(ctx, in.ID)
 	if err != nil {
 		return nil, err

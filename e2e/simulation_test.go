@@ -62,6 +62,7 @@ const simulatedJobs = 12
 
 func (s *simulation) run() {
 	s.w = e2e.NewWorld(s.t)
+	defer time.Sleep(time.Minute) // until the last write has landed
 	defer s.w.Close()
 	if os.Getenv("VCSYNC_TEST_LOG") != "" {
 		s.w.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))

@@ -124,7 +124,7 @@ func loadConfig() (config, error) {
 	check("NATS_CREDS", c.NATSCreds == "" || c.NATSURL != "", "VCSYNC_NATS_URL beside it")
 	check("NATS_LISTEN", c.NATSListen == "" || c.NATSURL == "", "no VCSYNC_NATS_URL beside it: there is no embedded broker then")
 	if err := errors.Join(errs...); err != nil {
-		return config{}, failed(exitUsage, fmt.Errorf("the environment is not right:\n%w\nSee docs/configuration.md.", err)) //nolint:staticcheck // sentences for the operator
+		return config{}, failed(exitUsage, fmt.Errorf("the environment is not right (see docs/configuration.md):\n%w", err))
 	}
 	return c, nil
 }
