@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/nats-io/nats.go"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+	"github.com/vcsync/vcsync/visualcron/standin"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"vcsync": func() { os.Exit(mainCode()) }})
+}
+
+const scriptPassword = "cli-S3cret word"
+
+type brokerKey struct{}
+
+// TestScripts runs the real main as a user does, against an API that the test
+// serves: a real broker, and two stand-ins behind $PROD and $TEST.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		// A script that hangs ends with its own log instead of all goroutines.
+		Deadline: time.Now().Add(3 * time.Minute),
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("TZ", "UTC")
+			for i := range 4 {
+				e.Setenv(fmt.Sprintf("FREE%d", i+1), freeAddr(t))
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			log := slog.New(slog.DiscardHandler)
+			b, err := broker.Open(ctx, broker.Config{Dir: filepath.Join(e.WorkDir, ".control"), LazySync: true, EventsMaxBytes: 1 << 30, Log: log})
+			if err != nil {
+				cancel()
+				return err
+			}
+			l, err := control.Listen(ctx, "127.0.0.1:0")
+			if err != nil {
+				cancel()
+				return errors.Join(err, b.Close())
+			}
+			s, err := control.New(control.Config{Broker: b, Open: opener(15 * time.Second), Supported: visualcron.Supported, Addr: l.Addr().String(), Version: "scripted", Log: log})
+			if err != nil {
+				cancel()
+				return errors.Join(err, b.Close())
+			}
+			served := make(chan error, 1)
+			go func() { served <- s.Serve(ctx, l) }()
+			e.Defer(func() {
+				cancel()
+				if err := errors.Join(<-served, b.Close()); err != nil {
+					t.Error(err)
+				}
+			})
+			e.Values[brokerKey{}] = b
+			e.Setenv("VCSYNC_API_ADDR", l.Addr().String())
+			for name, env := range map[string]string{"production": "PROD", "test": "TEST"} {
+				st, err := standin.Open(standin.Config{Name: name, ID: "id-of-" + name, User: "sync", Password: scriptPassword})
+				if err != nil {
+					return err
+				}
+				srv := httptest.NewServer(st.Handler())
+				e.Defer(func() {
+					srv.Close()
+					if err := st.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+				e.Setenv(env, srv.URL)
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code":    cmdCode,
+			"until":   cmdUntil,
+			"publish": cmdPublish,
+			"park":    cmdPark,
+		},
+	})
+}
+
+// freeAddr returns a loopback address that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// cmdCode runs a command and checks its exit code: code 2 vcsync server add.
+func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N command...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = e.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// cmdUntil runs a command again and again until it ends with exit code 0.
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("usage: until command...")
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%v", err)
+		}
+	}
+}
+
+// cmdPublish stores an event of a Job: publish production added id name.
+func cmdPublish(ts *testscript.TestScript, _ bool, args []string) {
+	b := ts.Value(brokerKey{}).(*broker.Broker)
+	kind, err := schemas.ParseKind(args[1])
+	ts.Check(err)
+	e := schemas.Event{Source: schemas.Slug(args[0]), Kind: kind, Version: schemas.Version{Epoch: 1, Revision: uint64(time.Now().UnixNano())}, Time: time.Now().UTC(),
+		Object: schemas.Object{Type: schemas.Job, ID: schemas.ID(args[2]), Name: args[3]}}
+	if kind != schemas.Deleted {
+		e.Digest, e.Object.Body = schemas.DigestOf([]byte(args[3])), jsontext.Value(`{"Id":"x"}`)
+	}
+	header, data, err := e.Encode()
+	ts.Check(err)
+	_, err = b.JS().PublishMsg(context.Background(), &nats.Msg{Subject: e.Subject(), Header: header, Data: data})
+	ts.Check(err)
+}
+
+// cmdPark records a Job as parked: park test id reason.
+func cmdPark(ts *testscript.TestScript, _ bool, args []string) {
+	b := ts.Value(brokerKey{}).(*broker.Broker)
+	id := schemas.ID(args[1])
+	_, err := b.PutParked(context.Background(), broker.Parked{Target: schemas.Slug(args[0]), Setting: "one", Source: "production", Type: schemas.Job, ID: id, Token: id.Token(),
+		Version: schemas.Version{Epoch: 1, Revision: 1}, Class: "refused", Reason: args[2], Fix: "rename it", First: time.Now(), Last: time.Now(), Attempts: 3})
+	ts.Check(err)
+}
