@@ -39,6 +39,9 @@ type Config struct {
 	// LazySync leaves writing to disk to the operating system. A power cut then
 	// loses what was acknowledged; for simulations only.
 	LazySync bool
+	// Settle is how long requests that are under way in the embedded broker get to
+	// end after their clients are gone; 100 ms where zero. Simulations give more.
+	Settle time.Duration
 	// Log is where the broker speaks; slog.Default() where nil.
 	Log *slog.Logger
 }
@@ -75,6 +78,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	}
 	if cfg.EventsMaxBytes == 0 {
 		cfg.EventsMaxBytes = 8 << 30
+	}
+	if cfg.Settle == 0 {
+		cfg.Settle = 100 * time.Millisecond
 	}
 	cfg.Replicas = max(cfg.Replicas, 1)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
@@ -230,15 +236,16 @@ func (b *Broker) Close() error {
 		nc.Close()
 	}
 	if b.srv != nil {
-		err = errors.Join(err, b.srv.close())
+		err = errors.Join(err, b.srv.close(b.cfg.Settle))
 	}
 	return err
 }
 
-// waitNoClients returns once the server has let go of every client and of what
-// they last asked for, or after 5 seconds: Shutdown sleeps while it holds a lock
-// that such a request may wait for, which virtual time never gets past.
-func waitNoClients(s *server.Server) {
+// waitNoClients returns once the server has let go of every client, or after 5
+// seconds, and what they last asked for has had time to end: Shutdown sleeps while
+// it holds a lock that such a request may wait for, which virtual time never gets
+// past.
+func waitNoClients(s *server.Server, settle time.Duration) {
 	for range 500 {
 		if s.NumClients() == 0 {
 			break
@@ -247,7 +254,3 @@ func waitNoClients(s *server.Server) {
 	}
 	time.Sleep(settle)
 }
-
-// settle is how long requests that are under way in the server get to end after
-// their clients are gone.
-const settle = 100 * time.Millisecond

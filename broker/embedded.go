@@ -124,8 +124,8 @@ func boot(ctx context.Context, o *server.Options, log *slog.Logger) (*server.Ser
 
 // close stops the server; every client has been closed before. The marker goes
 // last, when all is on disk.
-func (e *embedded) close() error {
-	waitNoClients(e.server)
+func (e *embedded) close(settle time.Duration) error {
+	waitNoClients(e.server, settle)
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
 	err := os.Remove(filepath.Join(e.dir, runningFile))

@@ -114,7 +114,7 @@ func NewWorld(t testing.TB) *World {
 // OpenBroker opens the broker on the world's folder.
 func (w *World) OpenBroker() {
 	w.T.Helper()
-	b, err := broker.Open(context.Background(), broker.Config{Dir: w.Dir + "/data", LazySync: true, EventsMaxBytes: 1 << 30, Log: w.Log})
+	b, err := broker.Open(context.Background(), broker.Config{Dir: w.Dir + "/data", LazySync: true, Settle: 5 * time.Second, EventsMaxBytes: 1 << 30, Log: w.Log})
 	if err != nil {
 		w.T.Fatalf("open broker: %v", err)
 	}

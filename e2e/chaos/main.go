@@ -13,12 +13,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,7 +23,6 @@ import (
 
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
-	"github.com/vcsync/vcsync/visualcron/standin"
 )
 
 var (
@@ -49,12 +45,8 @@ func main() {
 }
 
 type chaos struct {
-	rng     *rand.Rand
-	dir     string
-	api     string
-	prod    *e2e.Host
-	targets map[schemas.Slug]*e2e.Host
-	log     *os.File
+	*e2e.Fleet
+	rng *rand.Rand
 
 	mu      sync.Mutex
 	deleted map[schemas.ID]bool
@@ -64,70 +56,39 @@ type chaos struct {
 	done    int
 }
 
+var policies = map[schemas.Slug]schemas.ActivePolicy{"test": schemas.Keep, "standby": schemas.Off}
+
 func run(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp("", "vcsync-chaos-")
+	fleet, err := e2e.NewFleet(*binary)
 	if err != nil {
 		return err
 	}
-	c := &chaos{rng: rand.New(rand.NewPCG(*seed, 0)), dir: dir, targets: map[schemas.Slug]*e2e.Host{}, deleted: map[schemas.ID]bool{}, highest: map[string]int{}}
-	if c.log, err = os.Create(filepath.Join(dir, "vcsync.log")); err != nil {
-		return err
-	}
+	c := &chaos{Fleet: fleet, rng: rand.New(rand.NewPCG(*seed, 0)), deleted: map[schemas.ID]bool{}, highest: map[string]int{}}
+	c.Env = []string{"VCSYNC_POLL=5s"}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%w\nseed %d; what vcsync said is in %s", err, *seed, c.log.Name())
-			return
+			err = fmt.Errorf("%w\nseed %d; what vcsync said is in %s", err, *seed, c.Log())
 		}
-		err = os.RemoveAll(dir)
+		err = errors.Join(err, c.Close(err != nil))
 	}()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	c.api = free.Addr().String()
-	free.Close()
 	fmt.Printf("chaos: %d kills while %d changes on %d jobs flow to 2 targets (seed %d)\n", *rounds, *changes, *jobs, *seed)
-
-	addresses := map[schemas.Slug]string{}
 	for _, name := range []schemas.Slug{"production", "test", "standby"} {
-		h, err := e2e.NewHost(name)
+		h, err := c.AddHost(ctx, name)
 		if err != nil {
 			return err
 		}
-		defer h.Server.Close()
-		l, err := standin.Listen(ctx, "127.0.0.1:0")
-		if err != nil {
-			return err
+		if name != "production" {
+			h.SetFaults(c.watch(name))
 		}
-		serve, end := context.WithCancel(context.Background())
-		served := make(chan struct{})
-		go func() { defer close(served); _ = h.Server.Serve(serve, l) }()
-		defer func() { end(); <-served }()
-		addresses[name] = l.Addr().String()
-		if name == "production" {
-			c.prod = h
-			continue
-		}
-		c.targets[name] = h
-		h.SetFaults(c.watch(name))
 	}
 	for i := range *jobs {
 		c.put(i)
 	}
-	p, err := c.start(ctx)
-	if err != nil {
+	if err := c.Start(ctx); err != nil {
 		return err
 	}
-	defer func() { p.kill() }()
-	for name, addr := range addresses {
-		if err := c.cli(ctx, "server", "add", string(name), "--address", "http://"+addr, "--user", standin.DefaultUser, "--password-stdin"); err != nil {
-			return err
-		}
-	}
-	for name, policy := range map[string]string{"test": "keep", "standby": "off"} {
-		if err := c.cli(ctx, "setting", "add", "to-"+name, "--from", "production", "--to", name, "--rule", "Job=all:new,updated,deleted", "--active", policy); err != nil {
-			return err
-		}
+	if err := c.Register(ctx, policies); err != nil {
+		return err
 	}
 	begun := time.Now()
 	perRound := (*changes + *rounds - 1) / max(*rounds, 1)
@@ -144,9 +105,9 @@ func run(ctx context.Context) (err error) {
 				}
 			}
 		}
-		p.kill()
+		c.Kill()
 		fmt.Printf("chaos: kill %2d after %s alive, %d changes, %d writes confirmed\n", round, alive.Round(10*time.Millisecond), c.done, c.writes())
-		if p, err = c.start(ctx); err != nil {
+		if err := c.Start(ctx); err != nil {
 			return err
 		}
 	}
@@ -154,29 +115,15 @@ func run(ctx context.Context) (err error) {
 	for c.done < *changes {
 		c.change()
 	}
-	calm := time.Now()
-	var diff []string
-	for {
-		diff = nil
-		for name, h := range c.targets {
-			policy := schemas.Keep
-			if name == "standby" {
-				policy = schemas.Off
-			}
-			diff = append(diff, e2e.Diverged(c.prod, h, policy)...)
-		}
-		if diff == nil || time.Since(calm) > *settle {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case err := <-p.died:
-			return fmt.Errorf("vcsync ended by itself: %w", err)
-		case <-time.After(200 * time.Millisecond):
-		}
+	took, err := c.WaitEqual(ctx, policies, *settle)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	took := time.Since(calm)
+	if err != nil {
+		fmt.Println("chaos:", err)
+	}
+	diff := c.Diverged(policies)
+	c.Kill()
 	lost, divergent := 0, 0
 	for _, d := range diff {
 		if strings.Contains(d, " lacks ") {
@@ -187,7 +134,7 @@ func run(ctx context.Context) (err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, h := range c.targets {
+	for _, h := range c.Hosts {
 		c.broken = append(c.broken, h.Broken...)
 	}
 	older, invented := 0, 0
@@ -200,6 +147,12 @@ func run(ctx context.Context) (err error) {
 	}
 	fmt.Printf("chaos: %d kills in %s, equal %s after the last change; %d changes, %d writes: %d lost, %d divergent, %d older over newer or overlapping, %d invented deletions\n",
 		*rounds, flowed.Round(time.Second), took.Round(100*time.Millisecond), c.done, c.writes(), lost, divergent, older, invented)
+	hits, err := e2e.FindSecret(e2e.Password, c.Dir)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("chaos: %d hits of the account password in data folder and debug log\n", len(hits))
+	c.broken = append(c.broken, hits...)
 	if writes := c.writes(); writes < 2**jobs {
 		return fmt.Errorf("the run proves nothing: %d writes for %d jobs at 2 targets", writes, *jobs)
 	}
@@ -211,7 +164,7 @@ func run(ctx context.Context) (err error) {
 
 func (c *chaos) writes() int {
 	n := 0
-	for _, h := range c.targets {
+	for _, h := range c.Hosts {
 		puts, deletes := h.Count()
 		n += puts + deletes
 	}
@@ -227,7 +180,7 @@ func (c *chaos) put(i int) {
 		"Variables":[{"Key":"Secret","ValueObject":"dmFsdWU="}],
 		"Tasks":[{"Id":"c4a05001-1111-4222-8333-%012d","Order":1,"Name":"Run","TaskType":"Execute","Execute":{"CmdLine":"run.cmd %d"},"Stats":{"Active":true}}]}`,
 		id(i), i, i%12, c.version, i, c.version)
-	if _, _, err := c.prod.Server.Put(schemas.Job, []byte(body)); err != nil {
+	if _, _, err := c.Hosts["production"].Server.Put(schemas.Job, []byte(body)); err != nil {
 		panic(err) // a stand-in in memory takes every job
 	}
 }
@@ -236,11 +189,11 @@ func (c *chaos) put(i int) {
 func (c *chaos) change() {
 	c.done++
 	i := c.rng.IntN(*jobs)
-	if _, exists := c.prod.Server.Get(schemas.Job, id(i)); exists && c.rng.IntN(50) == 0 {
+	if _, exists := c.Hosts["production"].Server.Get(schemas.Job, id(i)); exists && c.rng.IntN(50) == 0 {
 		c.mu.Lock()
 		c.deleted[id(i)] = true
 		c.mu.Unlock()
-		if _, err := c.prod.Server.Delete(schemas.Job, id(i)); err != nil {
+		if _, err := c.Hosts["production"].Server.Delete(schemas.Job, id(i)); err != nil {
 			panic(err) // see put
 		}
 		return
@@ -281,65 +234,4 @@ func (c *chaos) watch(target schemas.Slug) func(http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		})
 	}
-}
-
-// process is one run of vcsync.
-type process struct {
-	cmd  *exec.Cmd
-	died chan error
-	once sync.Once
-}
-
-func (p *process) kill() {
-	if p == nil {
-		return
-	}
-	p.once.Do(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.died
-	})
-}
-
-// start starts vcsync and returns when its API answers.
-func (c *chaos) start(ctx context.Context) (*process, error) {
-	cmd := exec.Command(*binary, "up")
-	cmd.Env = append(os.Environ(), "VCSYNC_DATA="+filepath.Join(c.dir, "data"), "VCSYNC_API_ADDR="+c.api, "VCSYNC_POLL=5s", "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug")
-	cmd.Stdout, cmd.Stderr = c.log, c.log
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s (run make build first): %w", *binary, err)
-	}
-	p := &process{cmd: cmd, died: make(chan error, 1)}
-	go func() { p.died <- errors.Join(errors.New("exited"), cmd.Wait()); close(p.died) }()
-	for limit := time.Now().Add(time.Minute); ; {
-		resp, err := http.Get("http://" + c.api + "/livez")
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return p, nil
-			}
-		}
-		select {
-		case err := <-p.died:
-			return nil, fmt.Errorf("vcsync ended at its start: %w", err)
-		case <-ctx.Done():
-			p.kill()
-			return nil, context.Cause(ctx)
-		case <-time.After(20 * time.Millisecond):
-		}
-		if time.Now().After(limit) {
-			p.kill()
-			return nil, fmt.Errorf("vcsync is not up after a minute: %w", err)
-		}
-	}
-}
-
-// cli runs a client command of vcsync.
-func (c *chaos) cli(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, *binary, args...)
-	cmd.Env = append(os.Environ(), "VCSYNC_API_ADDR="+c.api)
-	cmd.Stdin = strings.NewReader(e2e.Password)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("vcsync %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return nil
 }

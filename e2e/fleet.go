@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron/standin"
+)
+
+// Fleet is the built program as a process of its own, beside stand-ins in this
+// process that listen on loopback and outlive it.
+type Fleet struct {
+	// Dir holds the data folder and the log of all runs of the process.
+	Dir string
+	// API is the address of the process's API.
+	API string
+	// Env is added to the process's environment.
+	Env   []string
+	Hosts map[schemas.Slug]*Host
+
+	binary    string
+	log       *os.File
+	addresses map[schemas.Slug]string
+	ends      []func()
+	process   *process
+}
+
+type process struct {
+	cmd  *exec.Cmd
+	died chan error
+	once sync.Once
+}
+
+// NewFleet prepares a fleet in a new folder under the system's temporary one; no
+// process runs yet.
+func NewFleet(binary string) (*Fleet, error) {
+	dir, err := os.MkdirTemp("", "vcsync-e2e-")
+	if err != nil {
+		return nil, err
+	}
+	f := &Fleet{Dir: dir, Hosts: map[schemas.Slug]*Host{}, binary: binary, addresses: map[schemas.Slug]string{}}
+	if f.API, err = FreeAddr(); err != nil {
+		return nil, err
+	}
+	f.log, err = os.Create(filepath.Join(dir, "vcsync.log"))
+	return f, err
+}
+
+// FreeAddr returns a loopback address that nobody listens on.
+func FreeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// Log returns the name of the file that holds what the process said.
+func (f *Fleet) Log() string { return f.log.Name() }
+
+// AddHost starts a stand-in.
+func (f *Fleet) AddHost(ctx context.Context, name schemas.Slug) (*Host, error) {
+	h, err := NewHost(name)
+	if err != nil {
+		return nil, err
+	}
+	l, err := standin.Listen(ctx, "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	serve, end := context.WithCancel(context.Background())
+	served := make(chan struct{})
+	go func() { defer close(served); _ = h.Server.Serve(serve, l) }()
+	f.ends = append(f.ends, func() { end(); <-served; h.Server.Close() })
+	f.Hosts[name], f.addresses[name] = h, l.Addr().String()
+	return h, nil
+}
+
+// Register adds every stand-in as a server, and a setting that takes all jobs from
+// production to each target.
+func (f *Fleet) Register(ctx context.Context, policies map[schemas.Slug]schemas.ActivePolicy) error {
+	for name, addr := range f.addresses {
+		if _, err := f.CLI(ctx, "server", "add", string(name), "--address", "http://"+addr, "--user", standin.DefaultUser, "--password-stdin"); err != nil {
+			return err
+		}
+	}
+	for name, policy := range policies {
+		if _, err := f.CLI(ctx, "setting", "add", "to-"+string(name), "--from", "production", "--to", string(name), "--rule", "Job=all:new,updated,deleted", "--active", string(policy)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CLI runs a client command and returns what it printed.
+func (f *Fleet) CLI(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, f.binary, args...)
+	cmd.Env = append(os.Environ(), "VCSYNC_API_ADDR="+f.API)
+	cmd.Stdin = strings.NewReader(Password)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("vcsync %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// Start starts the process and returns when its API answers.
+func (f *Fleet) Start(ctx context.Context) error {
+	cmd := exec.Command(f.binary, "up")
+	cmd.Env = append(append(os.Environ(), "VCSYNC_DATA="+filepath.Join(f.Dir, "data"), "VCSYNC_API_ADDR="+f.API, "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug"), f.Env...)
+	cmd.Stdout, cmd.Stderr = f.log, f.log
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s (run make build first): %w", f.binary, err)
+	}
+	p := &process{cmd: cmd, died: make(chan error, 1)}
+	go func() { p.died <- errors.Join(errors.New("vcsync ended"), cmd.Wait()); close(p.died) }()
+	f.process = p
+	err := WaitHTTP(ctx, "http://"+f.API+"/livez", p.died)
+	if err != nil {
+		f.Kill()
+	}
+	return err
+}
+
+// WaitHTTP returns once the URL answers 200, within a minute, unless ctx ends or
+// died says something.
+func WaitHTTP(ctx context.Context, url string, died <-chan error) error {
+	var last error
+	for limit := time.Now().Add(time.Minute); time.Now().Before(limit); {
+		resp, err := http.Get(url)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = errors.New(resp.Status)
+		}
+		last = err
+		select {
+		case err := <-died:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("no answer in a minute: %w", last)
+}
+
+// Died gets an error when the process ends, however it does.
+func (f *Fleet) Died() <-chan error { return f.process.died }
+
+// Kill ends the process with SIGKILL. It may be called more than once.
+func (f *Fleet) Kill() { f.process.end(syscall.SIGKILL) }
+
+// Stop ends the process with SIGINT, as Ctrl-C does.
+func (f *Fleet) Stop() { f.process.end(syscall.SIGINT) }
+
+func (p *process) end(sig syscall.Signal) {
+	if p == nil {
+		return
+	}
+	p.once.Do(func() {
+		_ = p.cmd.Process.Signal(sig)
+		<-p.died
+	})
+}
+
+// Diverged returns in what the targets differ from production.
+func (f *Fleet) Diverged(policies map[schemas.Slug]schemas.ActivePolicy) []string {
+	var out []string
+	for name, policy := range policies {
+		out = append(out, Diverged(f.Hosts["production"], f.Hosts[name], policy)...)
+	}
+	return out
+}
+
+// WaitEqual returns how long it took until the targets equalled production, or an
+// error with the differences after limit.
+func (f *Fleet) WaitEqual(ctx context.Context, policies map[schemas.Slug]schemas.ActivePolicy, limit time.Duration) (time.Duration, error) {
+	for begun := time.Now(); ; {
+		diff := f.Diverged(policies)
+		took := time.Since(begun)
+		if diff == nil {
+			return took, nil
+		}
+		if took > limit {
+			return took, fmt.Errorf("%d differences after %s:\n%s", len(diff), took, strings.Join(diff[:min(20, len(diff))], "\n"))
+		}
+		select {
+		case <-ctx.Done():
+			return took, context.Cause(ctx)
+		case err := <-f.Died():
+			return took, err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// Close ends the process and the stand-ins; with keep the folder stays.
+func (f *Fleet) Close(keep bool) error {
+	f.Kill()
+	for _, end := range f.ends {
+		end()
+	}
+	f.log.Close()
+	if keep {
+		return nil
+	}
+	return os.RemoveAll(f.Dir)
+}
