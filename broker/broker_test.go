@@ -150,11 +150,11 @@ func TestSecondProcessIsRefused(t *testing.T) {
 
 func TestLayoutIsAssertedAndNeverRewritten(t *testing.T) {
 	for name, change := range map[string]func(*jetstream.StreamConfig){
-		broker.StreamEvents:              func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 },
-		broker.StreamState:               func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 },
-		"KV_" + broker.BucketLedger:      func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 3 },
-		"KV_" + broker.BucketConfig:      func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
-		broker.StreamAudit:               func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld },
+		broker.StreamEvents:               func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 5 },
+		broker.StreamState:                func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 },
+		"KV_" + broker.BucketLedger:       func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 3 },
+		"KV_" + broker.BucketConfig:       func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		broker.StreamAudit:                func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld },
 		"KV_" + broker.BucketParked + " ": nil,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,12 +14,11 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
-	"golang.org/x/sys/unix"
 )
 
 const (
 	storeFolder = "broker"
-	lockFile    = "lock"
+	lockName    = "lock"
 	nkeyFile    = "broker.nk"
 	// runningFile lies in the data folder while the embedded broker runs; found at a
 	// start it says that the last stop was none.
@@ -141,11 +140,11 @@ func (e *embedded) close(settle time.Duration) error {
 // lockFolder takes the folder for this process; the lock ends with the process,
 // however that ends.
 func lockFolder(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the data folder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockFile(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%w: %s; stop that process, or choose another folder with VCSYNC_DATA", ErrInUse, dir)
 	}

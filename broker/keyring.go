@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -60,7 +61,7 @@ func OpenKeyring(dir string) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKeyring, err)
 	}
-	if m := info.Mode().Perm(); m&0o077 != 0 {
+	if m := info.Mode().Perm(); m&0o077 != 0 && runtime.GOOS != "windows" { // there the folder's own rights protect it
 		return nil, fmt.Errorf("%w: %s has mode %04o, so others can read the keys: run chmod 600 on it, and change the passwords of the servers if somebody may have read it", ErrKeyring, path, m)
 	}
 	var rec keyringRecord
@@ -162,13 +163,4 @@ func writeFile(path string, data []byte) error {
 		return err
 	}
 	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

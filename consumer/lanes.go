@@ -23,8 +23,11 @@ type lanes struct {
 // it. It holds no event: what it applies is the newest state when its turn comes.
 type lane struct {
 	key objectKey
-	// msgs are acknowledged when the look that began after them is done.
-	msgs   []jetstream.Msg
+	// msgs are acknowledged when the look that began after them is done: the newest
+	// of each durable consumer. Older ones are superseded in the stream already, and
+	// a target that is away for days makes the broker deliver the same again and
+	// again.
+	msgs   map[string]jetstream.Msg
 	passes []*pass
 	// again tells that somebody asked for a look while one was under way.
 	again, running, queued bool
@@ -80,7 +83,7 @@ func (l *lanes) look(key objectKey, msg jetstream.Msg, p *pass, retryParked bool
 		l.by[key] = ln
 	}
 	if msg != nil {
-		ln.msgs = append(ln.msgs, msg)
+		ln.keep(msg)
 	}
 	if p != nil {
 		p.add(1)
@@ -91,6 +94,24 @@ func (l *lanes) look(key objectKey, msg jetstream.Msg, p *pass, retryParked bool
 	if !ln.running {
 		l.queue(ln)
 	}
+}
+
+// keep holds a message for acknowledgement, unless a newer one of its consumer is
+// held.
+func (ln *lane) keep(msg jetstream.Msg) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return // no message of a durable consumer
+	}
+	if have := ln.msgs[meta.Consumer]; have != nil {
+		if old, err := have.Metadata(); err == nil && old.Sequence.Stream > meta.Sequence.Stream {
+			return
+		}
+	}
+	if ln.msgs == nil {
+		ln.msgs = map[string]jetstream.Msg{}
+	}
+	ln.msgs[meta.Consumer] = msg
 }
 
 // queue needs the lock.
@@ -133,7 +154,7 @@ func (l *lanes) next(ctx context.Context) *lane {
 }
 
 // take returns what a look that begins now settles.
-func (l *lanes) take(ln *lane) (msgs []jetstream.Msg, passes []*pass, retryParked bool) {
+func (l *lanes) take(ln *lane) (msgs map[string]jetstream.Msg, passes []*pass, retryParked bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	msgs, passes, retryParked = ln.msgs, ln.passes, ln.retryParked
@@ -156,9 +177,12 @@ func (l *lanes) finish(ln *lane) {
 
 // again gives back what take took, and queues the lane after the wait. New asks
 // meanwhile do not shorten it: the object is in trouble, not its version.
-func (l *lanes) again(ctx context.Context, ln *lane, wait time.Duration, msgs []jetstream.Msg, passes []*pass, retryParked bool) {
+func (l *lanes) again(ctx context.Context, ln *lane, wait time.Duration, msgs map[string]jetstream.Msg, passes []*pass, retryParked bool) {
 	l.mu.Lock()
-	ln.msgs, ln.passes = append(msgs, ln.msgs...), append(passes, ln.passes...)
+	for _, m := range msgs {
+		ln.keep(m)
+	}
+	ln.passes = append(passes, ln.passes...)
 	ln.retryParked = ln.retryParked || retryParked
 	if wait <= 0 {
 		ln.running = false

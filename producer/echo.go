@@ -9,7 +9,8 @@ import (
 )
 
 // echo knows what vcsync itself last wrote to this source in its role as a target,
-// so that such a change is marked with the path it came by (G8).
+// or found equal there, so that such content is marked with the path it came by
+// (G8).
 type echo struct {
 	mu sync.Mutex
 	at map[objectKey]broker.Entry
@@ -38,8 +39,8 @@ func (e *echo) path(t schemas.Type, id schemas.ID, digest schemas.Digest) []sche
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	x, ok := e.at[objectKey{t, id}]
-	if !ok || x.State == broker.Adopted || x.AtTarget != digest {
-		return nil
+	if !ok || x.AtTarget != digest || x.Version.IsZero() && x.State == broker.Adopted {
+		return nil // never ours, or changed since, or found there and not equal
 	}
 	return x.Path
 }
