@@ -242,6 +242,23 @@ func (b *Broker) SetPassword(ctx context.Context, id schemas.Slug, password stri
 	return nil
 }
 
+// Identity returns which VisualCron server a name stands for, "" where that is not
+// known yet.
+func (b *Broker) Identity(ctx context.Context, id schemas.Slug) (string, error) {
+	kv, err := b.js.KeyValue(ctx, BucketConfig)
+	if err != nil {
+		return "", fmt.Errorf("identity of %s: %w", id, err)
+	}
+	e, err := kv.Get(ctx, identityPrefix+string(id))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("identity of %s: %w", id, err)
+	}
+	return string(e.Value()), nil
+}
+
 // BindIdentity remembers which VisualCron server a name stands for. It returns the
 // identity that the name is bound to: the given one, or an earlier one, which
 // outlives the removal of the server because the name's history does too.
@@ -257,9 +274,5 @@ func (b *Broker) BindIdentity(ctx context.Context, id schemas.Slug, identity str
 	if !errors.Is(err, jetstream.ErrKeyExists) {
 		return "", fmt.Errorf("identity of %s: %w", id, err)
 	}
-	e, err := kv.Get(ctx, identityPrefix+string(id))
-	if err != nil {
-		return "", fmt.Errorf("identity of %s: %w", id, err)
-	}
-	return string(e.Value()), nil
+	return b.Identity(ctx, id)
 }

@@ -82,32 +82,9 @@ func (b *Broker) WaitState(ctx context.Context) error {
 // (schemas.SourceStateFilter, schemas.TypeStateFilter), headers only, and odd with
 // what is no event. It returns when all that was there at the call has been seen.
 func (b *Broker) ScanState(ctx context.Context, filters []string, each func(Newest), odd func(Unreadable)) error {
-	if len(filters) == 0 {
-		return nil
-	}
-	cons, err := b.js.OrderedConsumer(ctx, StreamState, jetstream.OrderedConsumerConfig{
-		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverAllPolicy, HeadersOnly: true, InactiveThreshold: time.Minute})
-	if err != nil {
-		return fmt.Errorf("scan %s: %w", StreamState, err)
-	}
-	if cons.CachedInfo().NumPending == 0 {
-		return nil
-	}
-	it, err := cons.Messages(jetstream.PullMaxMessages(500), jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
-	if err != nil {
-		return fmt.Errorf("scan %s: %w", StreamState, err)
-	}
-	defer it.Stop()
-	for {
-		m, err := it.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return fmt.Errorf("scan %s: %w", StreamState, err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("scan %s: %w", StreamState, err)
-		}
-		n := Newest{StateSeq: meta.Sequence.Stream}
+	return b.scan(ctx, StreamState, filters, func(m jetstream.Msg, seq uint64) {
+		n := Newest{StateSeq: seq}
+		var err error
 		if n.Head, err = schemas.ParseHead(m.Subject(), m.Headers()); err == nil {
 			n.EventSeq, err = sourceSeq(m.Headers())
 		}
@@ -116,6 +93,38 @@ func (b *Broker) ScanState(ctx context.Context, filters []string, each func(Newe
 		} else {
 			each(n)
 		}
+	})
+}
+
+// scan calls each with the headers of every message of a stream under the filters
+// that was there at the call.
+func (b *Broker) scan(ctx context.Context, stream string, filters []string, each func(m jetstream.Msg, seq uint64)) error {
+	if len(filters) == 0 {
+		return nil
+	}
+	cons, err := b.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverAllPolicy, HeadersOnly: true, InactiveThreshold: time.Minute})
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", stream, err)
+	}
+	if cons.CachedInfo().NumPending == 0 {
+		return nil
+	}
+	it, err := cons.Messages(jetstream.PullMaxMessages(500), jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", stream, err)
+	}
+	defer it.Stop()
+	for {
+		m, err := it.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("scan %s: %w", stream, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("scan %s: %w", stream, err)
+		}
+		each(m, meta.Sequence.Stream)
 		if meta.NumPending == 0 {
 			return nil
 		}
@@ -142,15 +151,35 @@ func (b *Broker) NewestOf(ctx context.Context, k schemas.Key) (schemas.Event, Ne
 	return e, n, err
 }
 
-// LastEvent returns the newest event of an object in VCS_EV, which is never behind,
-// with its sequence there. It returns ErrNotFound where the object was never seen.
-func (b *Broker) LastEvent(ctx context.Context, k schemas.Key) (schemas.Head, uint64, error) {
+// Last is the end of an object's history in VCS_EV.
+type Last struct {
+	// Head is that of the last readable event; its Version is zero where none is.
+	Head schemas.Head
+	// Seq is the sequence of the last message, which the next publish must name.
+	Seq uint64
+	// Spoiled tells that the last message is no event: some other client wrote it.
+	// The object's state has to be published anew to stand above it.
+	Spoiled bool
+}
+
+// LastEvent returns the end of an object's history in VCS_EV, which unlike
+// VCS_STATE is never behind. It returns ErrNotFound where the object was never
+// seen.
+func (b *Broker) LastEvent(ctx context.Context, k schemas.Key) (Last, error) {
 	m, err := b.storedMsg(ctx, StreamEvents, msgGet{LastBySubject: k.EventFilter()})
 	if err != nil {
-		return schemas.Head{}, 0, err
+		return Last{}, err
 	}
-	h, err := schemas.ParseHead(m.Subject, m.Header)
-	return h, m.Sequence, err
+	if h, err := schemas.ParseHead(m.Subject, m.Header); err == nil {
+		return Last{Head: h, Seq: m.Sequence}, nil
+	}
+	last := Last{Seq: m.Sequence, Spoiled: true}
+	err = b.scan(ctx, StreamEvents, []string{k.EventFilter()}, func(m jetstream.Msg, _ uint64) {
+		if h, err := schemas.ParseHead(m.Subject(), m.Headers()); err == nil && h.Version.Compare(last.Head.Version) > 0 {
+			last.Head = h
+		}
+	})
+	return last, err
 }
 
 // sourceSeq reads the sequence in VCS_EV from a sourced message.

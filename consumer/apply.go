@@ -173,7 +173,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, schemas.Rig
 	for _, c := range all {
 		if c.event.Source != all[best].event.Source && c.event.Kind != schemas.Deleted && c.event.Digest != all[best].event.Digest {
 			l.event, l.setting = c.event, c.name
-			return nil, c.rights, c.policy, &parkError{"conflict",
+			return nil, c.rights, c.policy, &parkError{classConflict,
 				fmt.Sprintf("%s and %s both have this object, and not the same", all[best].event.Source, c.event.Source),
 				"let only one sync setting take this object to this target"}
 		}

@@ -38,6 +38,9 @@ type Verdict struct {
 	Fix string
 }
 
+// classConflict is the class of a parked object that two sources have.
+const classConflict = "conflict"
+
 // parkError carries a decision to park from where it was made to Judge.
 type parkError struct {
 	class, reason, fix string

@@ -3,6 +3,8 @@ package consumer
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,6 +94,13 @@ func (ps *parkedSet) get(t schemas.Type, token schemas.Token) (broker.Parked, bo
 	defer ps.mu.Unlock()
 	p, ok := ps.by[broker.Parked{Target: ps.target, Type: t, Token: token}.Key()]
 	return p, ok
+}
+
+// all returns every record.
+func (ps *parkedSet) all() []broker.Parked {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return slices.Collect(maps.Values(ps.by))
 }
 
 // count returns how many records of a setting are not discarded; of all settings

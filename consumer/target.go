@@ -220,7 +220,11 @@ func (t *target) session(parent context.Context, lease *broker.Lease) error {
 	if err != nil {
 		return fmt.Errorf("%w; set it by adding the server anew", err)
 	}
-	conn, err := t.cfg.Open(t.server, password)
+	server := t.server
+	if server.Identity, err = t.cfg.Broker.Identity(ctx, server.ID); err != nil {
+		return err
+	}
+	conn, err := t.cfg.Open(server, password) // told who it is to be, it refuses others from the first answer on
 	if err != nil {
 		return err
 	}
@@ -230,7 +234,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) error {
 		return err
 	}
 	defer ledger.Close()
-	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft}
+	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity}
 	s.gate = newGate(s.probe, s.sayGate(ctx))
 	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
 	t.mu.Lock()
@@ -350,6 +354,9 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 					s.followSetting(run, set, retryParked)
 				}()
 			}
+			if !first {
+				s.reconsider(v)
+			}
 			first = false
 			select {
 			case <-ctx.Done():
@@ -361,6 +368,16 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 			<-f.done
 		}
 	})
+}
+
+// reconsider looks again at what was parked because of the settings themselves: in
+// a conflict of two, or for one that is gone.
+func (s *session) reconsider(v *view) {
+	for _, p := range s.parked.all() {
+		if _, stands := v.settings[p.Setting]; p.Class == classConflict || !stands {
+			s.onParked(p)
+		}
+	}
 }
 
 // followSetting feeds the lanes from one setting: a comparison of everything it

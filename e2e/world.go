@@ -201,7 +201,11 @@ func (w *World) Do(f func(context.Context) error) {
 
 // Open makes connectors over the hosts' pipes.
 func (w *World) Open(s schemas.Server, pw string) (visualcron.Connector, error) {
-	return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: pw}, bridge.WithTransport(w.Hosts[s.ID].pipe.Transport()))
+	opts := []bridge.Option{bridge.WithTransport(w.Hosts[s.ID].pipe.Transport())}
+	if s.Identity != "" {
+		opts = append(opts, bridge.WithIdentity(s.Identity))
+	}
+	return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: pw}, opts...)
 }
 
 // Setting stores a sync setting, new or changed.

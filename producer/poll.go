@@ -221,11 +221,9 @@ func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.C
 			s.base[t][id] = k // G1: the store has acknowledged; only now is it captured
 			done++
 		case errors.Is(st.Err, broker.ErrConflict):
-			h, seq, lerr := s.cfg.Broker.LastEvent(ctx, e.Key())
-			if lerr != nil {
-				return &degraded{classBroker, lerr.Error()}
+			if err := s.relearn(ctx, e.Key(), id); err != nil {
+				return &degraded{classBroker, err.Error()}
 			}
-			s.base[t][id] = &known{version: h.Version, digest: h.Digest, seq: seq}
 			s.hint(t)
 		case err == nil:
 			refused(changes[i], st.Err)
@@ -240,6 +238,22 @@ func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.C
 		return &degraded{classBroker, err.Error()}
 	}
 	return err
+}
+
+// relearn reads the end of an object's history. Where somebody else's message
+// stands there, the object counts as not published, so that its state is published
+// anew above it.
+func (s *source) relearn(ctx context.Context, key schemas.Key, id schemas.ID) error {
+	last, err := s.cfg.Broker.LastEvent(ctx, key)
+	if err != nil {
+		return err
+	}
+	k := &known{version: last.Head.Version, digest: last.Head.Digest, seq: last.Seq}
+	if last.Spoiled {
+		k.digest = ""
+	}
+	s.base[key.Type][id] = k
+	return nil
 }
 
 // pollType lists a type, and where objects are missing lists it again at once. It

@@ -161,7 +161,12 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 	if err != nil {
 		return &degraded{"configuration", fmt.Sprintf("%v; set it by adding the server anew", err)}
 	}
-	if s.conn, err = s.cfg.Open(s.server, password); err != nil {
+	if s.identity, err = b.Identity(ctx, s.server.ID); err != nil {
+		return &degraded{classBroker, err.Error()}
+	}
+	server := s.server
+	server.Identity = s.identity // a connector that is told refuses others from the first answer on
+	if s.conn, err = s.cfg.Open(server, password); err != nil {
 		return &degraded{"configuration", err.Error()}
 	}
 	defer s.conn.Close()
@@ -249,12 +254,21 @@ func (s *source) load(ctx context.Context) error {
 		filters = append(filters, schemas.TypeStateFilter(s.server.ID, t))
 	}
 	highest := s.epoch
+	var spoiled []schemas.Key
 	err = b.ScanState(ctx, filters, func(n broker.Newest) {
 		highest = max(highest, n.Version.Epoch)
 		s.base[n.Key.Type][n.ID] = &known{version: n.Version, digest: n.Digest, seq: n.EventSeq}
 	}, func(u broker.Unreadable) {
-		s.log.WarnContext(ctx, "a message in the state stream is no event of vcsync and is left alone", "subject", u.Subject, "error", u.Err)
+		s.log.WarnContext(ctx, "a message in the state stream is no event of vcsync; the object's own state is published above it", "subject", u.Subject, "error", u.Err)
+		if key, err := schemas.ParseStateSubject(u.Subject); err == nil {
+			spoiled = append(spoiled, key)
+		}
 	})
+	for _, key := range spoiled {
+		if id, ok := key.Token.ID(); ok && err == nil {
+			err = s.relearn(ctx, key, id)
+		}
+	}
 	if err == nil && highest > s.epoch {
 		s.epoch, err = b.EpochAtLeast(ctx, s.server.ID, highest)
 	}
