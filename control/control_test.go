@@ -386,7 +386,11 @@ func TestServers(t *testing.T) {
 	if _, err := w.b.Password(t.Context(), "production"); err == nil {
 		t.Error("the password outlives the server")
 	}
+	acts := len(w.audits())
 	w.do("POST", "/api/v1/servers", serverBody("production", b, "")).want(409, idA, idB, "choose another name")
+	if n := len(w.audits()); n != acts {
+		t.Errorf("a refused name left %d audit records", n-acts)
+	}
 	w.do("GET", "/api/v1/servers/production", "").want(404)
 	w.do("POST", "/api/v1/servers", serverBody("production", a, "")).want(201)
 }
