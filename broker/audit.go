@@ -14,8 +14,7 @@ type AuditRecord struct {
 	From   string    `json:"from,omitzero"`
 	Action string    `json:"action"` // such as "setting.update"
 	Object string    `json:"object"` // such as "setting/prod-to-test"
-	// Before and After are the revisions that the act replaces and leaves; After is
-	// not known before the effect and stays 0.
+	// Before is the revision that the act replaces, 0 where there is none.
 	Before uint64 `json:"before,omitzero"`
 	Detail string `json:"detail,omitzero"`
 }

@@ -53,6 +53,7 @@ type Broker struct {
 
 	cfg  Config
 	log  *slog.Logger
+	lock *os.File
 	mark *highWater
 	srv  *embedded // nil when external
 	nc   *nats.Conn
@@ -92,16 +93,18 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	if cfg.URL == "" {
-		if b.srv, err = startEmbedded(ctx, cfg); err != nil {
-			return nil, err
-		}
-	}
-	if b.Keys, err = OpenKeyring(cfg.Dir); err != nil {
+	if b.lock, err = lockFolder(cfg.Dir); err != nil {
 		return nil, err
 	}
 	if b.mark, err = openHighWater(cfg.Dir); err != nil {
 		return nil, err
+	}
+	if cfg.URL == "" {
+		if b.srv, err = startEmbedded(ctx, cfg); err != nil {
+			return nil, err
+		}
+	} else {
+		b.log.WarnContext(ctx, "the broker is external and does not tell whether it writes to disk before it acknowledges: set sync_interval to always in its jetstream block, or a power cut loses what vcsync shows as captured")
 	}
 	if b.nc, err = b.Connect("vcsync"); err != nil {
 		return nil, err
@@ -110,6 +113,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		return nil, err
 	}
 	if err := b.openLayout(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := b.openKeys(ctx, cfg); err != nil {
 		return nil, err
 	}
 	if err := b.checkHighWater(ctx, cfg.AcceptLoss); err != nil {
@@ -196,10 +202,35 @@ func newJetStream(nc *nats.Conn) (jetstream.JetStream, error) {
 // JetStreamOn returns a JetStream context on a connection of Connect.
 func (b *Broker) JetStreamOn(nc *nats.Conn) (jetstream.JetStream, error) { return newJetStream(nc) }
 
-// Probe proves that the event store takes writes, by one to a bucket of the same
-// store: the readiness check, since a store that is full or broken still answers
-// questions.
+// openKeys opens the keyring. Where the store already holds what another one
+// sealed, none is made in its place: that would look like a working installation
+// whose passwords are all lost and whose every object has changed.
+func (b *Broker) openKeys(ctx context.Context, cfg Config) error {
+	if !hasKeyring(cfg.Dir) && !cfg.AcceptLoss {
+		s, err := b.js.Stream(ctx, "KV_"+BucketSecret)
+		if err != nil {
+			return fmt.Errorf("look up %s: %w", BucketSecret, err)
+		}
+		if s.CachedInfo().State.Msgs > 0 {
+			return fmt.Errorf("%w: the store holds passwords sealed with a keyring that is not in %s: bring it back from a backup; or start once with --accept-loss, and enter every server's password again", ErrKeyring, cfg.Dir)
+		}
+	}
+	var err error
+	b.Keys, err = OpenKeyring(cfg.Dir)
+	return err
+}
+
+// Probe proves that the store takes writes, by one to a bucket, and that the event
+// stream has room for an event of any size: the readiness check, since a store that
+// is full or broken still answers questions.
 func (b *Broker) Probe(ctx context.Context) error {
+	ev, err := b.js.Stream(ctx, StreamEvents)
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", StreamEvents, err)
+	}
+	if info := ev.CachedInfo(); info.Config.MaxBytes > 0 && info.State.Bytes+MaxPayload > uint64(info.Config.MaxBytes) {
+		return fmt.Errorf("%s is full: it holds %d of %d bytes and refuses events; give it more with the nats command (nats stream edit %s --max-bytes)", StreamEvents, info.State.Bytes, info.Config.MaxBytes, StreamEvents)
+	}
 	kv, err := b.js.KeyValue(ctx, BucketLease)
 	if err == nil {
 		_, err = kv.Put(ctx, "probe", []byte(time.Now().UTC().Format(time.RFC3339)))
@@ -237,6 +268,9 @@ func (b *Broker) Close() error {
 	}
 	if b.srv != nil {
 		err = errors.Join(err, b.srv.close(b.cfg.Settle))
+	}
+	if b.lock != nil {
+		err = errors.Join(err, b.lock.Close())
 	}
 	return err
 }

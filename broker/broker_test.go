@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -231,7 +235,7 @@ func TestStreamThatWentBackwards(t *testing.T) {
 		}
 	}
 	restore(old)
-	b, err := broker.Open(t.Context(), broker.Config{Dir: dir, LazySync: true, AcceptLoss: true})
+	b, err := broker.Open(t.Context(), broker.Config{Dir: dir, LazySync: true, AcceptLoss: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -453,4 +457,112 @@ func TestLease(t *testing.T) {
 			next.Abandon()
 		})
 	})
+}
+
+func TestALostKeyringIsNotReplaced(t *testing.T) {
+	dir := t.TempDir()
+	b := brokertest.Open(t, dir)
+	if err := b.SetPassword(t.Context(), "production", "s3cret"); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if err := os.Remove(filepath.Join(dir, "keyring.json")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the refusal leaves none behind either
+		if _, err := broker.Open(t.Context(), broker.Config{Dir: dir, LazySync: true}); !errors.Is(err, broker.ErrKeyring) {
+			t.Fatalf("open: %v, want ErrKeyring", err)
+		}
+	}
+	b, err := broker.Open(t.Context(), broker.Config{Dir: dir, LazySync: true, AcceptLoss: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := b.Password(t.Context(), "production"); !errors.Is(err, broker.ErrKeyring) {
+		t.Errorf("password: %v, want ErrKeyring", err)
+	}
+}
+
+func TestAFullEventStreamIsNotReady(t *testing.T) {
+	b, err := broker.Open(t.Context(), broker.Config{Dir: t.TempDir(), LazySync: true, EventsMaxBytes: broker.MaxPayload + 64<<10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := b.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e := event("a", schemas.Added, 1)
+	e.Object.Body = fmt.Appendf(nil, `{"Id":"a","X":%q}`, strings.Repeat("x", 100<<10))
+	publish(t, b, broker.Change{Event: e})
+	if err := b.Probe(t.Context()); err == nil {
+		t.Error("a full event stream counts as ready")
+	}
+}
+
+// TestExternalBroker runs on a NATS server of its own, over TCP.
+func TestExternalBroker(t *testing.T) {
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, MaxPayload: broker.MaxPayload})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go srv.Start()
+	defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
+	if !srv.ReadyForConnections(20 * time.Second) {
+		t.Fatal("no server")
+	}
+	dir := t.TempDir()
+	for range 2 { // made, then found
+		b, err := broker.Open(t.Context(), broker.Config{Dir: dir, URL: srv.ClientURL(), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Exclusive() {
+			t.Error("an external broker is nobody's own")
+		}
+		if err := b.WaitState(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, err := broker.Open(t.Context(), broker.Config{Dir: dir, URL: srv.ClientURL(), Log: slog.New(slog.DiscardHandler)}); !errors.Is(err, broker.ErrInUse) {
+			t.Errorf("a second process on the data folder: %v", err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestListeningNeedsTheKey(t *testing.T) {
+	if _, err := broker.Open(t.Context(), broker.Config{Dir: t.TempDir(), Listen: "0.0.0.0:4222"}); err == nil {
+		t.Fatal("listens where others can reach it")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	dir := t.TempDir()
+	b, err := broker.Open(t.Context(), broker.Config{Dir: dir, Listen: addr, LazySync: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if b.Exclusive() {
+		t.Error("a listening broker is not its process's own")
+	}
+	if nc, err := nats.Connect("nats://" + addr); err == nil {
+		nc.Close()
+		t.Error("anybody may connect")
+	}
+	opt, err := nats.NkeyOptionFromSeed(filepath.Join(dir, "broker.nk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := nats.Connect("nats://"+addr, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
 }

@@ -34,7 +34,6 @@ const (
 type embedded struct {
 	dir    string
 	server *server.Server
-	lock   *os.File
 	key    nkeys.KeyPair
 	public string
 }
@@ -45,14 +44,6 @@ func startEmbedded(ctx context.Context, cfg Config) (_ *embedded, err error) {
 		return nil, err
 	}
 	e := &embedded{dir: cfg.Dir}
-	if e.lock, err = lockFolder(cfg.Dir); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			e.lock.Close()
-		}
-	}()
 	if e.key, err = openNkey(filepath.Join(cfg.Dir, nkeyFile)); err != nil {
 		return nil, err
 	}
@@ -71,7 +62,7 @@ func startEmbedded(ctx context.Context, cfg Config) (_ *embedded, err error) {
 		// After kill -9 sourcing was measured to stand still for about 12 s in half of
 		// the starts, and never after one clean stop in between.
 		cfg.Log.InfoContext(ctx, "the last stop was not clean: the broker is started and stopped once before anything connects")
-		s, err := boot(ctx, opts(false), cfg.Log)
+		s, err := boot(ctx, opts(false), slog.New(errorsOnly{cfg.Log.Handler()}))
 		if err != nil {
 			return nil, err
 		}
@@ -134,7 +125,7 @@ func (e *embedded) close(settle time.Duration) error {
 	if err != nil {
 		err = fmt.Errorf("remove the marker of a running broker: %w", err)
 	}
-	return errors.Join(err, e.lock.Close())
+	return err
 }
 
 // lockFolder takes the folder for this process; the lock ends with the process,
@@ -187,6 +178,15 @@ func openNkey(path string) (nkeys.KeyPair, error) {
 		return nil, fmt.Errorf("broker key %s is damaged: %w; delete it to get a new one", path, err)
 	}
 	return kp, nil
+}
+
+// errorsOnly lets errors through. What a server says that is stopped again at once,
+// that it found itself killed, is known.
+type errorsOnly struct{ slog.Handler }
+
+// Enabled is of slog.Handler.
+func (h errorsOnly) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelError && h.Handler.Enabled(ctx, l)
 }
 
 // serverLog passes what nats-server says on. Its notices are noise here.

@@ -81,6 +81,12 @@ func OpenKeyring(dir string) (*Keyring, error) {
 	return k, nil
 }
 
+// hasKeyring tells whether there is a keyring in dir.
+func hasKeyring(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, keyringFile))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 func newKeyring(path string) ([]byte, error) {
 	random := make([]byte, 4+32+32)
 	rand.Read(random)

@@ -34,8 +34,7 @@ const (
 	// the same name.
 	incarnationKey = "vcsync.incarnation"
 
-	// MaxPayload is the greatest message in bytes; nats.md of the studies and the
-	// NATS docs advise against more.
+	// MaxPayload is the greatest message in bytes; the NATS docs advise against more.
 	MaxPayload = 8 << 20
 	// history is how many versions a subject of VCS_EV keeps; an object has three.
 	history = 20

@@ -17,11 +17,11 @@ import (
 func (s *session) work(ctx context.Context, ln *lane) {
 	msgs, passes, retryParked := s.lanes.take(ln)
 	l := &look{session: s, key: ln.key, retryParked: retryParked}
-	err := l.apply(ctx)
+	err := l.redact(l.apply(ctx))
 	if ctx.Err() != nil {
 		return // the next writer takes it up; nothing was acknowledged
 	}
-	parked := l.wasParked
+	parked := l.wasParked // a state that was parked before, and stays so
 	if err != nil {
 		if m, ok := errors.AsType[*errMismatch](err); ok && strings.Join(m.fields, " ") == ln.mismatch {
 			ln.mismatched++
@@ -82,6 +82,17 @@ type look struct {
 	event     schemas.Event
 	setting   schemas.Slug
 	hand      broker.Parked // the record that a person or the clock asks to try again
+	secrets   []string      // of the event's body, never to be shown
+}
+
+// redact takes the object's own secrets out of what the target said of it.
+func (l *look) redact(err error) error {
+	if e, ok := errors.AsType[*visualcron.Error](err); ok {
+		for _, s := range l.secrets {
+			e.Detail = strings.ReplaceAll(e.Detail, s, "***")
+		}
+	}
+	return err
 }
 
 // report tells the gate how the target behaved, where the look got so far.
@@ -263,16 +274,10 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			l.count(func(s *TargetStatus) { s.Equal++ })
 			return false, l.record(ctx, record)
 		case !rights.Updated:
-			// Not taken. It is known as an object of the source, so that a deletion can
-			// follow where the setting takes these; the version stays open.
-			if !known || entry.State == broker.Removed {
-				record.State, record.Version, record.AtTarget = broker.Adopted, schemas.Version{}, now.Digest
-				return false, l.record(ctx, record)
-			}
-			return false, l.unpark(ctx)
+			return false, l.passBy(ctx) // G4: and never deleted either, unless it was ours before
 		}
 	} else if !rights.New {
-		return false, l.unpark(ctx)
+		return false, l.passBy(ctx)
 	}
 	if c, asked := l.capability(t); asked {
 		switch {
@@ -308,7 +313,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	defer cancel()
 	stored, err := l.conn.Put(req, t, id, desired)
 	if err != nil {
-		return false, l.leaseFault(ctx, req, err)
+		return false, l.openOutcome(ctx, req, err)
 	}
 	got, err := visualcron.Normalize(t, stored, l.cfg.Broker.Keys.Digest)
 	if err != nil {
@@ -357,7 +362,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, policy s
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	if err := l.conn.Delete(req, t, id); err != nil {
-		return false, l.leaseFault(ctx, req, err)
+		return false, l.openOutcome(ctx, req, err)
 	}
 	l.count(func(s *TargetStatus) { s.Applied++ })
 	return false, l.record(ctx, record)
@@ -375,8 +380,12 @@ func (l *look) enter() (waited bool, err error) {
 }
 
 // read returns the target's own body of the object, nil where it has none. Every
-// try begins with it: a write that timed out may have landed.
+// try begins with it: an earlier write whose outcome is open may have landed, and
+// is given the time to.
 func (l *look) read(ctx context.Context) ([]byte, error) {
+	if err := l.waitLanded(ctx, l.key); err != nil {
+		return nil, err
+	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	body, err := l.conn.Get(req, l.key.t, l.key.id)
@@ -399,6 +408,15 @@ func (l *look) deadline(ctx context.Context) (context.Context, context.CancelFun
 	return context.WithDeadline(ctx, until)
 }
 
+// openOutcome notes that a write which failed may still land, where that is so; one
+// that was cut off always may.
+func (l *look) openOutcome(ctx, req context.Context, err error) error {
+	if mayLand(err) || req.Err() != nil {
+		l.session.mayLand(l.key)
+	}
+	return l.leaseFault(ctx, req, err)
+}
+
 // leaseFault tells an error that the lease's end caused from one of the target's.
 func (l *look) leaseFault(ctx, req context.Context, err error) error {
 	if ctx.Err() == nil && req.Err() != nil && !time.Now().Before(l.lease.Until()) {
@@ -410,7 +428,11 @@ func (l *look) leaseFault(ctx, req context.Context, err error) error {
 // open puts the secrets of an event's body back.
 func (l *look) open(ev schemas.Event) ([]byte, error) {
 	return visualcron.OpenBody(ev.Object.Body, ev.Object.Sealed, func(pointer, sealed string) (string, error) {
-		return l.cfg.Broker.Keys.Open(schemas.SealContext(ev.Source, ev.Object.Type, ev.Object.ID, pointer), sealed)
+		secret, err := l.cfg.Broker.Keys.Open(schemas.SealContext(ev.Source, ev.Object.Type, ev.Object.ID, pointer), sealed)
+		if text := strings.Trim(secret, `"`); len(text) >= 4 {
+			l.secrets = append(l.secrets, text)
+		}
+		return secret, err
 	})
 }
 
@@ -431,7 +453,16 @@ func (l *look) put(ctx context.Context, e broker.Entry) error {
 	return nil
 }
 
+// passBy notes that the settings do not take what would have to be done now.
+func (l *look) passBy(ctx context.Context) error {
+	l.session.mu.Lock()
+	l.passedBy[l.key] = l.event.Version
+	l.session.mu.Unlock()
+	return l.unpark(ctx)
+}
+
 func (l *look) unpark(ctx context.Context) error {
+	// What is freed is the record of an older version, or of this one.
 	return l.parked.free(ctx, l.key.t, l.key.id.Token())
 }
 
@@ -447,6 +478,9 @@ func (l *look) park(ctx context.Context, cause error, v Verdict) error {
 		p.NextTry = now.Add(tryAgain)
 	}
 	p.RetryDone = l.hand.RetryAsked
+	if have, ok := l.parked.get(p.Type, p.Token); ok && !v.Again && have.RetryAsked == have.RetryDone && have.Source == p.Source && have.Version == p.Version && have.Class == p.Class && have.Reason == p.Reason {
+		return nil // as it stands, a person's discard included
+	}
 	if err := l.parked.put(ctx, p); err != nil {
 		return err
 	}

@@ -116,10 +116,24 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 		return Verdict{Fate: Park, Class: "unsupported", Fix: "take the type out of the sync setting, or use another connector"}
 	}
 	v := transient(string(e.Class), "look at the target server's own log")
-	if e.Class == visualcron.Timeout && (e.Op == "put" || e.Op == "delete") {
+	if mayLand(err) {
 		v.After = lateLanding
 	}
 	return v
+}
+
+// mayLand tells whether an error leaves it open what a write has done, or may
+// still do, at the target.
+func mayLand(err error) bool {
+	e, ok := errors.AsType[*visualcron.Error](err)
+	if !ok || e.Op != "put" && e.Op != "delete" {
+		return false
+	}
+	switch e.Class {
+	case visualcron.Timeout, visualcron.Fault, visualcron.BadAnswer:
+		return true
+	}
+	return false
 }
 
 // targetLevel tells whether a failure counts towards closing the target's gate

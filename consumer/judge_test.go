@@ -23,12 +23,13 @@ func TestJudge(t *testing.T) {
 		want       Verdict
 	}{
 		{"a refusal is parked at once, however deep it is wrapped", e(visualcron.Refused, 422, "put"), 0, 0, Verdict{Fate: Park, Class: "refused"}},
-		{"a fault is retried", e(visualcron.Fault, 500, "put"), time.Minute, 0, Verdict{Fate: Retry}},
+		{"a fault of a read is retried", e(visualcron.Fault, 500, "get"), time.Minute, 0, Verdict{Fate: Retry}},
+		{"a write that failed may still land", e(visualcron.Fault, 504, "put"), time.Minute, 0, Verdict{Fate: Retry, After: lateLanding}},
 		{"a lasting fault is parked and tried again later", e(visualcron.Fault, 500, "put"), patience, 0, Verdict{Fate: Park, Class: "fault", Again: true}},
 		{"a write that timed out is left alone until it cannot land any more", e(visualcron.Timeout, 0, "put"), 0, 0, Verdict{Fate: Retry, After: lateLanding}},
 		{"so is a delete", e(visualcron.Timeout, 0, "delete"), 0, 0, Verdict{Fate: Retry, After: lateLanding}},
 		{"a read that timed out is not", e(visualcron.Timeout, 0, "get"), 0, 0, Verdict{Fate: Retry}},
-		{"an answer that is none is retried", e(visualcron.BadAnswer, 200, "put"), 0, 0, Verdict{Fate: Retry}},
+		{"a write with an answer that is none may have landed", e(visualcron.BadAnswer, 200, "put"), 0, 0, Verdict{Fate: Retry, After: lateLanding}},
 		{"no connection is the target's fault, never parked", e(visualcron.Unreachable, 0, "put"), time.Hour, 0, Verdict{Fate: TargetDown, After: 7 * time.Second}},
 		{"a busy target says how long", e(visualcron.Busy, 503, "put"), time.Hour, 0, Verdict{Fate: TargetDown, After: 7 * time.Second}},
 		{"a refused account stops the target", e(visualcron.Unauthorized, 401, "put"), time.Hour, 0, Verdict{Fate: TargetDown, After: 7 * time.Second}},

@@ -68,6 +68,13 @@ func (p *pass) done(parked bool) {
 	}
 }
 
+// over tells whether every object of the pass has been dealt with.
+func (p *pass) over() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.left == 0
+}
+
 func newLanes() *lanes {
 	return &lanes{by: map[objectKey]*lane{}, wake: make(chan struct{}, 1)}
 }

@@ -39,8 +39,8 @@ type view struct {
 }
 
 // rights returns what all settings of the view together take of an object of a
-// source, the policy of them that writes least, and the setting that is named in
-// records.
+// source, the strictest of their active policies (off, then keep, then follow), and
+// the setting that is named in records.
 func (v *view) rights(source schemas.Slug, t schemas.Type, id schemas.ID) (schemas.Rights, schemas.ActivePolicy, schemas.Slug) {
 	var r schemas.Rights
 	policy, name := schemas.ActivePolicy(""), schemas.Slug("")
@@ -164,10 +164,14 @@ func (t *target) run(ctx context.Context) {
 		lease, err := t.cfg.Broker.AcquireLease(ctx, "target."+string(t.server.ID), t.cfg.Holder, t.cfg.Lease)
 		if err == nil {
 			t.setState(Working)
-			err = t.session(ctx, lease)
+			var settled time.Time
+			settled, err = t.session(ctx, lease)
 			if errors.Is(context.Cause(ctx), ErrCrash) {
 				lease.Abandon()
 			} else {
+				// G3: a write whose outcome is open may still land; the next holder, who
+				// need not wait for a lease that was given back, would write under it.
+				time.Sleep(time.Until(settled))
 				release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 				if rerr := lease.Release(release); rerr != nil && ctx.Err() == nil {
 					t.log.WarnContext(ctx, "the lease could not be given back; the next holder waits until it runs out", "error", rerr)
@@ -202,10 +206,49 @@ type session struct {
 	identity string
 	mu       sync.Mutex
 	info     visualcron.Info
+	// landing holds until when a write of an object, whose outcome is open, may
+	// still land; the latest of all is settled.
+	landing map[objectKey]time.Time
+	settled time.Time
+	// passedBy holds the versions that the settings do not take, so that the target
+	// is not asked about them again and again.
+	passedBy map[objectKey]schemas.Version
 }
 
-// session does the work until the lease, ctx or something it stands on ends.
-func (t *target) session(parent context.Context, lease *broker.Lease) error {
+// mayLand notes that a write of an object may still land.
+func (s *session) mayLand(key objectKey) {
+	until := time.Now().Add(lateLanding)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.landing[key] = until
+	if s.settled.Before(until) {
+		s.settled = until
+	}
+}
+
+// waitLanded waits until no earlier write of an object can land any more.
+func (s *session) waitLanded(ctx context.Context, key objectKey) error {
+	s.mu.Lock()
+	until, open := s.landing[key]
+	delete(s.landing, key)
+	s.mu.Unlock()
+	if !open || time.Until(until) <= 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		s.mu.Lock()
+		s.landing[key] = until
+		s.mu.Unlock()
+		return ctx.Err()
+	case <-time.After(time.Until(until)):
+		return nil
+	}
+}
+
+// session does the work until the lease, ctx or something it stands on ends. It
+// returns until when a write of its may still land.
+func (t *target) session(parent context.Context, lease *broker.Lease) (settled time.Time, err error) {
 	ctx, fail := context.WithCancelCause(lease.Context())
 	defer fail(nil)
 	soft, calm := context.WithCancel(ctx)
@@ -218,23 +261,24 @@ func (t *target) session(parent context.Context, lease *broker.Lease) error {
 	defer stop()
 	password, err := t.cfg.Broker.Password(ctx, t.server.ID)
 	if err != nil {
-		return fmt.Errorf("%w; set it by adding the server anew", err)
+		return settled, fmt.Errorf("%w; set it by adding the server anew", err)
 	}
 	server := t.server
 	if server.Identity, err = t.cfg.Broker.Identity(ctx, server.ID); err != nil {
-		return err
+		return settled, err
 	}
 	conn, err := t.cfg.Open(server, password) // told who it is to be, it refuses others from the first answer on
 	if err != nil {
-		return err
+		return settled, err
 	}
 	defer conn.Close()
 	ledger, err := t.cfg.Broker.OpenLedger(ctx, t.server.ID)
 	if err != nil {
-		return err
+		return settled, err
 	}
 	defer ledger.Close()
-	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity}
+	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
+		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]schemas.Version{}}
 	s.gate = newGate(s.probe, s.sayGate(ctx))
 	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
 	t.mu.Lock()
@@ -245,7 +289,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) error {
 	defer wg.Wait()
 	defer fail(nil)
 	if err := s.parked.load(ctx, &wg, fail, s.onParked); err != nil {
-		return err
+		return settled, err
 	}
 	wg.Go(func() { s.gate.run(ctx) })
 	if err := s.probe(ctx); err != nil && ctx.Err() == nil {
@@ -265,10 +309,13 @@ func (t *target) session(parent context.Context, lease *broker.Lease) error {
 	limit := time.AfterFunc(finishLimit, func() { fail(errors.New("the stop took too long")) })
 	defer limit.Stop()
 	workers.Wait()
+	s.mu.Lock()
+	settled = s.settled
+	s.mu.Unlock()
 	if err := context.Cause(ctx); err != nil {
-		return err
+		return settled, err
 	}
-	return context.Cause(soft)
+	return settled, context.Cause(soft)
 }
 
 // probe is the cheap read that tells whether the target answers, and who it is.
@@ -412,14 +459,15 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 		failing = true
 	}
 	compared := time.Time{}
+	var last *pass // not over while the target is away; its objects wait in their lanes
 	for ctx.Err() == nil {
 		cons, stop, broken, err := s.consume(ctx, set)
 		if err != nil {
 			said("read its durable consumer", err)
 		} else {
 			for ctx.Err() == nil && err == nil {
-				if time.Since(compared) >= compareEvery {
-					if err = s.compare(ctx, set, retryParked, status); err != nil {
+				if time.Since(compared) >= compareEvery && (last == nil || last.over()) {
+					if err = s.compare(ctx, set, retryParked, &last, status); err != nil {
 						said("compare", err)
 						break
 					}
@@ -484,9 +532,10 @@ func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstr
 
 // compare asks for a look at every object of the setting whose newest state the
 // ledger does not hold as dealt with.
-func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryParked bool, status func(func(*SettingStatus))) error {
+func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryParked bool, last **pass, status func(func(*SettingStatus))) error {
 	cfg := durableConfig(set)
 	p := &pass{left: 1}
+	*last = p
 	p.ended = func(parked int) {
 		status(func(st *SettingStatus) {
 			st.LastRun, st.OK, st.State = time.Now(), parked == 0, "following"
@@ -507,7 +556,14 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 		case ok && e.Source == n.Key.Source && e.Version == n.Version && e.State != broker.Intent && (n.Kind == schemas.Deleted || e.Policy == set.Policy):
 			return
 		}
-		s.lanes.look(objectKey{n.Key.Type, n.ID}, nil, p, retryParked)
+		key := objectKey{n.Key.Type, n.ID}
+		s.mu.Lock()
+		passed, ok := s.passedBy[key]
+		s.mu.Unlock()
+		if ok && passed == n.Version && !retryParked {
+			return
+		}
+		s.lanes.look(key, nil, p, retryParked)
 	}, func(u broker.Unreadable) {
 		s.log.WarnContext(ctx, "a message in the state stream is no event of vcsync and is left alone", "subject", u.Subject, "error", u.Err)
 	})

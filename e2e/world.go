@@ -320,3 +320,15 @@ func Diverged(source, target *Host, policy schemas.ActivePolicy) []string {
 	}
 	return out
 }
+
+// Crash ends everything as the death of the process would, and opens the broker
+// again: it is this process's own, so its leases are a dead one's.
+func (w *World) Crash() {
+	w.T.Helper()
+	w.StopProducer(consumer.ErrCrash)
+	w.StopConsumer(consumer.ErrCrash)
+	if err := w.Broker.Close(); err != nil {
+		w.T.Fatal(err)
+	}
+	w.OpenBroker()
+}

@@ -36,6 +36,7 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		if !info.Types[t].List {
 			return info, &visualcron.Error{Class: visualcron.Unsupported, Op: "list", Server: s.server.ID, Type: t, Hint: "take the type out of the sync setting, or use another connector"}
 		}
+		s.secrets = info.Types[t].Secrets
 		if gone[t], err = s.pollType(ctx, t); err != nil {
 			return info, err
 		}
@@ -140,6 +141,11 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 	}
 	if visualcron.IsBuiltIn(l.t, n.Name, n.Group) {
 		s.ignored[l.t][r.ID] = hash
+		return nil
+	}
+	if s.secrets != visualcron.SecretsEqual && (n.Secrets || s.secrets != visualcron.SecretsOpaque && s.secrets != visualcron.SecretsMasked) {
+		// A mask or a null, written back somewhere, would destroy the secret there.
+		l.refuse(r.ID, fmt.Errorf("%s does not give secrets in a form that another server takes (it says %q), and the object holds some, or may", s.server.ID, s.secrets))
 		return nil
 	}
 	if k != nil && k.digest == n.Digest && k.version.Epoch == s.epoch {

@@ -20,6 +20,9 @@ import (
 const (
 	// gather is how long the first hint waits for its fellows.
 	gather = 50 * time.Millisecond
+	// refusedMost bounds the time between two logons that the server refuses: more of
+	// them may lock the account.
+	refusedMost = 5 * time.Minute
 	// sayAgain is how often a lasting failure is repeated in the log.
 	sayAgain = 10 * time.Minute
 )
@@ -58,6 +61,7 @@ type source struct {
 	// The fields below belong to the goroutine of run.
 	conn     visualcron.Connector
 	identity string
+	secrets  visualcron.SecretMode // of the type that is being listed
 	epoch    uint64
 	quick    visualcron.QuickHasher
 	base     map[schemas.Type]map[schemas.ID]*known
@@ -186,6 +190,8 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 	feeding := false
 	failures := backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
 		backoff.WithMaxInterval(max(s.cfg.Poll, time.Second)), backoff.WithMaxElapsedTime(0))
+	refused := backoff.NewExponentialBackOff(backoff.WithInitialInterval(s.cfg.Poll), backoff.WithMultiplier(2), backoff.WithRandomizationFactor(0),
+		backoff.WithMaxInterval(max(refusedMost, s.cfg.Poll)), backoff.WithMaxElapsedTime(0))
 	all := true
 	for {
 		begun := time.Now()
@@ -200,10 +206,13 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 		wait := s.cfg.Poll
 		if err != nil {
 			s.degrade(ctx, err)
-			wait = min(failures.NextBackOff(), s.cfg.Poll)
+			if wait = min(failures.NextBackOff(), s.cfg.Poll); visualcron.ClassOf(err) == visualcron.Unauthorized {
+				wait = refused.NextBackOff()
+			}
 		} else {
 			healthy()
 			failures.Reset()
+			refused.Reset()
 			s.recover(ctx)
 			if info.Changes && !feeding {
 				feeding = true

@@ -41,8 +41,8 @@ type TypeStatus struct {
 	Objects  int
 	// Published counts the events stored since the start.
 	Published uint64
-	// Held is the number of deletions that wait because a pass had too many; see
-	// design section 5.
+	// Held is the number of deletions that wait because a pass had too many: more
+	// than 5 and more than a tenth of the type.
 	Held int
 	// Refused counts the objects of the last listing that could not be captured, and
 	// RefusedWhy says why the first could not.

@@ -3,6 +3,7 @@ package schemas
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -77,5 +78,5 @@ func ParseObject(b []byte) (Object, error) {
 // SealContext names what a sealed secret of a body belongs to, so that it opens
 // there only.
 func SealContext(source Slug, t Type, id ID, pointer string) string {
-	return "object/" + string(source) + "/" + string(t) + "/" + string(id) + pointer
+	return "object/" + string(source) + "/" + string(t) + "/" + strconv.Quote(string(id)) + pointer
 }
