@@ -389,6 +389,62 @@ func TestParked(t *testing.T) {
 	}
 }
 
+func TestWhatANewerReleaseWroteSurvives(t *testing.T) {
+	b := brokertest.Start(t)
+	ctx := t.Context()
+	put := func(bucket, key, value string) {
+		t.Helper()
+		kv, err := b.JS().KeyValue(ctx, bucket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kv.Put(ctx, key, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func(bucket, key string) string {
+		t.Helper()
+		kv, err := b.JS().KeyValue(ctx, bucket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := kv.Get(ctx, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(e.Value())
+	}
+	put(broker.BucketLedger, "test.0", `{"v":1,"entries":[{"type":"Job","id":"a","source":"production","version":{"epoch":1,"revision":1},"state":"applied","at":"2026-11-23T06:00:00Z","fresh":[1]}]}`)
+	l, err := b.OpenLedger(ctx, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := l.Put(ctx, broker.Entry{Type: schemas.Job, ID: "b", Source: "production", State: broker.Applied}); err != nil {
+		t.Fatal(err)
+	}
+	if page := get(broker.BucketLedger, "test.0"); !strings.Contains(page, `"fresh":[1]`) || !strings.Contains(page, `"id":"b"`) {
+		t.Error(page)
+	}
+	put(broker.BucketParked, "test.Job.a", `{"target":"test","setting":"s","source":"production","type":"Job","token":"a","version":{"epoch":1,"revision":1},"class":"x","reason":"y","first":"2026-11-23T06:00:00Z","last":"2026-11-23T06:00:00Z","attempts":1,"fresh":true}`)
+	p, err := b.GetParked(ctx, "test", schemas.Job, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.RetryAsked++
+	if _, err := b.PutParked(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	if rec := get(broker.BucketParked, "test.Job.a"); !strings.Contains(rec, `"fresh":true`) {
+		t.Error(rec)
+	}
+	// A page of another layout is left alone, and nothing is written beside it.
+	put(broker.BucketLedger, "other.0", `{"v":2,"packed":"?"}`)
+	if _, err := b.OpenLedger(ctx, "other"); !errors.Is(err, broker.ErrRecord) {
+		t.Errorf("a page of a newer layout: %v, want ErrRecord", err)
+	}
+}
+
 func TestLease(t *testing.T) {
 	times := broker.LeaseTimes{TTL: 15 * time.Second, Margin: 3 * time.Second}
 	bubble := func(name string, f func(t *testing.T, b *broker.Broker)) {

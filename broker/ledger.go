@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
@@ -49,6 +50,9 @@ type Entry struct {
 	Policy schemas.ActivePolicy `json:"policy,omitzero"`
 	State  LedgerState          `json:"state"`
 	At     time.Time            `json:"at"`
+	// Unknown is what another release wrote beside it; an entry keeps it until it is
+	// replaced itself (G10).
+	Unknown jsontext.Value `json:",embed"`
 }
 
 // ledgerPage is how many entries share one record: an entry takes about 350 bytes,

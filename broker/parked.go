@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/vcsync/vcsync/schemas"
@@ -42,6 +43,8 @@ type Parked struct {
 	// Discarded is the reason a person gave for leaving this version unapplied.
 	Discarded string `json:"discarded,omitzero"`
 
+	// Unknown is what another release wrote beside it (G10).
+	Unknown jsontext.Value `json:",embed"`
 	// Revision is the record's own, for the next change of it.
 	Revision uint64 `json:"-"`
 }

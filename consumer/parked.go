@@ -124,7 +124,7 @@ func (ps *parkedSet) put(ctx context.Context, p broker.Parked) error {
 		if have, ok := ps.get(p.Type, p.Token); ok {
 			p.Revision, p.RetryAsked, p.RetryDone = have.Revision, have.RetryAsked, max(p.RetryDone, have.RetryDone)
 			if have.Version == p.Version && have.Source == p.Source {
-				p.First, p.Attempts = have.First, have.Attempts+1
+				p.First, p.Attempts, p.Unknown = have.First, have.Attempts+1, have.Unknown
 			}
 		} else {
 			p.Revision, p.RetryAsked, p.RetryDone = 0, 0, 0

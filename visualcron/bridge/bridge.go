@@ -392,5 +392,5 @@ func (b *Bridge) checkIdentity(a act, got string) error {
 		return nil
 	}
 	return b.errorOf(a, &visualcron.Error{Class: visualcron.WrongServer, Detail: fmt.Sprintf("server %.64s answers instead of %.64s", got, want),
-		Hint: "check the address; if the server was set up anew, remove it and add it again"})
+		Hint: "correct the address; a new server needs a name of its own"})
 }
