@@ -146,10 +146,10 @@ func (g *gate) close(err error) {
 }
 
 // state returns whether the target is down, why and since when.
-func (g *gate) state() (bool, error, time.Time) {
+func (g *gate) state() (shut bool, since time.Time, why error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.shut && !g.trials, g.reason, g.since
+	return g.shut && !g.trials, g.since, g.reason
 }
 
 // run probes while the gate is shut, until ctx ends.

@@ -81,8 +81,10 @@ func TestGate(t *testing.T) {
 				t.Fatal("a second one while the first is under way")
 			}
 			g.ok(key("a"))
-			if !entered(t, g, 0) || !entered(t, g, 0) {
-				t.Error("still shut after the first went through")
+			for range 2 {
+				if !entered(t, g, 0) {
+					t.Error("still shut after the first went through")
+				}
 			}
 		})
 	})

@@ -121,7 +121,7 @@ func (t *target) currentStatus() TargetStatus {
 		out.Parked = t.parked.count("")
 	}
 	if out.State == Working && t.gate != nil {
-		if shut, why, since := t.gate.state(); shut {
+		if shut, since, why := t.gate.state(); shut {
 			out.State, out.Since = Down, since
 			if why != nil {
 				out.Reason = why.Error()

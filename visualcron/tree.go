@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -164,11 +163,6 @@ func (n *node) set(name string, v *node) {
 		}
 	}
 	n.members = append(n.members, member{name, v})
-}
-
-// remove takes the member of that name out.
-func (n *node) remove(name string) {
-	n.members = slices.DeleteFunc(n.members, func(m member) bool { return m.name == name })
 }
 
 // empty tells whether n says nothing: null, "", [] or {}.
