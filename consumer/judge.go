@@ -116,7 +116,7 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 		return Verdict{Fate: Park, Class: "unsupported", Fix: "take the type out of the sync setting, or use another connector"}
 	}
 	v := transient(string(e.Class), "look at the target server's own log")
-	if mayLand(err) {
+	if v.Fate == Retry && mayLand(err) {
 		v.After = lateLanding
 	}
 	return v
