@@ -41,6 +41,7 @@ type Host struct {
 	Broken []string
 	// Requests counts all requests.
 	Requests int
+	seen     seen
 }
 
 // Write is one write that a stand-in answered.
@@ -271,45 +272,22 @@ func (w *World) Close() {
 	}
 }
 
-// Digests returns the digest of every object of a type that is not built in, as a
-// target under the policy should hold it.
-func Digests(h *Host, t schemas.Type) (map[schemas.ID]schemas.Digest, map[schemas.ID][]byte, error) {
-	out, bodies := map[schemas.ID]schemas.Digest{}, map[schemas.ID][]byte{}
-	for _, o := range h.Server.Objects(t) {
-		n, err := visualcron.Normalize(t, o.Body, func(s string) string { return s })
-		if err != nil {
-			return nil, nil, err
-		}
-		if !visualcron.IsBuiltIn(t, n.Name, n.Group) {
-			out[o.ID], bodies[o.ID] = n.Digest, o.Body
-		}
-	}
-	return out, bodies, nil
-}
-
 // Diverged returns in what the target's jobs differ from those of the source,
-// composed under the policy; nil where they are equal.
+// composed under the policy; nil where they are equal. Built-in jobs are left out.
 func Diverged(source, target *Host, policy schemas.ActivePolicy) []string {
-	_, want, err := Digests(source, schemas.Job)
-	have, own, err2 := Digests(target, schemas.Job)
+	want, err := source.jobs()
+	have, err2 := target.jobs()
 	if err = errors.Join(err, err2); err != nil {
 		return []string{err.Error()}
 	}
 	var out []string
 	for id, body := range want {
-		if own[id] == nil {
+		switch equal, err := target.holds(body, have[id], policy); {
+		case err != nil:
+			return []string{err.Error()}
+		case have[id] == nil:
 			out = append(out, fmt.Sprintf("%s lacks %s", target.Name, id))
-			continue
-		}
-		composed, err := visualcron.Compose(schemas.Job, body, own[id], policy)
-		if err != nil {
-			return []string{err.Error()}
-		}
-		n, err := visualcron.Normalize(schemas.Job, composed, func(s string) string { return s })
-		if err != nil {
-			return []string{err.Error()}
-		}
-		if n.Digest != have[id] {
+		case !equal:
 			out = append(out, fmt.Sprintf("%s differs at %s", id, target.Name))
 		}
 	}
@@ -319,6 +297,73 @@ func Diverged(source, target *Host, policy schemas.ActivePolicy) []string {
 		}
 	}
 	return out
+}
+
+// seen is what was found out about bodies before; a stored body never changes, a
+// changed object has a new one.
+type seen struct {
+	mu      sync.Mutex
+	builtIn map[*byte]bool
+	equal   map[pair]bool
+}
+
+type pair struct {
+	source, target *byte
+	policy         schemas.ActivePolicy
+}
+
+func inClear(s string) string { return s } // digests of secrets are of no interest here
+
+// jobs returns the bodies of the jobs that are not built in.
+func (h *Host) jobs() (map[schemas.ID][]byte, error) {
+	h.seen.mu.Lock()
+	defer h.seen.mu.Unlock()
+	if h.seen.builtIn == nil || len(h.seen.builtIn)+len(h.seen.equal) > 100000 {
+		h.seen.builtIn, h.seen.equal = map[*byte]bool{}, map[pair]bool{}
+	}
+	out := map[schemas.ID][]byte{}
+	for _, o := range h.Server.Objects(schemas.Job) {
+		builtIn, ok := h.seen.builtIn[&o.Body[0]]
+		if !ok {
+			n, err := visualcron.Normalize(schemas.Job, o.Body, inClear)
+			if err != nil {
+				return nil, err
+			}
+			builtIn = visualcron.IsBuiltIn(schemas.Job, n.Name, n.Group)
+			h.seen.builtIn[&o.Body[0]] = builtIn
+		}
+		if !builtIn {
+			out[o.ID] = o.Body
+		}
+	}
+	return out, nil
+}
+
+// holds tells whether a target's own body is what the source's makes of it.
+func (h *Host) holds(source, own []byte, policy schemas.ActivePolicy) (bool, error) {
+	if own == nil {
+		return false, nil
+	}
+	h.seen.mu.Lock()
+	defer h.seen.mu.Unlock()
+	key := pair{&source[0], &own[0], policy}
+	if equal, ok := h.seen.equal[key]; ok {
+		return equal, nil
+	}
+	composed, err := visualcron.Compose(schemas.Job, source, own, policy)
+	if err != nil {
+		return false, err
+	}
+	want, err := visualcron.Normalize(schemas.Job, composed, inClear)
+	if err != nil {
+		return false, err
+	}
+	have, err := visualcron.Normalize(schemas.Job, own, inClear)
+	if err != nil {
+		return false, err
+	}
+	h.seen.equal[key] = want.Digest == have.Digest
+	return want.Digest == have.Digest, nil
 }
 
 // Crash ends everything as the death of the process would, and opens the broker
