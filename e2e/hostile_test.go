@@ -174,9 +174,9 @@ func TestAnObjectThatWasNeverOursIsNotDeleted(t *testing.T) {
 		if puts, deletes := test.Count(); puts != 1 || deletes != 2 {
 			t.Errorf("%d puts, %d deletes; want the one new job, and deletions of that and of the equal one", puts, deletes)
 		}
-		before := test.Requests
+		before := test.Requests()
 		time.Sleep(time.Hour)
-		if n := test.Requests - before; n > 0 {
+		if n := test.Requests() - before; n > 0 {
 			t.Errorf("%d requests in an hour about an object that nobody takes", n)
 		}
 	})

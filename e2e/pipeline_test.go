@@ -354,7 +354,7 @@ func TestAnOverloadedTargetIsLeftAlone(t *testing.T) {
 		w.StartProducer()
 		w.StartConsumer()
 		time.Sleep(time.Minute)
-		requests := test.Requests
+		requests := test.Requests()
 		// 8 lanes may meet the first 503 together, with a read each; from then on every
 		// 10 s at most a probe and one object's read and write.
 		if limit := 3 + 8*2 + 6*3; requests > limit {

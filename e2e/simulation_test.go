@@ -110,6 +110,8 @@ func (s *simulation) run() {
 		}
 		time.Sleep(5 * time.Second)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, id := range []schemas.Slug{"test", "standby"} {
 		s.broken = append(s.broken, s.w.Hosts[id].Broken...)
 	}
@@ -149,7 +151,9 @@ func (s *simulation) kill() {
 	if s.rng.IntN(10) > 1 {
 		return
 	}
+	s.mu.Lock()
 	s.fired["kill"]++
+	s.mu.Unlock()
 	cause := consumer.ErrCrash
 	if s.rng.IntN(4) == 0 {
 		cause = context.Canceled

@@ -205,7 +205,7 @@ func TestABlackHoleDelaysNobodyElse(t *testing.T) {
 		if ts, _ := w.Cons.Status(); ts[1].State != "down" || ts[1].Parked != 0 {
 			t.Errorf("the black hole: %+v", ts[1])
 		}
-		if n := w.Hosts["test"].Requests; n > 120 {
+		if n := w.Hosts["test"].Requests(); n > 120 {
 			t.Errorf("%d requests into the black hole in 10 minutes", n)
 		}
 		w.Hosts["test"].SetFaults(nil)

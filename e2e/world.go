@@ -39,8 +39,7 @@ type Host struct {
 	Writes  []Write
 	// Broken lists violations of the invariant: overlapping writes of one object.
 	Broken []string
-	// Requests counts all requests.
-	Requests int
+	requests int
 	seen     seen
 }
 
@@ -76,11 +75,18 @@ func (h *Host) Count() (puts, deletes int) {
 	return
 }
 
+// Requests returns how many requests there were since the last reset.
+func (h *Host) Requests() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.requests
+}
+
 // Reset forgets the writes and requests seen so far.
 func (h *Host) Reset() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.Writes, h.Requests = nil, 0
+	h.Writes, h.requests = nil, 0
 }
 
 // World is a fleet of stand-ins, a broker and the two roles.
@@ -130,7 +136,7 @@ func NewHost(name schemas.Slug) (*Host, error) {
 		Intercept: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				h.mu.Lock()
-				h.Requests++
+				h.requests++
 				f := h.Faults
 				h.mu.Unlock()
 				if f != nil {

@@ -218,7 +218,7 @@ func publish(t *testing.T, b *broker.Broker, id schemas.ID, revision uint64) {
 }
 
 func TestALeaseHasRoomForARequest(t *testing.T) {
-	for _, ttl := range []time.Duration{2 * time.Second, 15 * time.Second, time.Minute} {
+	for _, ttl := range []time.Duration{10 * time.Second, 15 * time.Second, time.Minute} {
 		l := leaseTimes(ttl)
 		if l.TTL != ttl || l.Margin <= 0 || l.Margin >= ttl/2 {
 			t.Errorf("%s: %+v", ttl, l)

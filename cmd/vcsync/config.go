@@ -33,7 +33,7 @@ type config struct {
 	EventsMaxBytes byteSize      `envconfig:"EVENTS_MAX_BYTES" default:"8GiB" desc:"Size at which the event stream refuses new events; it forgets none. Used when the stream is created. A number of bytes, or with KiB, MiB, GiB."`
 	Poll           time.Duration `envconfig:"POLL" default:"30s" desc:"Time between two listings of a source; 100ms to 24h."`
 	Lanes          int           `envconfig:"LANES" default:"8" desc:"Objects of one target that are written at the same time; 1 to 64."`
-	LeaseTTL       time.Duration `envconfig:"LEASE_TTL" default:"15s" desc:"How long another instance waits before it takes over a target; 2s to 10m."`
+	LeaseTTL       time.Duration `envconfig:"LEASE_TTL" default:"15s" desc:"How long another instance waits before it takes over a target; 10s to 10m."`
 	LogLevel       slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
 	LogFormat      string        `envconfig:"LOG_FORMAT" default:"auto" desc:"text, json, or auto: text on a terminal, else JSON."`
 	Production     string        `envconfig:"STANDIN_PRODUCTION_ADDR" default:"127.0.0.1:7701" desc:"Address of the demo's stand-in for production; the stand-in commands use it too."`
@@ -119,7 +119,7 @@ func loadConfig() (config, error) {
 	check("DATA", c.Data != "", "a folder")
 	check("POLL", c.Poll >= 100*time.Millisecond && c.Poll <= 24*time.Hour, "100ms to 24h, such as 30s")
 	check("LANES", c.Lanes >= 1 && c.Lanes <= 64, "1 to 64")
-	check("LEASE_TTL", c.LeaseTTL >= 2*time.Second && c.LeaseTTL <= 10*time.Minute, "2s to 10m, such as 15s")
+	check("LEASE_TTL", c.LeaseTTL >= 10*time.Second && c.LeaseTTL <= 10*time.Minute, "10s to 10m, such as 15s")
 	check("LOG_FORMAT", slices.Contains([]string{"auto", "text", "json"}, c.LogFormat), "auto, text or json")
 	check("NATS_CREDS", c.NATSCreds == "" || c.NATSURL != "", "VCSYNC_NATS_URL beside it")
 	check("NATS_LISTEN", c.NATSListen == "" || c.NATSURL == "", "no VCSYNC_NATS_URL beside it: there is no embedded broker then")

@@ -52,7 +52,7 @@ func TestConfigFaults(t *testing.T) {
 		{"a poll that floods", "POLL", "1ms", "want 100ms to 24h"},
 		{"no lanes", "LANES", "0", "want 1 to 64"},
 		{"too many lanes", "LANES", "65", "want 1 to 64"},
-		{"a lease too short for a request", "LEASE_TTL", "1s", "want 2s to 10m"},
+		{"a lease too short for a request", "LEASE_TTL", "1s", "want 10s to 10m"},
 		{"a size that is none", "EVENTS_MAX_BYTES", "8GB", "8GiB"},
 		{"a size below nothing", "EVENTS_MAX_BYTES", "-1", "number of bytes"},
 		{"a size beyond all", "EVENTS_MAX_BYTES", "9000000TiB", "number of bytes"},
@@ -122,6 +122,18 @@ not followed; all faults are named at once, and the exit code is 2.
 	for f := range reflect.TypeFor[config]().Fields() {
 		if f.Tag.Get("desc") == "" || f.Tag.Get("envconfig") == "" {
 			t.Errorf("%s has no name or no description", f.Name)
+		}
+	}
+}
+
+func TestASignalThatMakeKeepsIsSeen(t *testing.T) {
+	for status, want := range map[string]bool{
+		"Name:\tmake\nSigBlk:\t0000000000010000\n": false,
+		"Name:\tmake\nSigBlk:\t0000000000010002\n": true,
+		"Name:\tmake\n": false,
+	} {
+		if got := blocksInterrupt([]byte(status)); got != want {
+			t.Errorf("%q: %v, want %v", status, got, want)
 		}
 	}
 }

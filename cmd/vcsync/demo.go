@@ -31,7 +31,9 @@ is there already stays as it is.`,
 			if err != nil {
 				return err
 			}
-			return demo(cmd.Context(), cfg, a.out, a.err)
+			ctx, stop := withMake(cmd.Context())
+			defer stop()
+			return demo(ctx, cfg, a.out, a.err)
 		},
 	}
 }
@@ -166,7 +168,8 @@ Three things to try, in another terminal:
   2. Watch what happens:
        bin/vcsync events --follow
        bin/vcsync status
-  3. Kill this with kill -9, edit more, and start it again: nothing is lost.
+  3. Edit again, kill this with kill -9 in the same moment, and start it again:
+     nothing is lost.
 
 Stop with Ctrl-C.
 

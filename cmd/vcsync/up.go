@@ -77,10 +77,13 @@ func environmentCode(err error) int {
 	return exitEnvironment
 }
 
-// leaseTimes are the consumer's: the margin in which no request may be under way
-// is a fifth of the lease, 3 s at most.
+// leaseMargin is how long a target may still act on a request after its client gave
+// up. It is a property of targets, so a shorter lease has the same.
+const leaseMargin = 3 * time.Second
+
+// leaseTimes are the consumer's.
 func leaseTimes(ttl time.Duration) broker.LeaseTimes {
-	return broker.LeaseTimes{TTL: ttl, Margin: min(3*time.Second, ttl/5)}
+	return broker.LeaseTimes{TTL: ttl, Margin: leaseMargin}
 }
 
 // opener makes connectors. A request must be able to begin and end within what is

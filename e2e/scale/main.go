@@ -158,7 +158,7 @@ func restart(ctx context.Context) error {
 		}
 		puts, deletes := f.Hosts["test"].Count()
 		fmt.Printf("scale: restart after %s with %d applied objects: ready in %s, %d writes, %d deletes, %d requests at the target\n",
-			how.word, *objects, ready.Round(10*time.Millisecond), puts, deletes, f.Hosts["test"].Requests)
+			how.word, *objects, ready.Round(10*time.Millisecond), puts, deletes, f.Hosts["test"].Requests())
 		if puts+deletes > 0 {
 			err = fmt.Errorf("%d writes and %d deletes after a restart", puts, deletes)
 			return err
