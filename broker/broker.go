@@ -229,7 +229,7 @@ func (b *Broker) Probe(ctx context.Context) error {
 		return fmt.Errorf("look up %s: %w", StreamEvents, err)
 	}
 	if info := ev.CachedInfo(); info.Config.MaxBytes > 0 && info.State.Bytes+MaxPayload > uint64(info.Config.MaxBytes) {
-		return fmt.Errorf("%s is full: it holds %d of %d bytes and refuses events; give it more with the nats command (nats stream edit %s --max-bytes)", StreamEvents, info.State.Bytes, info.Config.MaxBytes, StreamEvents)
+		return fmt.Errorf("%s has no room left for an event of any size: it holds %d of %d bytes; give it more with the nats command (nats stream edit %s --max-bytes), through VCSYNC_NATS_LISTEN where the broker is built in", StreamEvents, info.State.Bytes, info.Config.MaxBytes, StreamEvents)
 	}
 	kv, err := b.js.KeyValue(ctx, BucketLease)
 	if err == nil {

@@ -259,6 +259,29 @@ func (b *Broker) Identity(ctx context.Context, id schemas.Slug) (string, error) 
 	return string(e.Value()), nil
 }
 
+// SameServer returns the name of another server on record that stands for the same
+// VisualCron server, "" where there is none. Under two names one server could be
+// its own target.
+func (b *Broker) SameServer(ctx context.Context, id schemas.Slug, identity string) (schemas.Slug, error) {
+	snap, err := b.Snapshot(ctx)
+	if err != nil {
+		return "", err
+	}
+	for other := range snap.Servers {
+		if other == id {
+			continue
+		}
+		have, err := b.Identity(ctx, other)
+		if err != nil {
+			return "", err
+		}
+		if have == identity {
+			return other, nil
+		}
+	}
+	return "", nil
+}
+
 // BindIdentity remembers which VisualCron server a name stands for. It returns the
 // identity that the name is bound to: the given one, or an earlier one, which
 // outlives the removal of the server because the name's history does too.

@@ -330,6 +330,12 @@ func (s *session) probe(ctx context.Context) error {
 	identity := s.identity
 	s.mu.Unlock()
 	if identity == "" {
+		if other, err := s.cfg.Broker.SameServer(ctx, s.server.ID, info.ID); err != nil {
+			return err
+		} else if other != "" {
+			return &visualcron.Error{Class: visualcron.WrongServer, Op: "ask for the server's identity", Server: s.server.ID,
+				Detail: fmt.Sprintf("it is the same server as %s", other), Hint: "remove one of the two names"}
+		}
 		if identity, err = s.cfg.Broker.BindIdentity(ctx, s.server.ID, info.ID); err != nil {
 			return err
 		}

@@ -550,13 +550,14 @@ func TestEveryActIsAuditedBeforeItsEffect(t *testing.T) {
 	}
 
 	// Without the audit stream nothing happens.
+	fresh := standIn(t, "aaaaaaaa-0000-4000-8000-000000000009")
 	before := w.state()
 	if err := w.b.JS().DeleteStream(t.Context(), broker.StreamAudit); err != nil {
 		t.Fatal(err)
 	}
 	w.roles.poked = nil
 	for _, c := range acts {
-		body := strings.NewReplacer(`"id":"a"`, `"id":"new"`, `"id":"one"`, `"id":"new"`, `"id":"two"`, `"id":"new2"`).Replace(c.body)
+		body := strings.NewReplacer(a, fresh, `"id":"a"`, `"id":"new"`, `"id":"one"`, `"id":"new"`, `"id":"two"`, `"id":"new2"`).Replace(c.body)
 		path := c.path
 		switch c.action {
 		case "server.remove":
@@ -597,6 +598,20 @@ func (w *world) state() string {
 	return fmt.Sprintf("%d %v %v %+v %d", snap.Revision, len(snap.Servers), len(snap.Settings), parked, sec.CachedInfo().State.LastSeq)
 }
 
+func TestOneServerHasOneName(t *testing.T) {
+	w := newWorld(t)
+	a := standIn(t, "aaaaaaaa-0000-4000-8000-000000000007")
+	add := func(id string) answer { return w.do("POST", "/api/v1/servers", serverBody(id, a, "")) }
+	if r := add("production"); r.status >= 300 {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	add("alias").want(409, "production", "onto itself")
+	w.do("DELETE", "/api/v1/servers/production", "", "If-Match", "*")
+	if r := add("alias"); r.status >= 300 {
+		t.Errorf("after the first name is gone: %d %s", r.status, r.body)
+	}
+}
+
 func TestWhatIsNotMeantForThisAPIIsRefused(t *testing.T) {
 	w := newWorld(t)
 	w.putServer("a", "b")
@@ -606,6 +621,13 @@ func TestWhatIsNotMeantForThisAPIIsRefused(t *testing.T) {
 	w.do("POST", path, body, "Sec-Fetch-Site", "same-site").want(403)
 	w.do("POST", path, body, "Origin", "https://evil.example").want(403)
 	w.do("DELETE", path+"/one", "", "Origin", "null", "If-Match", "*").want(403)
+	// Reading is no page's business either; following a link to the page is fine.
+	w.do("GET", path, "", "Origin", "https://evil.example").want(403, "another origin")
+	w.do("GET", "/api/v1/events/stream", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "cors").want(403)
+	w.do("GET", path, "", "Sec-Fetch-Site", "same-site", "Sec-Fetch-Mode", "navigate").want(403)
+	w.do("GET", "/", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate").want(200)
+	w.do("GET", path, "", "Sec-Fetch-Site", "same-origin").want(200)
+	w.do("GET", path, "", "Origin", w.srv.URL).want(200)
 	w.do("POST", path, body, "Host", "evil.example").want(421, "Host")
 	w.do("POST", path, body, "Host", "evil.example:7780").want(421)
 	w.do("GET", path, "", "Host", "127.0.0.1.evil.example").want(421)

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strings"
 
@@ -25,7 +26,27 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, http.StatusForbidden, "The request comes from a page of another origin.")
 	}))
+	// Reading is refused to other origins too: the answers are nobody's business, and
+	// an event stream takes up a place. Following a link to the status page is fine.
+	foreign := func(r *http.Request) bool {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			return false // CrossOriginProtection has the say
+		}
+		if o := r.Header.Get("Origin"); o != "" {
+			u, err := url.Parse(o)
+			return err != nil || !strings.EqualFold(u.Host, r.Host)
+		}
+		switch r.Header.Get("Sec-Fetch-Site") {
+		case "", "same-origin", "none":
+			return false
+		}
+		return r.URL.Path != "/" || r.Header.Get("Sec-Fetch-Mode") != "navigate"
+	}
 	inner := origin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if foreign(r) {
+			writeProblem(w, http.StatusForbidden, "The request comes from a page of another origin.")
+			return
+		}
 		h, pattern := mux.Handler(r)
 		if pattern == "" {
 			s.serveUnknown(h, w, r)

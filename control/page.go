@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
+	"fmt"
 	"html/template"
 	"net/http"
 	"slices"
@@ -42,7 +43,8 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		}
 		return t.UTC().Format("2006-01-02 15:04:05") + " UTC"
 	},
-	"many": many,
+	"many":  many,
+	"plain": func(v any) string { return Printable(fmt.Sprint(v), false) },
 	"plural": func(types []string) string {
 		var out []string
 		for _, t := range types {

@@ -158,6 +158,13 @@ func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagg
 		if bound != "" && bound != test.Identity {
 			return nil, identityConflict(rec.ID, bound, test.Identity)
 		}
+		other, err := s.broker.SameServer(ctx, rec.ID, test.Identity)
+		if err != nil {
+			return nil, err
+		}
+		if other != "" {
+			return nil, huma.Error409Conflict(fmt.Sprintf("Server %s was not added: at %s answers the same VisualCron server as at %s, which is known already. Under two names it could be synced onto itself.", rec.ID, rec.Address, other))
+		}
 	}
 	var rev uint64
 	err := s.act(ctx, broker.AuditRecord{Action: "server.add", Object: "server/" + string(rec.ID), Detail: rec.Address + " as " + rec.User},

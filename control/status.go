@@ -61,6 +61,7 @@ type SourceTypeReport struct {
 	Type       string    `json:"type"`
 	Complete   time.Time `json:"complete,omitzero" doc:"The end of the last complete listing."`
 	Objects    int       `json:"objects"`
+	BuiltIn    int       `json:"builtIn,omitzero" doc:"Objects that came with the server's installation and are never synced."`
 	Published  uint64    `json:"published" doc:"Events stored since the start."`
 	Held       int       `json:"held,omitzero" doc:"Deletions that wait because a pass had too many."`
 	Refused    int       `json:"refused,omitzero" doc:"Objects that could not be captured."`
@@ -171,7 +172,7 @@ func sourceReport(p producer.Status) SourceReport {
 		Types: []SourceTypeReport{}}
 	for _, t := range schemas.Types() {
 		if v, ok := p.Types[t]; ok {
-			r.Types = append(r.Types, SourceTypeReport{string(t), v.Complete, v.Objects, v.Published, v.Held, v.Refused, v.RefusedWhy})
+			r.Types = append(r.Types, SourceTypeReport{string(t), v.Complete, v.Objects, v.BuiltIn, v.Published, v.Held, v.Refused, v.RefusedWhy})
 		}
 	}
 	return r

@@ -57,6 +57,12 @@ func (s *source) identify(ctx context.Context) (visualcron.Info, error) {
 		return info, err
 	}
 	if s.identity == "" {
+		if other, err := s.cfg.Broker.SameServer(ctx, s.server.ID, info.ID); err != nil {
+			return info, &degraded{classBroker, err.Error()}
+		} else if other != "" {
+			return info, &visualcron.Error{Class: visualcron.WrongServer, Op: "ask for the server's identity", Server: s.server.ID,
+				Detail: fmt.Sprintf("it is the same server as %s", other), Hint: "remove one of the two names"}
+		}
 		if s.identity, err = s.cfg.Broker.BindIdentity(ctx, s.server.ID, info.ID); err != nil {
 			return info, &degraded{classBroker, err.Error()}
 		}
@@ -77,6 +83,7 @@ type listing struct {
 	changes []broker.Change
 	quick   []uint64
 	bytes   int
+	builtIn int
 	refused int
 	why     string
 }
@@ -101,7 +108,7 @@ func (s *source) list(ctx context.Context, t schemas.Type) (map[schemas.ID]bool,
 	}
 	s.mu.Lock()
 	ts := s.status.Types[t]
-	ts.Complete, ts.Objects, ts.Refused, ts.RefusedWhy = time.Now(), complete.Count(), l.refused, l.why
+	ts.Complete, ts.Objects, ts.BuiltIn, ts.Refused, ts.RefusedWhy = time.Now(), complete.Count()-l.builtIn, l.builtIn, l.refused, l.why
 	s.status.Types[t] = ts
 	s.mu.Unlock()
 	return l.seen, nil
@@ -132,6 +139,7 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 		return nil
 	}
 	if h, ok := s.ignored[l.t][r.ID]; ok && h == hash {
+		l.builtIn++
 		return nil
 	}
 	n, err := visualcron.Normalize(l.t, r.Body, s.cfg.Broker.Keys.Digest)
@@ -141,6 +149,7 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 	}
 	if visualcron.IsBuiltIn(l.t, n.Name, n.Group) {
 		s.ignored[l.t][r.ID] = hash
+		l.builtIn++
 		return nil
 	}
 	if s.secrets != visualcron.SecretsEqual && (n.Secrets || s.secrets != visualcron.SecretsOpaque && s.secrets != visualcron.SecretsMasked) {

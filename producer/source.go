@@ -65,8 +65,7 @@ type source struct {
 	epoch    uint64
 	quick    visualcron.QuickHasher
 	base     map[schemas.Type]map[schemas.ID]*known
-	// ignored holds the quick hash of what is listed and not captured: built-in and
-	// unreadable objects.
+	// ignored holds the quick hash of the built-in objects, which are not captured.
 	ignored map[schemas.Type]map[schemas.ID]uint64
 
 	echo echo

@@ -36,9 +36,11 @@ type Status struct {
 
 // TypeStatus is what is known of one type of a source.
 type TypeStatus struct {
-	// Complete is when the last complete listing ended, Objects how many it held.
+	// Complete is when the last complete listing ended, Objects how many it held
+	// beside the built-in ones, which are never synced, and BuiltIn how many of these.
 	Complete time.Time
 	Objects  int
+	BuiltIn  int
 	// Published counts the events stored since the start.
 	Published uint64
 	// Held is the number of deletions that wait because a pass had too many: more

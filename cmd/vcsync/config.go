@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"reflect"
 	"slices"
@@ -122,6 +123,12 @@ func loadConfig() (config, error) {
 	check("LEASE_TTL", c.LeaseTTL >= 10*time.Second && c.LeaseTTL <= 10*time.Minute, "10s to 10m, such as 15s")
 	check("LOG_FORMAT", slices.Contains([]string{"auto", "text", "json"}, c.LogFormat), "auto, text or json")
 	check("NATS_CREDS", c.NATSCreds == "" || c.NATSURL != "", "VCSYNC_NATS_URL beside it")
+	check("EVENTS_MAX_BYTES", c.EventsMaxBytes >= 64<<20, "64MiB or more; the largest event alone takes 8MiB")
+	check("NATS_LISTEN", c.NATSListen == "" || loopback(c.NATSListen), "a loopback address and port, such as 127.0.0.1:4222")
+	check("NATS_URL", c.NATSURL == "" || strings.Contains(c.NATSURL, "://"), "a URL such as nats://host:4222")
+	for name, addr := range map[string]string{"PRODUCTION": c.Production, "TEST": c.Test, "STANDBY": c.Standby} {
+		check("STANDIN_"+name+"_ADDR", loopback(addr), "a loopback address and port, such as 127.0.0.1:7701: a stand-in's password is known to all")
+	}
 	check("NATS_LISTEN", c.NATSListen == "" || c.NATSURL == "", "no VCSYNC_NATS_URL beside it: there is no embedded broker then")
 	if err := errors.Join(errs...); err != nil {
 		return config{}, failed(exitUsage, fmt.Errorf("the environment is not right (see docs/configuration.md):\n%w", err))
@@ -174,4 +181,14 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// loopback tells whether an address is one that only this machine reaches.
+func loopback(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || port == "" {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -46,7 +46,11 @@ func TestConfigFaults(t *testing.T) {
 	}{
 		{"a poll in words", "POLL", "1m30s", ""},
 		{"a size in words", "EVENTS_MAX_BYTES", "512MiB", ""},
-		{"a size in bytes", "EVENTS_MAX_BYTES", "1048576", ""},
+		{"an event stream that holds next to nothing", "EVENTS_MAX_BYTES", "1MiB", "want 64MiB or more"},
+		{"a broker that listens to all", "NATS_LISTEN", "0.0.0.0:4222", "want a loopback address"},
+		{"a stand-in that listens to all", "STANDIN_TEST_ADDR", "0.0.0.0:7702", "want a loopback address"},
+		{"an address without a port", "STANDIN_TEST_ADDR", "garbage", "want a loopback address"},
+		{"a size in bytes", "EVENTS_MAX_BYTES", "67108864", ""},
 		{"a level", "LOG_LEVEL", "debug", ""},
 		{"a number without a unit", "POLL", "30", "VCSYNC_POLL=\"30\""},
 		{"a poll that floods", "POLL", "1ms", "want 100ms to 24h"},

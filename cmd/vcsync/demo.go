@@ -145,18 +145,18 @@ func demoSettings(ctx context.Context, cfg config, urls map[string]string) error
 
 // demoHello prints the addresses and three things to try.
 func demoHello(w io.Writer, cfg config, urls map[string]string, production *standin.Server) error {
-	job := "<id>"
+	job, jobs := "<id>", 0
 	for _, row := range production.Objects(schemas.Job) {
 		if !standin.IsBuiltin(schemas.Job, row.ID) {
 			job = string(row.ID)
-			break
+			jobs++
 		}
 	}
 	_, err := fmt.Fprintf(w, `
 vcsync %s is up.
 
   status page and API   http://%s
-  production (stand-in) %s   200 jobs
+  production (stand-in) %s   %d jobs, and two built-in ones that are never synced
   test       (stand-in) %s   takes all jobs, keeps its own Active flags
   standby    (stand-in) %s   takes all jobs, every one inactive
   data                  %s
@@ -165,6 +165,7 @@ Three things to try, in another terminal:
 
   1. Edit a job on production and see it arrive on both:
        bin/vcsync standin edit production Job/%s --set Description="edited by hand"
+       bin/vcsync standin get standby Job/%s
   2. Watch what happens:
        bin/vcsync events --follow
        bin/vcsync status
@@ -173,6 +174,6 @@ Three things to try, in another terminal:
 
 Stop with Ctrl-C.
 
-`, buildVersion(), cfg.APIAddr, urls["production"], urls["test"], urls["standby"], cfg.Data, job)
+`, buildVersion(), cfg.APIAddr, urls["production"], jobs, urls["test"], urls["standby"], cfg.Data, job, job)
 	return err
 }

@@ -52,7 +52,7 @@ func (a *app) printStatus(r control.StatusReport) error {
 			if v.Refused > 0 {
 				notes = append(notes, fmt.Sprintf("%d not captured: %s", v.Refused, shorten(v.RefusedWhy, 80)))
 			}
-			t.add(s.Server, s.State, yesNo(s.Feed), fmt.Sprintf("%d %s", v.Objects, v.Type), fmt.Sprint(v.Published), when(v.Complete), dash(strings.Join(notes, "; ")))
+			t.add(s.Server, s.State, yesNo(s.Feed), objects(v.Objects, v.BuiltIn, v.Type), fmt.Sprint(v.Published), when(v.Complete), dash(strings.Join(notes, "; ")))
 		}
 	}
 	if err := a.section(t, r.Roles.Producer, "No producer runs in this process.", "No sources: none is named by a sync setting."); err != nil {
@@ -91,4 +91,12 @@ func (a *app) section(t *table, here bool, notHere, empty string) error {
 		_, err = fmt.Fprintln(a.out)
 	}
 	return err
+}
+
+// objects counts what can be synced, and names what never is.
+func objects(n, builtIn int, t string) string {
+	if builtIn == 0 {
+		return fmt.Sprintf("%d %s", n, t)
+	}
+	return fmt.Sprintf("%d %s (+%d built-in, never synced)", n, t, builtIn)
 }

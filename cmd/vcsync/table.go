@@ -6,9 +6,10 @@ import (
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/text/width"
+
+	"github.com/vcsync/vcsync/control"
 )
 
 // table prints columns for people. Names come from other servers, so whatever
@@ -70,33 +71,10 @@ func displayWidth(s string) int {
 
 // clean shows control characters, line ends and marks of direction instead of
 // passing them to the terminal.
-func clean(s string) string { return cleanText(s, false) }
+func clean(s string) string { return control.Printable(s, false) }
 
 // cleanLines is clean for texts of several lines.
-func cleanLines(s string) string { return cleanText(s, true) }
-
-func cleanText(s string, lines bool) string {
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case lines && r == '\n':
-			b.WriteRune(r)
-		case unicode.IsControl(r), unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control), r == 0xFEFF:
-			if r < 0x80 {
-				fmt.Fprintf(&b, `\x%02x`, r)
-			} else {
-				fmt.Fprintf(&b, `\u%04x`, r)
-			}
-		default:
-			b.WriteRune(r)
-		}
-		i += n
-	}
-	return b.String()
-}
+func cleanLines(s string) string { return control.Printable(s, true) }
 
 // shorten cuts a text that would make a table unreadable.
 func shorten(s string, n int) string {

@@ -15,16 +15,32 @@ import (
 // SeedJobs is how many jobs Seed brings.
 const SeedJobs = 200
 
+// seedingFile lies in a stand-in's folder while it is being seeded; found later it
+// says that the seeding was cut off.
+const seedingFile = "seeding"
+
 // Seed fills a stand-in that holds its built-ins only with the objects of
-// SeedObjects. Otherwise it changes nothing and returns an error that wraps
+// SeedObjects; a seeding that was cut off, by a kill for instance, is done again
+// from its beginning. Otherwise it changes nothing and returns an error that wraps
 // ErrNotEmpty.
-func Seed(s *Server) error {
+func Seed(s *Server) (err error) {
+	cutOff := s.store != nil && s.store.has(seedingFile)
 	for _, t := range schemas.Types() {
 		for _, row := range s.Objects(t) {
-			if !IsBuiltin(t, row.ID) {
+			if !IsBuiltin(t, row.ID) && !cutOff {
 				return fmt.Errorf("%w: it holds %s %.64s; seed a new one, or remove its folder first", ErrNotEmpty, t, row.ID)
 			}
 		}
+	}
+	if s.store != nil {
+		if err := s.store.write(s.store.dir, seedingFile, nil); err != nil {
+			return err
+		}
+		defer func() {
+			if err == nil {
+				err = s.store.drop(seedingFile)
+			}
+		}()
 	}
 	objects := SeedObjects()
 	work := make(chan Object)

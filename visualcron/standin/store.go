@@ -184,3 +184,18 @@ func fileName(id schemas.ID) string {
 	}
 	return tok + objectSuffix
 }
+
+// has tells whether a file of that name lies in the folder itself.
+func (st *store) has(name string) bool {
+	_, err := os.Stat(filepath.Join(st.dir, name))
+	return err == nil
+}
+
+// drop takes a file out of the folder itself, for good.
+func (st *store) drop(name string) error {
+	path := filepath.Join(st.dir, name)
+	if err := os.Remove(path); err != nil {
+		return storeError("remove", path, err)
+	}
+	return nil
+}
