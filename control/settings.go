@@ -33,7 +33,7 @@ type ObjectRuleRecord struct {
 type RuleRecord struct {
 	Sync string `json:"sync" enum:"none,all,listed" doc:"Sync None, Sync all, or Sync the following."`
 	RightsRecord
-	Objects []ObjectRuleRecord `json:"objects,omitzero" maxItems:"20000" doc:"The rows of Sync the following."`
+	Objects []ObjectRuleRecord `json:"objects,omitzero" maxItems:"20000" doc:"The rows of Sync the following; beside all, the objects with rights of their own."`
 }
 
 // SettingBody is what a person decides about a sync setting.
@@ -336,6 +336,9 @@ func describe(v schemas.Setting) string {
 			fmt.Fprintf(&b, ", %s=listed(%d)", t, len(r.Objects))
 		default:
 			fmt.Fprintf(&b, ", %s=%s:%s", t, r.Sync, r.Rights)
+			if n := len(r.Objects); n > 0 {
+				fmt.Fprintf(&b, " but for %d", n)
+			}
 		}
 	}
 	return b.String()

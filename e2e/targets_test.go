@@ -278,3 +278,52 @@ func TestARogueMessageIsParkedAndDoesNoHarm(t *testing.T) {
 		}
 	})
 }
+
+func TestAnExceptionBesideAll(t *testing.T) {
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		s := e2e.AllJobs("some", "production", "test", schemas.Keep)
+		r := s.Rules[schemas.Job]
+		r.Objects = []schemas.ObjectRule{{ID: jobID(1)}, {ID: jobID(2), Rights: schemas.Rights{New: true}}}
+		s.Rules[schemas.Job] = r
+		w.Setting(s)
+		for i := range 5 {
+			putJob(t, prod, i, "first")
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		for i := range 5 {
+			putJob(t, prod, i, "second")
+		}
+		time.Sleep(time.Minute)
+		for i, want := range []string{"second", "", "first", "second", "second"} {
+			body, there := test.Server.Get(schemas.Job, jobID(i))
+			if there != (want != "") || !strings.Contains(string(body), want) {
+				t.Errorf("job %d: there %v, want %q", i, there, want)
+			}
+		}
+	})
+}
+
+func TestOneServerUnderTwoNamesIsNotSyncedOntoItself(t *testing.T) {
+	world(t, nil, func(w *e2e.World) {
+		prod := w.Hosts["production"]
+		alias := w.AddHost("alias")
+		alias.SetFaults(func(http.Handler) http.Handler { return prod.Server.Handler() })
+		for i := range 5 {
+			putJob(t, prod, i, "first")
+		}
+		w.Setting(e2e.AllJobs("loop", "production", "alias", schemas.Off))
+		w.StartProducer()
+		time.Sleep(10 * time.Second) // production is known by its name
+		w.StartConsumer()
+		time.Sleep(5 * time.Minute)
+		if puts, deletes := prod.Count(); puts+deletes != 0 {
+			t.Errorf("%d puts, %d deletes at the source itself", puts, deletes)
+		}
+		if ts, _ := w.Cons.Status(); ts[0].State != "down" || !strings.Contains(ts[0].Reason, "same server as production") {
+			t.Errorf("target %+v", ts[0])
+		}
+	})
+}

@@ -108,7 +108,6 @@ var badSettings = []struct {
 	{"rights without a mode are not dropped in silence (G7)", withRules(`{"Job":{"new":true}}`), "rules.Job.sync"},
 	{"rights beside none are not dropped in silence (G7)", withRules(`{"Job":{"sync":"none","new":true}}`), "rules.Job"},
 	{"rows beside none are not dropped in silence (G7)", withRules(`{"Job":{"sync":"none","objects":[{"id":"a"}]}}`), "rules.Job.objects"},
-	{"rows beside all", withRules(`{"Job":{"sync":"all","new":true,"objects":[{"id":"a"}]}}`), "rules.Job.objects"},
 	{"rows beside all without a right (G7)", withRules(`{"Job":{"sync":"all","objects":[{"id":"a"}]}}`), "rules.Job.objects"},
 	{"rights beside listed", withRules(`{"Job":{"sync":"listed","updated":true,"objects":[{"id":"a"}]}}`), "rules.Job"},
 	{"a row without an id", withRules(`{"Job":{"sync":"listed","objects":[{"new":true}]}}`), "objects[0].id"},

@@ -120,7 +120,9 @@ type Rule struct {
 	Sync SyncMode `json:"sync"`
 	// Rights are those of SyncAll, all false otherwise.
 	Rights
-	// Objects are those of SyncListed, at most one per id, empty otherwise.
+	// Objects are those of SyncListed. Beside SyncAll they are exceptions: the
+	// object's own rights stand in place of the rule's, and none leaves it out. At
+	// most one per id, sorted by it after Normalize; empty for SyncNone.
 	Objects []ObjectRule `json:"objects,omitzero"`
 	// Unknown holds the members that this version does not know (see Setting).
 	Unknown jsontext.Value `json:"-"`
@@ -129,22 +131,35 @@ type Rule struct {
 // Of returns the rights that the rule gives for the object with that id. Objects
 // born later at the source are in no list, so SyncListed gives nothing for them.
 func (r Rule) Of(id ID) Rights {
-	switch r.Sync {
-	case SyncAll:
-		return r.Rights
-	case SyncListed:
-		for _, o := range r.Objects {
-			if o.ID == id {
-				return o.Rights
-			}
+	if r.Sync == SyncAll || r.Sync == SyncListed {
+		if o, ok := r.row(id); ok {
+			return o.Rights
 		}
+	}
+	if r.Sync == SyncAll {
+		return r.Rights
 	}
 	return Rights{}
 }
 
+// row finds the row of an object. Few rows are looked through, because only
+// Normalize sorts them; of many, all come from there.
+func (r Rule) row(id ID) (ObjectRule, bool) {
+	i := -1
+	if len(r.Objects) < 64 {
+		i = slices.IndexFunc(r.Objects, func(o ObjectRule) bool { return o.ID == id })
+	} else if at, ok := slices.BinarySearchFunc(r.Objects, id, func(o ObjectRule, id ID) int { return strings.Compare(string(o.ID), string(id)) }); ok {
+		i = at
+	}
+	if i < 0 {
+		return ObjectRule{}, false
+	}
+	return r.Objects[i], true
+}
+
 // Takes tells whether the rule can give any right at all.
 func (r Rule) Takes() bool {
-	return r.Sync == SyncAll && r.Use() || r.Sync == SyncListed && slices.ContainsFunc(r.Objects, func(o ObjectRule) bool { return o.Use() })
+	return r.Sync == SyncAll && r.Use() || (r.Sync == SyncAll || r.Sync == SyncListed) && slices.ContainsFunc(r.Objects, func(o ObjectRule) bool { return o.Use() })
 }
 
 // Setting is one row of the Sync Server Objects window: the target pulls from the
@@ -323,10 +338,13 @@ func (s Setting) Validate() error {
 		if r.Sync != SyncAll && r.Use() {
 			add(path, "new, updated and deleted beside sync %q; they belong to all, or to each listed object", r.Sync)
 		}
-		if r.Sync != SyncListed && len(r.Objects) > 0 {
-			add(path+".objects", "%d objects beside sync %q; want listed", len(r.Objects), r.Sync)
+		if r.Sync == SyncNone && len(r.Objects) > 0 {
+			add(path+".objects", "%d objects beside sync %q; want all or listed", len(r.Objects), r.Sync)
 		}
 		seen := map[ID]bool{}
+		if r.Sync == SyncAll && !r.Use() && len(r.Objects) > 0 {
+			add(path+".objects", "%d exceptions to sync all without a right; want listed", len(r.Objects))
+		}
 		for i, o := range r.Objects {
 			if id, err := ParseID(string(o.ID)); err != nil || id != o.ID {
 				add(fmt.Sprintf("%s.objects[%d].id", path, i), "%.64q is not an object id in its canonical form (GUIDs in lower case)", o.ID)

@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"fmt"
 	"reflect"
 	"testing"
 )
@@ -18,7 +19,12 @@ func TestWhatARuleTakes(t *testing.T) {
 		{"none takes nothing, whatever stands beside it", Rule{Sync: SyncNone, Rights: all, Objects: []ObjectRule{{ID: "a", Rights: all}}}, "a", Rights{}, false},
 		{"all gives its rights to every object", Rule{Sync: SyncAll, Rights: Rights{Updated: true}}, "born-later", Rights{Updated: true}, true},
 		{"all without a right takes nothing", Rule{Sync: SyncAll}, "a", Rights{}, false},
-		{"all ignores a list", Rule{Sync: SyncAll, Objects: []ObjectRule{{ID: "a", Rights: all}}}, "a", Rights{}, false},
+		{"a row beside all is an exception", Rule{Sync: SyncAll, Rights: all, Objects: []ObjectRule{{ID: "a", Rights: Rights{Updated: true}}}}, "a", Rights{Updated: true}, true},
+		{"an exception without a right leaves the object out", Rule{Sync: SyncAll, Rights: all, Objects: []ObjectRule{{ID: "a"}}}, "a", Rights{}, true},
+		{"an exception is none for others", Rule{Sync: SyncAll, Rights: all, Objects: []ObjectRule{{ID: "a"}}}, "b", all, true},
+		{"the last of many rows is found", Rule{Sync: SyncListed, Objects: rows(1000)}, "row-0999", all, true},
+		{"the first of many rows is found", Rule{Sync: SyncListed, Objects: rows(1000)}, "row-0000", all, true},
+		{"what is not among many rows is not", Rule{Sync: SyncListed, Objects: rows(1000)}, "row-1000", Rights{}, true},
 		{"listed gives each row its own rights", Rule{Sync: SyncListed, Objects: []ObjectRule{{ID: "b", Rights: all}, {ID: "a", Rights: Rights{Deleted: true}}}}, "a", Rights{Deleted: true}, true},
 		{"listed gives nothing to objects born later", Rule{Sync: SyncListed, Objects: []ObjectRule{{ID: "a", Rights: all}}}, "born-later", Rights{}, true},
 		{"listed with rows that are all unused takes nothing", Rule{Sync: SyncListed, Objects: []ObjectRule{{ID: "a"}}}, "a", Rights{}, false},
@@ -38,6 +44,15 @@ func TestWhatARuleTakes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// rows returns n rows in order, as Normalize leaves them.
+func rows(n int) []ObjectRule {
+	var out []ObjectRule
+	for i := range n {
+		out = append(out, ObjectRule{ID: ID(fmt.Sprintf("row-%04d", i)), Rights: Rights{New: true, Updated: true, Deleted: true}})
+	}
+	return out
 }
 
 func TestTakenTypesStandInTheOrderOfTheTabs(t *testing.T) {

@@ -105,9 +105,16 @@ func TestRules(t *testing.T) {
 			t.Errorf("%s: %q: %v", c.name, c.flag, err)
 		}
 	}
-	for _, flags := range [][]string{{"Job=none", "Job=all:new"}, {"Job/x=new", "Job/x=updated"}, {"Job/x=new", "Job=none"}, {"Job=all:new", "Job/x=new"}} {
+	for _, flags := range [][]string{{"Job=none", "Job=all:new"}, {"Job/x=new", "Job/x=updated"}} {
 		if _, err := parseRules(flags); err == nil {
 			t.Errorf("%v is accepted", flags)
+		}
+	}
+	// The rule of a type comes first, whatever the order of the flags.
+	for _, flags := range [][]string{{"Job/x=new", "Job=none"}, {"Job=all:new", "Job/x=updated"}, {"Job/x=updated", "Connection=none", "Job=all:new"}} {
+		changes, err := parseRules(flags)
+		if err != nil || changes[len(changes)-1].id != "x" {
+			t.Errorf("%v: %+v, %v", flags, changes, err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -16,8 +17,8 @@ type ruleChange struct {
 	rights schemas.Rights
 }
 
-// parseRules reads the --rule flags of one command. A type's own rule and rules of
-// its objects in one command contradict each other, as does the same rule twice.
+// parseRules reads the --rule flags of one command, the rules of types before those
+// of objects, whose exceptions or list they begin. The same rule twice is refused.
 func parseRules(flags []string) ([]ruleChange, error) {
 	var out []ruleChange
 	for _, f := range flags {
@@ -32,12 +33,13 @@ func parseRules(flags []string) ([]ruleChange, error) {
 				return nil, usageError("--rule: %s has two rules", c.typ)
 			case o.id == c.id:
 				return nil, usageError("--rule: %s/%s has two rules", c.typ, c.id)
-			case o.id == "" || c.id == "":
-				return nil, usageError("--rule: %s has a rule for the whole type and one for an object; give one kind in one command", c.typ)
 			}
 		}
 		out = append(out, c)
 	}
+	slices.SortStableFunc(out, func(a, b ruleChange) int {
+		return cmp.Compare(min(len(a.id), 1), min(len(b.id), 1))
+	})
 	return out, nil
 }
 
@@ -79,7 +81,8 @@ func parseRule(f string) (ruleChange, error) {
 	return c, nil
 }
 
-// applyRules changes a setting's rules.
+// applyRules changes a setting's rules. Where all objects of a type are taken, a rule
+// of one object is an exception; otherwise it is a row of the list.
 func applyRules(rules map[string]control.RuleRecord, changes []ruleChange) error {
 	for _, c := range changes {
 		name := string(c.typ)
@@ -91,23 +94,28 @@ func applyRules(rules map[string]control.RuleRecord, changes []ruleChange) error
 		case c.id == "":
 			rules[name] = control.RuleRecord{Sync: string(c.sync), RightsRecord: control.RightsRecord(c.rights)}
 			continue
-		case rule.Sync != string(schemas.SyncListed) && !c.rights.Use():
-			return usageError("--rule %s/%s=none: %s is not listed object by object, so there is no row to take out; list what is to be synced instead", name, c.id, name)
-		case rule.Sync != string(schemas.SyncListed):
+		case rule.Sync == "" || rule.Sync == string(schemas.SyncNone):
+			if !c.rights.Use() {
+				return usageError("--rule %s/%s=none: nothing of %s is taken, so there is no row to take out", name, c.id, name)
+			}
 			rule = control.RuleRecord{Sync: string(schemas.SyncListed)}
 		}
 		i := slices.IndexFunc(rule.Objects, func(o control.ObjectRuleRecord) bool { return o.ID == string(c.id) })
+		listed := rule.Sync == string(schemas.SyncListed)
+		rule.Objects = slices.Clone(rule.Objects)
 		switch {
-		case !c.rights.Use() && i < 0:
+		case listed && !c.rights.Use() && i < 0:
 			return usageError("--rule %s/%s=none: it is not listed", name, c.id)
-		case !c.rights.Use():
-			rule.Objects = slices.Delete(slices.Clone(rule.Objects), i, i+1)
+		case listed && !c.rights.Use():
+			rule.Objects = slices.Delete(rule.Objects, i, i+1)
+		case !listed && i >= 0 && control.RightsRecord(c.rights) == rule.RightsRecord:
+			rule.Objects = slices.Delete(rule.Objects, i, i+1) // no exception any more
 		case i < 0:
 			rule.Objects = append(rule.Objects, control.ObjectRuleRecord{ID: string(c.id), RightsRecord: control.RightsRecord(c.rights)})
 		default:
 			rule.Objects[i].RightsRecord = control.RightsRecord(c.rights)
 		}
-		if len(rule.Objects) == 0 {
+		if listed && len(rule.Objects) == 0 {
 			delete(rules, name)
 			continue
 		}

@@ -224,7 +224,11 @@ func newSettingShow(a *app) *cobra.Command {
 					t.add(typ, r.Sync, schemas.Rights(r.RightsRecord).String(), "")
 				}
 				for _, o := range r.Objects {
-					t.add(typ, r.Sync, schemas.Rights(o.RightsRecord).String(), strings.TrimSpace(o.ID+" "+o.Name))
+					sync := r.Sync
+					if sync == string(schemas.SyncAll) {
+						sync = "except"
+					}
+					t.add(typ, sync, schemas.Rights(o.RightsRecord).String(), strings.TrimSpace(o.ID+" "+o.Name))
 				}
 			}
 			return t.print(a.out)
