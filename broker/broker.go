@@ -109,6 +109,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if b.nc, err = b.Connect("vcsync"); err != nil {
 		return nil, err
 	}
+	if most := b.nc.MaxPayload(); most < MaxPayload {
+		return nil, fmt.Errorf("%w: the broker takes messages of at most %d bytes, want %d: set max_payload to 8MB in its configuration", ErrLayout, most, MaxPayload)
+	}
 	if b.js, err = newJetStream(b.nc); err != nil {
 		return nil, err
 	}

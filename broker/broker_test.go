@@ -622,3 +622,49 @@ func TestListeningNeedsTheKey(t *testing.T) {
 	}
 	nc.Close()
 }
+
+func TestAcceptLossThatBreaksOff(t *testing.T) {
+	dir := t.TempDir()
+	store := filepath.Join(dir, "broker")
+	b := brokertest.Open(t, dir)
+	for i := range 8 {
+		if _, err := b.Epoch(t.Context(), schemas.Slug(fmt.Sprint("source", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kv, _ := b.JS().KeyValue(t.Context(), broker.BucketConfig)
+	kv.Put(t.Context(), "epoch.source3", []byte("x")) // stands for whatever stops it in the middle: a crash, a timeout
+	publish(t, b, broker.Change{Event: event("a", schemas.Added, 1)})
+	b.Close()
+	old := filepath.Join(t.TempDir(), "old")
+	if err := os.CopyFS(old, os.DirFS(store)); err != nil {
+		t.Fatal(err)
+	}
+	b = brokertest.Open(t, dir)
+	publish(t, b, broker.Change{Event: event("b", schemas.Added, 1)})
+	b.Close()
+	os.RemoveAll(store)
+	if err := os.CopyFS(store, os.DirFS(old)); err != nil {
+		t.Fatal(err)
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	if _, err := broker.Open(t.Context(), broker.Config{Dir: dir, LazySync: true, AcceptLoss: true, Log: quiet}); err == nil {
+		t.Fatal("want an error in the middle")
+	} else {
+		t.Log("broke off:", err)
+	}
+	b, err := broker.Open(t.Context(), broker.Config{Dir: dir, LazySync: true, Log: quiet}) // no AcceptLoss
+	if err != nil {
+		t.Log("refused again, as it should:", err)
+		return
+	}
+	defer b.Close()
+	kv, _ = b.JS().KeyValue(t.Context(), broker.BucketConfig)
+	kv.Put(t.Context(), "epoch.source3", []byte("1"))
+	var es []uint64
+	for i := range 8 {
+		e, _ := b.Epoch(t.Context(), schemas.Slug(fmt.Sprint("source", i)))
+		es = append(es, e)
+	}
+	t.Errorf("G7: the loss is forgotten without --accept-loss, epochs %v", es)
+}

@@ -117,17 +117,19 @@ func (b *Broker) checkHighWater(ctx context.Context, accept bool) error {
 	if lost != nil && !accept {
 		return fmt.Errorf("%w: %v: %s", ErrWentBackwards, lost, lossHint)
 	}
+	if lost != nil {
+		b.log.WarnContext(ctx, "going on with a store that went backwards, as asked: every source gets a new epoch", "lost", lost)
+		// The marks stay as high as they were until every epoch is raised: a start that
+		// breaks off here finds the loss again.
+		if err := b.raiseEpochs(ctx); err != nil {
+			return err
+		}
+	}
 	b.mark.mu.Lock()
 	for name, info := range infos {
 		b.mark.rec.Streams[name] = streamMark{info.Config.Metadata[incarnationKey], info.State.LastSeq}
 	}
 	b.mark.mu.Unlock()
-	if lost != nil {
-		b.log.WarnContext(ctx, "going on with a store that went backwards, as asked: every source gets a new epoch", "lost", lost)
-		if err := b.raiseEpochs(ctx); err != nil {
-			return err
-		}
-	}
 	return b.mark.save()
 }
 

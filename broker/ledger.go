@@ -49,7 +49,10 @@ type Entry struct {
 	Path   []schemas.Slug       `json:"path,omitzero"`
 	Policy schemas.ActivePolicy `json:"policy,omitzero"`
 	State  LedgerState          `json:"state"`
-	At     time.Time            `json:"at"`
+	// Ours tells of an Intent that the object was Applied or Adopted before; the
+	// intent alone is no ownership, since the write may have been refused (G4).
+	Ours bool      `json:"ours,omitzero"`
+	At   time.Time `json:"at"`
 	// Unknown is what another release wrote beside it; an entry keeps it until it is
 	// replaced itself (G10).
 	Unknown jsontext.Value `json:",embed"`

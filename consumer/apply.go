@@ -18,19 +18,22 @@ func (s *session) work(ctx context.Context, ln *lane) {
 	msgs, passes, retryParked := s.lanes.take(ln)
 	l := &look{session: s, key: ln.key, retryParked: retryParked}
 	err := l.redact(l.apply(ctx))
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || l.soft.Err() != nil && errors.Is(err, context.Canceled) {
 		return // the next writer takes it up; nothing was acknowledged
 	}
 	parked := l.wasParked // a state that was parked before, and stays so
 	if err != nil {
-		if m, ok := errors.AsType[*errMismatch](err); ok && strings.Join(m.fields, " ") == ln.mismatch {
+		if m, ok := errors.AsType[*errMismatch](err); ok {
+			if fields := strings.Join(m.fields, " "); fields != ln.mismatch {
+				ln.mismatch, ln.mismatched = fields, 0
+			}
 			ln.mismatched++
-		} else if ok {
-			ln.mismatch, ln.mismatched = strings.Join(m.fields, " "), 1
+			ln.mismatches++
 		} else {
 			ln.mismatched = 0
 		}
-		v := Judge(err, ln.waited, ln.mismatched)
+		// One that is another each time is parked too, after twice as many.
+		v := Judge(err, ln.waited, max(ln.mismatched, ln.mismatches/2))
 		l.report(err, v)
 		switch v.Fate {
 		case Abort:
@@ -119,6 +122,8 @@ func (l *look) count(f func(*TargetStatus)) {
 // take it. It returns nil when that is so and on record, or when there is nothing
 // to do.
 func (l *look) apply(ctx context.Context) error {
+	// Whatever comes of this look, it is the try that was asked for until now.
+	l.hand, _ = l.parked.get(l.key.t, l.key.id.Token())
 	for {
 		v, _ := l.current()
 		ev, rights, policy, err := l.choose(ctx, v)
@@ -181,17 +186,29 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, schemas.Rig
 	} else if i := slices.IndexFunc(all, func(c candidate) bool { return c.event.Kind != schemas.Deleted }); i >= 0 {
 		best = i
 	}
+	for i, c := range all { // a deleted one is handed over to who still has the same
+		if all[best].event.Kind == schemas.Deleted && c.event.Kind != schemas.Deleted && c.event.Digest == entry.Digest {
+			best = i
+		}
+	}
+	rights := all[best].rights
 	for _, c := range all {
-		if c.event.Source != all[best].event.Source && c.event.Kind != schemas.Deleted && c.event.Digest != all[best].event.Digest {
+		switch {
+		case c.event.Source == all[best].event.Source || c.event.Kind == schemas.Deleted:
+		case c.event.Digest == all[best].event.Digest:
+			rights = rights.Union(c.rights)
+		default:
 			l.event, l.setting = c.event, c.name
-			return nil, c.rights, c.policy, &parkError{classConflict,
-				fmt.Sprintf("%s and %s both have this object, and not the same", all[best].event.Source, c.event.Source),
-				"let only one sync setting take this object to this target"}
+			reason := fmt.Sprintf("%s and %s both have this object, and not the same", all[best].event.Source, c.event.Source)
+			if all[best].event.Kind == schemas.Deleted {
+				reason = fmt.Sprintf("%s, from which it came, has deleted this object, and %s has another of the same id", all[best].event.Source, c.event.Source)
+			}
+			return nil, c.rights, c.policy, &parkError{classConflict, reason, "let only one sync setting take this object to this target"}
 		}
 	}
 	c := all[best]
 	l.setting = c.name
-	return &c.event, c.rights, c.policy, nil
+	return &c.event, rights, c.policy, nil
 }
 
 // applyUnder does it under one view of the settings. It returns true where that
@@ -218,7 +235,6 @@ func (l *look) applyUnder(ctx context.Context, v *view, rights schemas.Rights, p
 			l.wasParked = p.Discarded == ""
 			return false, nil
 		}
-		l.hand = p
 	}
 	if ev.Kind == schemas.Deleted {
 		// G4: only what vcsync brought or found equal, and only for the source that
@@ -298,7 +314,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		intent := record
 		intent.State, intent.AtTarget = broker.Intent, want.Digest
 		if known && entry.Source == ev.Source {
-			intent.Version = entry.Version
+			intent.Version, intent.Ours = entry.Version, owned(entry)
 		} else {
 			intent.Version = schemas.Version{}
 		}
@@ -346,12 +362,15 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, policy s
 	if err == nil && visualcron.IsBuiltIn(t, now.Name, now.Group) {
 		return false, &parkError{"built-in", "the target's object of this id is one of its built-in objects, which are never deleted", "discard this version"}
 	}
+	if !owned(entry) && (err != nil || now.Digest != entry.AtTarget) {
+		return false, l.passBy(ctx) // G4: an intent of ours, and not what it would have left
+	}
 	if c, asked := l.capability(t); asked && !c.Delete {
 		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "delete", Server: l.server.ID, Type: t, ID: id}
 	}
 	if v.isSource {
 		intent := entry
-		intent.State, intent.AtTarget, intent.Path = broker.Intent, "", ev.Path()
+		intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
 		if err := l.put(ctx, intent); err != nil {
 			return false, err
 		}
@@ -366,6 +385,12 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, policy s
 	}
 	l.count(func(s *TargetStatus) { s.Applied++ })
 	return false, l.record(ctx, record)
+}
+
+// owned tells whether vcsync brought the object to the target or found it equal
+// there.
+func owned(e broker.Entry) bool {
+	return e.State == broker.Applied || e.State == broker.Adopted || e.State == broker.Intent && e.Ours
 }
 
 // enter waits at the target's gate. It returns true where it had to wait, so that

@@ -45,6 +45,8 @@ type Manager struct {
 	targets  map[schemas.Slug]*runningTarget
 	settings map[schemas.Slug]broker.StoredSetting
 	durables func() // stops the upkeep of the durable consumers
+	// ending holds the writers that were stopped and may still finish a request.
+	ending []chan struct{}
 }
 
 type runningTarget struct {
@@ -97,31 +99,47 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	}
 	m.mu.Lock()
 	m.settings = snap.Settings
-	var ending []*runningTarget
+	// Who goes on is told first: waiting for another's stop would keep a setting that
+	// was switched off in force (G13).
+	for id, r := range m.targets {
+		if views[id] != nil && r.rev == snap.Servers[id].Revision {
+			r.t.update(views[id])
+		}
+	}
+	after := map[schemas.Slug]chan struct{}{}
+	m.ending = slices.DeleteFunc(m.ending, func(done chan struct{}) bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	})
 	for id, r := range m.targets {
 		if views[id] == nil || r.rev != snap.Servers[id].Revision {
 			r.stop()
-			ending = append(ending, r)
+			after[id] = r.done
+			m.ending = append(m.ending, r.done)
 			delete(m.targets, id)
 		}
 	}
+	ending := slices.Clone(m.ending)
 	if m.durables != nil {
 		m.durables()
 		m.durables = nil
 	}
 	m.mu.Unlock()
-	for _, r := range ending {
-		<-r.done
-	}
 	if ctx.Err() != nil {
+		for _, done := range ending {
+			<-done
+		}
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.durables = m.keepDurables(ctx, snap)
 	for _, id := range slices.Sorted(maps.Keys(views)) {
-		if r := m.targets[id]; r != nil {
-			r.t.update(views[id])
+		if m.targets[id] != nil {
 			continue
 		}
 		run, stop := context.WithCancel(ctx)
@@ -129,6 +147,9 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		m.targets[id] = r
 		go func() {
 			defer close(r.done)
+			if before := after[id]; before != nil {
+				<-before // it gives its lease back when nothing of its can land any more
+			}
 			r.t.run(run)
 		}()
 	}
@@ -210,10 +231,11 @@ func (m *Manager) syncDurables(ctx context.Context, snap broker.Snapshot) error 
 		if have == nil || !slices.Equal(filtersOf(have.Config), cfg.FilterSubjects) {
 			// A durable whose filter is widened never delivers what it already passed;
 			// the comparison that every change of a setting starts brings that.
-			if _, err := st.CreateOrUpdateConsumer(ctx, cfg); err != nil {
+			c, err := st.CreateOrUpdateConsumer(ctx, cfg)
+			if err != nil {
 				return err
 			}
-			have = nil
+			have = c.CachedInfo()
 		}
 		paused := have != nil && have.Paused
 		if s.Active && paused {

@@ -37,8 +37,9 @@ type lane struct {
 	// Of the running try; they belong to the worker.
 	backoff    *backoff.ExponentialBackOff
 	waited     time.Duration
-	mismatched int
-	mismatch   string
+	mismatched int    // equal ones in a row
+	mismatches int    // all
+	mismatch   string // the fields of the last one
 }
 
 // pass is one comparison of a setting with everything it takes.
@@ -174,7 +175,7 @@ func (l *lanes) finish(ln *lane) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ln.running = false
-	ln.backoff, ln.waited, ln.mismatched, ln.mismatch = nil, 0, 0, ""
+	ln.backoff, ln.waited, ln.mismatched, ln.mismatches, ln.mismatch = nil, 0, 0, 0, ""
 	if ln.again {
 		l.queue(ln)
 		return

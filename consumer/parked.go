@@ -125,6 +125,9 @@ func (ps *parkedSet) put(ctx context.Context, p broker.Parked) error {
 			p.Revision, p.RetryAsked, p.RetryDone = have.Revision, have.RetryAsked, max(p.RetryDone, have.RetryDone)
 			if have.Version == p.Version && have.Source == p.Source {
 				p.First, p.Attempts, p.Unknown = have.First, have.Attempts+1, have.Unknown
+				if have.RetryAsked <= p.RetryDone { // said while the try was under way
+					p.Discarded = have.Discarded
+				}
 			}
 		} else {
 			p.Revision, p.RetryAsked, p.RetryDone = 0, 0, 0

@@ -145,7 +145,7 @@ func (t *target) settingStatus(id schemas.Slug) SettingStatus {
 	if t.parked != nil {
 		out.Parked = t.parked.count(id)
 	}
-	out.OK = out.OK && out.Parked == 0
+	out.OK = out.OK && out.Parked == 0 && out.LastError == ""
 	return out
 }
 
@@ -468,8 +468,19 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 	var last *pass // not over while the target is away; its objects wait in their lanes
 	for ctx.Err() == nil {
 		cons, stop, broken, err := s.consume(ctx, set)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) && time.Since(begun) > 10*time.Second {
+			// Not one that is being made: it is gone. Whatever it had delivered or not,
+			// the comparison below finds what is left to do.
+			if _, merr := s.cfg.Broker.JS().CreateOrUpdateConsumer(ctx, broker.StreamState, durableConfig(set)); merr == nil {
+				compared = time.Time{}
+				cons, stop, broken, err = s.consume(ctx, set)
+			}
+		}
 		if err != nil {
 			said("read its durable consumer", err)
+			if time.Since(compared) >= compareEvery && (last == nil || last.over()) && s.compare(ctx, set, retryParked, &last, status) == nil {
+				compared, retryParked = time.Now(), false
+			}
 		} else {
 			for ctx.Err() == nil && err == nil {
 				if time.Since(compared) >= compareEvery && (last == nil || last.over()) {
@@ -481,6 +492,7 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 				}
 				if failing {
 					failing = false
+					status(func(st *SettingStatus) { st.LastError = "" })
 					log.InfoContext(ctx, "the setting is followed again")
 				}
 				if info, ierr := cons.Info(ctx); ierr == nil {

@@ -38,7 +38,7 @@ type Host struct {
 	current map[schemas.ID]bool
 	Writes  []Write
 	// Broken lists violations of the invariant: overlapping writes of one object.
-	Broken []string
+	Broken   []string
 	requests int
 	seen     seen
 }

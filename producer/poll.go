@@ -94,7 +94,7 @@ func (s *source) list(ctx context.Context, t schemas.Type) (map[schemas.ID]bool,
 	l := &listing{s: s, t: t, seen: map[schemas.ID]bool{}}
 	complete, err := s.conn.List(ctx, t, func(r visualcron.Row) error { return l.row(ctx, r) })
 	if err != nil {
-		return nil, err
+		return nil, err // what a listing says that is not whole is not believed either
 	}
 	if !complete.IsComplete() || complete.Type() != t {
 		return nil, &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: s.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
@@ -157,7 +157,7 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 		l.refuse(r.ID, fmt.Errorf("%s does not give secrets in a form that another server takes (it says %q), and the object holds some, or may", s.server.ID, s.secrets))
 		return nil
 	}
-	if k != nil && k.digest == n.Digest && k.version.Epoch == s.epoch {
+	if k != nil && k.digest == n.Digest && k.version.Epoch == s.epoch && !k.spoiled {
 		k.quick = hash // G8: equal content is no event
 		return nil
 	}
@@ -171,7 +171,7 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 		}
 	}
 	e.Version = s.next(k)
-	e.OriginPath = s.echo.path(l.t, r.ID, n.Digest)
+	e.OriginPath = s.echo.path(l.t, r.ID, n.Digest, k.last())
 	body, sealed, err := visualcron.SealBody(l.t, r.Body, func(pointer, secret string) string {
 		return s.cfg.Broker.Keys.Seal(schemas.SealContext(s.server.ID, l.t, r.ID, pointer), secret)
 	})
@@ -192,7 +192,7 @@ func (s *source) next(k *known) schemas.Version {
 	if k == nil {
 		return schemas.Version{Epoch: s.epoch, Revision: 1}
 	}
-	return schemas.Version{Epoch: s.epoch, Revision: k.version.Revision + 1}
+	return schemas.Version{Epoch: max(s.epoch, k.version.Epoch), Revision: k.version.Revision + 1}
 }
 
 // refuse counts an object that cannot be captured. It is there, so it is never
@@ -230,6 +230,7 @@ func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.C
 		switch {
 		case st.Seq != 0 && st.Err == nil:
 			k := &known{version: e.Version, digest: e.Digest, seq: st.Seq}
+			s.echo.spend(t, id)
 			if quick != nil {
 				k.quick = quick[i]
 			}
@@ -260,14 +261,19 @@ func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.C
 // anew above it.
 func (s *source) relearn(ctx context.Context, key schemas.Key, id schemas.ID) error {
 	last, err := s.cfg.Broker.LastEvent(ctx, key)
+	if errors.Is(err, broker.ErrNotFound) {
+		// The history is gone, the newest state may not be: a store that went backwards.
+		k := &known{spoiled: true}
+		if old := s.base[key.Type][id]; old != nil {
+			k.version, k.digest = old.version, old.digest
+		}
+		s.base[key.Type][id] = k
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	k := &known{version: last.Head.Version, digest: last.Head.Digest, seq: last.Seq}
-	if last.Spoiled {
-		k.digest = ""
-	}
-	s.base[key.Type][id] = k
+	s.base[key.Type][id] = &known{version: last.Head.Version, digest: last.Head.Digest, seq: last.Seq, spoiled: last.Spoiled}
 	return nil
 }
 
@@ -337,7 +343,7 @@ func (s *source) deleteGone(ctx context.Context, t schemas.Type, gone []schemas.
 	for _, id := range gone {
 		k := s.base[t][id]
 		e := schemas.Event{Source: s.server.ID, Kind: schemas.Deleted, Version: s.next(k), BaseDigest: k.digest, Time: time.Now(),
-			OriginPath: s.echo.path(t, id, ""), Object: schemas.Object{Type: t, ID: id}}
+			OriginPath: s.echo.path(t, id, "", k.last()), Object: schemas.Object{Type: t, ID: id}}
 		if last, _, err := s.cfg.Broker.NewestOf(ctx, e.Key()); err == nil {
 			e.Object.Name, e.Object.Group = last.Object.Name, last.Object.Group
 		}

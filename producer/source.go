@@ -49,6 +49,17 @@ type known struct {
 	digest  schemas.Digest // empty: deleted
 	seq     uint64         // of its last event in VCS_EV
 	quick   uint64         // hash of the body that had this digest; 0 before the first sight
+	// spoiled tells that what stands last in the stream is not this state: the object
+	// has to be published anew, equal or not.
+	spoiled bool
+}
+
+// last returns the digest that was last published, "" where none was.
+func (k *known) last() schemas.Digest {
+	if k == nil {
+		return ""
+	}
+	return k.digest
 }
 
 // source captures one server.

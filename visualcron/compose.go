@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -99,7 +100,7 @@ func carry(r *rule, s, own *node) {
 			var o *node
 			if own != nil && it.get(key).text() != "" {
 				for _, c := range own.items {
-					if c.get(key).text() == it.get(key).text() {
+					if strings.EqualFold(c.get(key).text(), it.get(key).text()) {
 						o = c
 					}
 				}

@@ -76,11 +76,14 @@ func (c *canon) value(r *rule, v *node) *node {
 	}
 	if r.secret {
 		c.secrets = true
-		raw := v.raw
-		if v.kind == '{' || v.kind == '[' {
-			raw = v.append(nil)
+		secret := string(v.append(nil))
+		switch v.kind { // as for what is no secret, the spelling means nothing
+		case '"':
+			secret = string(textNode(v.text()).raw)
+		case '0':
+			secret = string(number(v.raw))
 		}
-		return textNode("secret:" + c.digest(string(raw)))
+		return textNode("secret:" + c.digest(secret))
 	}
 	switch v.kind {
 	case '{':
@@ -131,10 +134,42 @@ func (c *canon) value(r *rule, v *node) *node {
 	return v
 }
 
-// isDate tells whether s begins like an ISO 8601 date and time.
+// isDate tells whether s is an ISO 8601 date and time, as .NET writes them: with or
+// without a fraction, with or without an offset.
 func isDate(s string) bool {
-	return len(s) >= 19 && s[4] == '-' && s[7] == '-' && s[10] == 'T' && s[13] == ':' && s[16] == ':' &&
-		strings.Trim(s[:4]+s[5:7]+s[8:10]+s[11:13]+s[14:16]+s[17:19], "0123456789") == ""
+	if len(s) < 19 {
+		return false
+	}
+	for i := range 19 {
+		switch c := s[i]; i {
+		case 4, 7:
+			if c != '-' {
+				return false
+			}
+		case 10:
+			if c != 'T' {
+				return false
+			}
+		case 13, 16:
+			if c != ':' {
+				return false
+			}
+		default:
+			if c < '0' || c > '9' {
+				return false
+			}
+		}
+	}
+	rest := s[19:]
+	if f, ok := strings.CutPrefix(rest, "."); ok {
+		if rest = strings.TrimLeft(f, "0123456789"); rest == f {
+			return false
+		}
+	}
+	if rest == "" || rest == "Z" {
+		return true
+	}
+	return len(rest) == 6 && (rest[0] == '+' || rest[0] == '-') && rest[3] == ':' && strings.Trim(rest[1:3]+rest[4:], "0123456789") == ""
 }
 
 func compareBy(names []string, a, b *node) int {

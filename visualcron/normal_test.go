@@ -96,6 +96,37 @@ func TestNormalFormOfAJob(t *testing.T) {
 	})
 }
 
+func TestWhatIsEqualInTheNormalForm(t *testing.T) {
+	j := func(s string) string { return `{"Id":"11111111-1111-4111-8111-111111111111",` + s + `}` }
+	for _, c := range []struct {
+		name, a, b string
+		equal      bool
+	}{
+		{"a secret in another JSON spelling", `"Variables":[{"Key":"k","ValueObject":"a+b/c"}]`, `"Variables":[{"Key":"k","ValueObject":"a\u002bb\/c"}]`, true},
+		{"two texts that begin like the last year", `"Description":"9999-12-31T23:59:59 keep A"`, `"Description":"9999-12-31T23:59:59 keep B"`, false},
+		{"a text that begins like year 1", `"Description":"0001-01-01T00:00:00 is not set"`, `"Description":""`, false},
+		{"no end with a fraction, an offset and neither", `"D":"9999-12-31T23:59:59.9999999+01:00"`, `"D":"9999-12-31T23:59:59"`, true},
+		{"decimals beyond a float", `"N":9007199254740993.0`, `"N":9007199254740992.0`, false},
+		{"fractions beyond a float", `"N":0.12345678901234567890`, `"N":0.12345678901234567891`, false},
+		{"task order by text", `"Tasks":[{"Id":"a","Order":"10"},{"Id":"b","Order":"9"}]`, `"Tasks":[{"Id":"b","Order":"9"},{"Id":"a","Order":"10"}]`, true},
+		{"lists with and without a trailing empty item", `"L":["a"]`, `"L":["a",null]`, false},
+		{"an object of empties and none", `"O":{"A":null,"B":""}`, `"X":null`, true},
+	} {
+		if got := normal(t, j(c.a)).Digest == normal(t, j(c.b)).Digest; got != c.equal {
+			t.Errorf("%s: equal is %v, want %v", c.name, got, c.equal)
+		}
+	}
+}
+
+func TestStatisticsAreCarriedWhateverTheCaseOfAnId(t *testing.T) {
+	source := `{"Id":"11111111-1111-4111-8111-111111111111","Tasks":[{"Id":"ABCDEF00-1111-4111-8111-111111111111","Order":1,"Stats":{"Active":true}}]}`
+	target := `{"Id":"11111111-1111-4111-8111-111111111111","Tasks":[{"Id":"abcdef00-1111-4111-8111-111111111111","Order":1,"Stats":{"Active":true,"NoExecutes":77}}]}`
+	out, err := visualcron.Compose(schemas.Job, []byte(source), []byte(target), schemas.Keep)
+	if err != nil || !strings.Contains(string(out), "77") {
+		t.Errorf("statistics reset: %s, %v", out, err)
+	}
+}
+
 func TestBadBodiesAreRefused(t *testing.T) {
 	for name, body := range map[string]string{
 		"not JSON":        `{"Id":`,

@@ -190,13 +190,28 @@ func number(raw []byte) []byte {
 		return raw
 	}
 	f, err := strconv.ParseFloat(string(raw), 64)
-	if err != nil {
+	if err != nil || significant(raw) > 15 {
 		return raw
 	}
 	if f == float64(int64(f)) && f > -1<<53 && f < 1<<53 {
 		return strconv.AppendInt(nil, int64(f), 10)
 	}
 	return strconv.AppendFloat(nil, f, 'g', -1, 64)
+}
+
+// significant counts the digits of a number before its exponent; up to 15 of them a
+// float64 holds exactly.
+func significant(raw []byte) int {
+	n := 0
+	for _, c := range raw {
+		switch {
+		case c == 'e' || c == 'E':
+			return n
+		case '0' <= c && c <= '9' && (n > 0 || c != '0'):
+			n++
+		}
+	}
+	return n
 }
 
 // pointer appends a member name or an index to a JSON pointer (RFC 6901).
