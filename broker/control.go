@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -166,23 +165,6 @@ func (b *Broker) FollowEvents(ctx context.Context, q EventQuery, after uint64, r
 			return err
 		}
 	}
-}
-
-// BoundIdentity returns the VisualCron server that a name was bound to by
-// BindIdentity, and "" for a name that never was.
-func (b *Broker) BoundIdentity(ctx context.Context, id schemas.Slug) (string, error) {
-	kv, err := b.js.KeyValue(ctx, BucketConfig)
-	if err != nil {
-		return "", fmt.Errorf("identity of %s: %w", id, err)
-	}
-	e, err := kv.Get(ctx, identityPrefix+string(id))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("identity of %s: %w", id, err)
-	}
-	return string(e.Value()), nil
 }
 
 // EventsState is how full the event stream is.

@@ -151,7 +151,7 @@ func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagg
 	}
 	rec.Identity = test.Identity
 	if test.Identity != "" {
-		bound, err := s.broker.BoundIdentity(ctx, rec.ID)
+		bound, err := s.broker.Identity(ctx, rec.ID)
 		if err != nil {
 			return nil, err
 		}
