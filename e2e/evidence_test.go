@@ -27,10 +27,10 @@ func TestOneListingIsNoEvidence(t *testing.T) {
 		w.StartProducer()
 		w.StartConsumer()
 		within(t, w, time.Minute, "test")
-		n := 0
+		var n atomic.Int32
 		prod.SetFaults(func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-				if n++; !isList(r) {
+				if n.Add(1); !isList(r) {
 					next.ServeHTTP(rw, r)
 					return
 				}
@@ -47,7 +47,7 @@ func TestOneListingIsNoEvidence(t *testing.T) {
 			})
 		})
 		time.Sleep(5 * time.Minute)
-		if _, deletes := w.Hosts["test"].Count(); n == 0 || deletes != 0 {
+		if _, deletes := w.Hosts["test"].Count(); n.Load() == 0 || deletes != 0 {
 			t.Errorf("%d deletes", deletes)
 		}
 		w.Do(func(ctx context.Context) error {
@@ -118,14 +118,14 @@ func rowsOfAnotherServer(t *testing.T, fill func(h *e2e.Host)) {
 		w.StartConsumer()
 		within(t, w, time.Minute, "test")
 		w.Hosts["test"].Reset()
-		listed := false
+		var listed atomic.Bool
 		prod.SetFaults(func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-				if !isList(r) && !listed {
+				if !isList(r) && !listed.Load() {
 					next.ServeHTTP(rw, r)
 					return
 				}
-				listed = true
+				listed.Store(true)
 				rec := httptest.NewRecorder()
 				other.Server.Handler().ServeHTTP(rec, r)
 				if rec.Code == http.StatusUnauthorized { // the token is the first server's
@@ -150,8 +150,8 @@ func rowsOfAnotherServer(t *testing.T, fill func(h *e2e.Host)) {
 			})
 		})
 		time.Sleep(5 * time.Minute)
-		if puts, deletes := w.Hosts["test"].Count(); !listed || puts+deletes != 0 {
-			t.Errorf("listed %v: %d puts, %d deletes: rows of another server were taken for production's", listed, puts, deletes)
+		if puts, deletes := w.Hosts["test"].Count(); !listed.Load() || puts+deletes != 0 {
+			t.Errorf("listed %v: %d puts, %d deletes: rows of another server were taken for production's", listed.Load(), puts, deletes)
 		}
 	})
 }

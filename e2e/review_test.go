@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,18 +200,18 @@ func TestAReactivatedAndEditedSettingFollows(t *testing.T) {
 
 func TestADiscardWhileATryIsUnderWayStays(t *testing.T) {
 	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
-		n := 0
+		var n atomic.Int32
 		w.Hosts["test"].SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
 			if r.Method != http.MethodPut {
 				return false
 			}
-			n++
-			if n > 1 {
+			try := n.Add(1)
+			if try > 1 {
 				time.Sleep(5 * time.Second)
 			}
 			rw.Header().Set("Content-Type", "application/problem+json")
 			rw.WriteHeader(http.StatusUnprocessableEntity)
-			fmt.Fprintf(rw, `{"title":"no","detail":"correlation id %d"}`, n)
+			fmt.Fprintf(rw, `{"title":"no","detail":"correlation id %d"}`, try)
 			return true
 		}))
 		putJob(t, w.Hosts["production"], 1, "first")
@@ -300,7 +301,7 @@ func TestASettingIsOffWhileAnotherTargetStops(t *testing.T) {
 			putJob(t, prod, 1, fmt.Sprint("after off ", i))
 			time.Sleep(time.Second)
 		}
-		for _, x := range test.Writes {
+		for _, x := range test.Seen() {
 			if x.At.After(stored.Add(100 * time.Millisecond)) {
 				t.Errorf("G13: test was written %s after its setting was off", x.At.Sub(stored))
 			}
@@ -310,13 +311,13 @@ func TestASettingIsOffWhileAnotherTargetStops(t *testing.T) {
 
 func TestAMismatchThatChangesIsParked(t *testing.T) {
 	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
-		n := 0
+		var n atomic.Int32
 		w.Hosts["test"].SetFaults(func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				if r.Method == http.MethodPut {
 					body, _ := io.ReadAll(r.Body)
 					old, neu := `"Group":"Finance"`, `"Group":"Other"`
-					if n++; n%2 == 0 {
+					if n.Add(1)%2 == 0 {
 						old, neu = `"Description":"v1"`, `"Description":"cut"`
 					}
 					body = bytes.Replace(body, []byte(old), []byte(neu), 1)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -73,6 +74,13 @@ func (h *Host) Count() (puts, deletes int) {
 		}
 	}
 	return
+}
+
+// Seen returns the writes since the last reset.
+func (h *Host) Seen() []Write {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.Writes)
 }
 
 // Requests returns how many requests there were since the last reset.
