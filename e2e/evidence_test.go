@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 	"github.com/vcsync/vcsync/schemas"
 )
 
-// one complete listing that lacks an object is no evidence.
+// One complete listing that lacks an object is no evidence.
 func TestOneListingIsNoEvidence(t *testing.T) {
 	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
 		prod := w.Hosts["production"]
@@ -60,7 +61,7 @@ func TestOneListingIsNoEvidence(t *testing.T) {
 	})
 }
 
-// nothing is acknowledged while its write is under way.
+// Nothing is acknowledged while its write is under way.
 func TestNothingIsAcknowledgedBeforeItIsRecorded(t *testing.T) {
 	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
 		w.Hosts["test"].SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
@@ -90,7 +91,7 @@ func TestNothingIsAcknowledgedBeforeItIsRecorded(t *testing.T) {
 	})
 }
 
-// rows read between two answers of the right server are that server's.
+// Rows read between two answers of the right server are that server's.
 // The server behind the address is another one from the first listing on, and says
 // so only when asked (a proxy takes the header out).
 func TestRowsOfAnotherServerAreNotPublished(t *testing.T) {
@@ -156,7 +157,7 @@ func rowsOfAnotherServer(t *testing.T, fill func(h *e2e.Host)) {
 	})
 }
 
-// what the ledger holds as newer is not overwritten, whatever the stream
+// What the ledger holds as newer is not overwritten, whatever the stream
 // says (a store that lost events and whose high-water file is lost too).
 func TestTheLedgerRefusesAnOlderVersion(t *testing.T) {
 	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
@@ -182,7 +183,7 @@ func TestTheLedgerRefusesAnOlderVersion(t *testing.T) {
 	})
 }
 
-// a crash between a create and its record, then a deletion at the source,
+// A crash between a create and its record, then a deletion at the source,
 // leaves no orphan.
 func TestACrashAfterACreateLeavesNoOrphan(t *testing.T) {
 	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
@@ -213,7 +214,7 @@ func TestACrashAfterACreateLeavesNoOrphan(t *testing.T) {
 	})
 }
 
-// an object that was parked right after a write with an open outcome, and
+// An object that was parked right after a write with an open outcome, and
 // whose newer version comes at once, is not overwritten by the late one.
 func TestALateWriteOfAParkedVersion(t *testing.T) {
 	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
@@ -254,6 +255,42 @@ func TestALateWriteOfAParkedVersion(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if body, _ := test.Server.Get(schemas.Job, jobID(1)); !bytes.Contains(body, []byte("v2")) {
 			t.Errorf("G3: v1 landed on v2: %.200s", body)
+		}
+	})
+}
+
+// A plan made under older settings is dropped: what is narrowed while the target is
+// being read is not written any more (G13).
+func TestAPlanOfOlderSettingsIsNotSent(t *testing.T) {
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		putJob(t, prod, 1, "first")
+		w.StartProducer()
+		w.StartConsumer()
+		within(t, w, time.Minute, "test")
+		time.Sleep(time.Minute)
+		test.Reset()
+		reading, goOn := make(chan struct{}, 1), make(chan struct{})
+		test.SetFaults(fault(func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, string(jobID(1))) {
+				select {
+				case reading <- struct{}{}:
+				default:
+				}
+				<-goOn
+			}
+			return false
+		}))
+		putJob(t, prod, 1, "second")
+		<-reading
+		s := e2e.AllJobs("production-to-test", "production", "test", schemas.Keep)
+		s.Rules[schemas.Job] = schemas.Rule{Sync: schemas.SyncAll, Rights: schemas.Rights{New: true}}
+		w.Setting(s)
+		time.Sleep(time.Second) // the narrower setting is in force
+		close(goOn)
+		time.Sleep(time.Minute)
+		if puts, _ := test.Count(); puts != 0 {
+			t.Errorf("%d writes that the settings no longer allow", puts)
 		}
 	})
 }
