@@ -286,7 +286,7 @@ func randomEvent(r *rand.Rand) Event {
 
 func randomSetting(r *rand.Rand) Setting {
 	rights := func() Rights { return Rights{r.IntN(2) == 0, r.IntN(2) == 0, r.IntN(2) == 0} }
-	s := Setting{ID: randomSlug(r), Source: "a", Target: "b", Active: r.IntN(2) == 0, Policy: pick(r, Keep, Follow, Off, ""),
+	s := Setting{ID: randomSlug(r), Source: "a", Target: "b", Active: r.IntN(2) == 0, Policy: pick(r, Keep, Follow, Off, ""), VariableValues: r.IntN(2) == 0,
 		Rules: map[Type]Rule{}, Description: randomText(r, 9), Created: pick(r, time.Time{}, randomTime(r))}
 	for _, x := range Types() {
 		switch r.IntN(4) {
@@ -304,6 +304,10 @@ func randomSetting(r *rand.Rand) Setting {
 			s.Rules[x] = rule
 		case 2:
 			s.Rules[x] = Rule{Sync: pick(r, SyncNone, "")}
+		}
+		if x == ServerSettings { // each server has one, which is only ever updated
+			s.Rules[x] = pick(r, Rule{}, Rule{Sync: SyncAll, Rights: Rights{Updated: true}},
+				Rule{Sync: SyncListed, Objects: []ObjectRule{{ID: "server", Rights: Rights{Updated: r.IntN(2) == 0}}}})
 		}
 	}
 	s.Normalize()

@@ -13,7 +13,7 @@ import (
 // aSetting is a setting with every member, in its normal form.
 func aSetting() Setting {
 	return Setting{
-		ID: "prod-test", Source: "production", Target: "test", Active: true, Policy: Off,
+		ID: "prod-test", Source: "production", Target: "test", Active: true, Policy: Off, VariableValues: true,
 		Description: "nightly <test> & more",
 		Created:     time.Date(2026, 11, 23, 5, 6, 7, 80_000_000, time.UTC),
 		Rules: map[Type]Rule{
@@ -47,6 +47,12 @@ func TestParseSettingAcceptsAndNormalizes(t *testing.T) {
 		{"the normal form stays as it is", minimalSetting, minimalSetting},
 		{"absent policy is keep, absent active is off, absent rules are none", `{"id":"s","source":"a","target":"b"}`, minimalSetting},
 		{"null stands for absent", `{"id":"s","source":"a","target":"b","active":null,"activePolicy":null,"rules":null}`, minimalSetting},
+		{"values of variables that are not taken are left out", strings.Replace(minimalSetting, `"rules"`, `"variableValues":false,"rules"`, 1), minimalSetting},
+		{"values of variables are taken where it is said", strings.Replace(minimalSetting, `"active"`, `"variableValues":true,"active"`, 1),
+			strings.Replace(minimalSetting, `"rules":{}`, `"rules":{},"variableValues":true`, 1)},
+		{"the server's settings may be updated", withRules(`{"ServerSettings":{"sync":"all","updated":true}}`), withRules(`{"ServerSettings":{"sync":"all","updated":true}}`)},
+		{"the server's settings may be listed", withRules(`{"ServerSettings":{"sync":"listed","objects":[{"id":"server","updated":true}]}}`),
+			withRules(`{"ServerSettings":{"sync":"listed","objects":[{"id":"server","updated":true}]}}`)},
 		{"white space around is allowed", "\n " + minimalSetting + "\r\n", minimalSetting},
 		{"a rule of none is no rule", withRules(`{"Job":{"sync":"none"}}`), minimalSetting},
 		{"all without a right is no rule", withRules(`{"Job":{"sync":"all","new":false}}`), minimalSetting},
@@ -114,6 +120,12 @@ var badSettings = []struct {
 	{"a row listed twice", withRules(`{"Job":{"sync":"listed","objects":[{"id":"a"},{"id":"a"}]}}`), "listed twice"},
 	{"a GUID in upper case", withRules(`{"Job":{"sync":"listed","objects":[{"id":"0A111111-2222-3333-4444-555555555555"}]}}`), "canonical"},
 	{"the zero GUID", withRules(`{"Job":{"sync":"listed","objects":[{"id":"` + zeroGUID + `"}]}}`), "canonical"},
+	{"values of variables is no boolean", strings.Replace(minimalSetting, `"rules"`, `"variableValues":"yes","rules"`, 1), "variableValues"},
+	{"new server settings", withRules(`{"ServerSettings":{"sync":"all","new":true,"updated":true}}`), "rules.ServerSettings: new and deleted do not apply: each server has one object of this type"},
+	{"deleted server settings", withRules(`{"ServerSettings":{"sync":"all","updated":true,"deleted":true}}`), "rules.ServerSettings: new and deleted do not apply"},
+	{"new server settings of a row", withRules(`{"ServerSettings":{"sync":"listed","objects":[{"id":"server","new":true}]}}`), "rules.ServerSettings.objects[0]: new and deleted do not apply"},
+	{"deleted server settings of an exception", withRules(`{"ServerSettings":{"sync":"all","updated":true,"objects":[{"id":"server","deleted":true}]}}`), "rules.ServerSettings.objects[0]: new and deleted do not apply"},
+	{"other server settings", withRules(`{"ServerSettings":{"sync":"listed","objects":[{"id":"other","updated":true}]}}`), "rules.ServerSettings.objects[0].id"},
 	{"a time without a zone", strings.Replace(minimalSetting, "}}", `},"created":"2026-11-23T01:00:00"}`, 1), "created"},
 }
 

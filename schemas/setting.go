@@ -174,6 +174,10 @@ type Setting struct {
 	Policy ActivePolicy `json:"activePolicy"`
 	// Rules hold the types that take part; an absent type is SyncNone.
 	Rules map[Type]Rule `json:"rules"`
+	// VariableValues takes the values of user variables too, not only their
+	// definition. Tasks write them at run time, so they are each server's own
+	// otherwise.
+	VariableValues bool `json:"variableValues,omitzero"`
 	// Description is the admin's own words.
 	Description string    `json:"description,omitzero"`
 	Created     time.Time `json:"created,omitzero"`
@@ -341,6 +345,11 @@ func (s Setting) Validate() error {
 		if r.Sync == SyncNone && len(r.Objects) > 0 {
 			add(path+".objects", "%d objects beside sync %q; want all or listed", len(r.Objects), r.Sync)
 		}
+		if t == ServerSettings {
+			for _, fault := range serverSettingsFaults(r) {
+				add(path+fault[0], "%s", fault[1])
+			}
+		}
 		seen := map[ID]bool{}
 		if r.Sync == SyncAll && !r.Use() && len(r.Objects) > 0 {
 			add(path+".objects", "%d exceptions to sync all without a right; want listed", len(r.Objects))
@@ -361,4 +370,27 @@ func (s Setting) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// serverSettingsID is the id of every server's one ServerSettings object.
+const serverSettingsID ID = "server"
+
+// serverSettingsFaults says what only a rule of ServerSettings may not hold, each
+// with where it stands in the rule: every server has one such object, which is
+// never created nor deleted.
+func serverSettingsFaults(r Rule) (faults [][2]string) {
+	const only = "new and deleted do not apply: each server has one object of this type, which is never created nor deleted; want updated alone"
+	if r.New || r.Deleted {
+		faults = append(faults, [2]string{"", only})
+	}
+	for i, o := range r.Objects {
+		at := fmt.Sprintf(".objects[%d]", i)
+		if o.New || o.Deleted {
+			faults = append(faults, [2]string{at, only})
+		}
+		if o.ID != serverSettingsID {
+			faults = append(faults, [2]string{at + ".id", fmt.Sprintf("%.64q; the one object of this type is %s", o.ID, serverSettingsID)})
+		}
+	}
+	return faults
 }
