@@ -49,6 +49,13 @@ type Entry struct {
 	Path   []schemas.Slug       `json:"path,omitzero"`
 	Policy schemas.ActivePolicy `json:"policy,omitzero"`
 	State  LedgerState          `json:"state"`
+	// Values tells of a user variable that its value was taken too.
+	Values bool `json:"values,omitzero"`
+	// Needs are the JSON pointers of the secrets that the object lacks at the target:
+	// it was written without them. Waits tells that something it refers to lacks one,
+	// so that it was left inactive.
+	Needs []string `json:"needs,omitzero"`
+	Waits bool     `json:"waits,omitzero"`
 	// Ours tells of an Intent that the object was Applied or Adopted before; the
 	// intent alone is no ownership, since the write may have been refused (G4).
 	Ours bool      `json:"ours,omitzero"`

@@ -21,7 +21,7 @@ func (s *session) work(ctx context.Context, ln *lane) {
 	if ctx.Err() != nil || l.soft.Err() != nil && errors.Is(err, context.Canceled) {
 		return // the next writer takes it up; nothing was acknowledged
 	}
-	parked := l.wasParked // a state that was parked before, and stays so
+	parked := false
 	if err != nil {
 		if m, ok := errors.AsType[*errMismatch](err); ok {
 			if fields := strings.Join(m.fields, " "); fields != ln.mismatch {
@@ -52,6 +52,11 @@ func (s *session) work(ctx context.Context, ln *lane) {
 			}
 			s.lanes.again(ctx, ln, wait, msgs, passes, retryParked)
 			return
+		case Wait:
+			wait := min(max(ln.waited, 250*time.Millisecond), 4*time.Second)
+			ln.waited += wait
+			s.lanes.await(ctx, ln, wait, msgs, passes, retryParked)
+			return
 		case Park:
 			if perr := l.park(ctx, err, v); perr != nil {
 				s.log.WarnContext(ctx, "an object could not be parked; trying again", "type", ln.key.t, "id", ln.key.id, "error", perr)
@@ -62,6 +67,8 @@ func (s *session) work(ctx context.Context, ln *lane) {
 		}
 	} else {
 		l.report(nil, Verdict{})
+		s.dealtWith(ln.key)
+		parked = l.wasParked
 	}
 	for _, m := range msgs {
 		// The effect is confirmed and on record, or the parking is; a lost
@@ -81,7 +88,7 @@ type look struct {
 	retryParked bool
 
 	entered   bool // the gate let it in
-	wasParked bool
+	wasParked bool // the state stays parked, or is flagged
 	event     schemas.Event
 	setting   schemas.Slug
 	hand      broker.Parked // the record that a person or the clock asks to try again
@@ -92,6 +99,9 @@ type look struct {
 func (l *look) redact(err error) error {
 	if e, ok := errors.AsType[*visualcron.Error](err); ok {
 		for _, s := range l.secrets {
+			if len(s) < 4 {
+				continue
+			}
 			e.Detail = strings.ReplaceAll(e.Detail, s, "***")
 		}
 	}
@@ -126,7 +136,7 @@ func (l *look) apply(ctx context.Context) error {
 	l.hand, _ = l.parked.get(l.key.t, l.key.id.Token())
 	for {
 		v, _ := l.current()
-		ev, rights, policy, err := l.choose(ctx, v)
+		ev, tm, err := l.choose(ctx, v)
 		if err != nil {
 			return err
 		}
@@ -134,7 +144,7 @@ func (l *look) apply(ctx context.Context) error {
 			return l.unpark(ctx)
 		}
 		l.event = *ev
-		stale, err := l.applyUnder(ctx, v, rights, policy)
+		stale, err := l.applyUnder(ctx, v, tm)
 		if err != nil || !stale {
 			return err
 		}
@@ -146,17 +156,15 @@ func (l *look) apply(ctx context.Context) error {
 // choose finds the event that the object has to follow: the newest of the source
 // that owns it here, or of the only source that has it. Nil where no setting takes
 // the object, or where there is nothing newer than what is on record.
-func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, schemas.Rights, schemas.ActivePolicy, error) {
+func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, error) {
 	type candidate struct {
-		event  schemas.Event
-		rights schemas.Rights
-		policy schemas.ActivePolicy
-		name   schemas.Slug
+		event schemas.Event
+		terms terms
 	}
 	var all []candidate
 	for _, src := range v.sources() {
-		rights, policy, name := v.rights(src, l.key.t, l.key.id)
-		if !rights.Use() {
+		tm := v.terms(src, l.key.t, l.key.id)
+		if !tm.rights.Use() {
 			continue
 		}
 		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: src, Type: l.key.t, Token: l.key.id.Token()})
@@ -165,16 +173,16 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, schemas.Rig
 		}
 		if err != nil {
 			l.event = schemas.Event{Source: src, Object: schemas.Object{Type: l.key.t, ID: l.key.id}}
-			l.setting = name
-			return nil, rights, policy, err
+			l.setting = tm.setting
+			return nil, tm, err
 		}
 		if slices.Contains(ev.Path(), l.server.ID) {
 			continue // G8: it came from here
 		}
-		all = append(all, candidate{ev, rights, policy, name})
+		all = append(all, candidate{ev, tm})
 	}
 	if len(all) == 0 {
-		return nil, schemas.Rights{}, "", nil
+		return nil, terms{}, nil
 	}
 	best := 0
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
@@ -191,30 +199,31 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, schemas.Rig
 			best = i
 		}
 	}
-	rights := all[best].rights
+	rights := all[best].terms.rights
 	for _, c := range all {
 		switch {
 		case c.event.Source == all[best].event.Source || c.event.Kind == schemas.Deleted:
 		case c.event.Digest == all[best].event.Digest:
-			rights = rights.Union(c.rights)
+			rights = rights.Union(c.terms.rights)
 		default:
-			l.event, l.setting = c.event, c.name
+			l.event, l.setting = c.event, c.terms.setting
 			reason := fmt.Sprintf("%s and %s both have this object, and not the same", all[best].event.Source, c.event.Source)
 			if all[best].event.Kind == schemas.Deleted {
 				reason = fmt.Sprintf("%s, from which it came, has deleted this object, and %s has another of the same id", all[best].event.Source, c.event.Source)
 			}
-			return nil, c.rights, c.policy, &parkError{classConflict, reason, "let only one sync setting take this object to this target"}
+			return nil, c.terms, &parkError{classConflict, reason, "let only one sync setting take this object to this target"}
 		}
 	}
 	c := all[best]
-	l.setting = c.name
-	return &c.event, rights, c.policy, nil
+	l.setting = c.terms.setting
+	c.terms.rights = rights
+	return &c.event, c.terms, nil
 }
 
 // applyUnder does it under one view of the settings. It returns true where that
 // has to begin anew: the settings changed before anything was sent, or the gate was
 // shut meanwhile.
-func (l *look) applyUnder(ctx context.Context, v *view, rights schemas.Rights, policy schemas.ActivePolicy) (stale bool, err error) {
+func (l *look) applyUnder(ctx context.Context, v *view, tm terms) (stale bool, err error) {
 	ev := l.event
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
 	ours := known && entry.Source == ev.Source
@@ -223,7 +232,8 @@ func (l *look) applyUnder(ctx context.Context, v *view, rights schemas.Rights, p
 		case 1:
 			return false, l.unpark(ctx) // G3: something newer was applied
 		case 0:
-			if ev.Kind == schemas.Deleted || entry.Policy == policy {
+			settled := ev.Kind == schemas.Deleted || entry.Policy == tm.policy && (entry.Values || !tm.values)
+			if settled && len(entry.Needs) == 0 && !entry.Waits {
 				return false, l.unpark(ctx) // G8: on record already
 			}
 		}
@@ -239,19 +249,19 @@ func (l *look) applyUnder(ctx context.Context, v *view, rights schemas.Rights, p
 	if ev.Kind == schemas.Deleted {
 		// G4: only what vcsync brought or found equal, and only for the source that
 		// owns it here.
-		if !ours || entry.State == broker.Removed || !rights.Deleted {
+		if !ours || entry.State == broker.Removed || !tm.rights.Deleted {
 			return false, l.unpark(ctx)
 		}
-		return l.remove(ctx, v, entry, policy)
+		return l.remove(ctx, v, entry, tm)
 	}
-	if !rights.New && !rights.Updated && known {
+	if !tm.rights.New && !tm.rights.Updated && known {
 		return false, l.unpark(ctx)
 	}
-	return l.write(ctx, v, entry, known, rights, policy)
+	return l.write(ctx, v, entry, known, tm)
 }
 
 // write brings an object that exists at the source to the target.
-func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known bool, rights schemas.Rights, policy schemas.ActivePolicy) (stale bool, err error) {
+func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known bool, tm terms) (stale bool, err error) {
 	ev := l.event
 	t, id := l.key.t, l.key.id
 	if waited, err := l.enter(); err != nil || waited {
@@ -265,44 +275,77 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if err != nil {
 		return false, err
 	}
-	desired, err := visualcron.Compose(t, source, have, policy)
+	refs, err := visualcron.References(t, source)
 	if err != nil {
 		return false, err
 	}
-	want, err := visualcron.Normalize(t, desired, l.cfg.Broker.Keys.Digest)
+	can, asked := l.capability(t)
+	composition := visualcron.Composition{Policy: tm.policy, Values: tm.values, Secrets: can.Secrets,
+		Withholds: ev.Object.Withholds, Withheld: ev.Object.Withheld}
+	ours := known && entry.Source == ev.Source
+	if ours {
+		composition.Needs = entry.Needs
+	}
+	if tm.policy == schemas.Follow { // under the others a new object is inactive anyway
+		composition.Wait = l.lacksSecret(refs)
+	}
+	made, err := visualcron.Compose(t, source, have, composition)
 	if err != nil {
 		return false, err
 	}
-	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Digest: ev.Digest, Path: ev.Path(), Policy: policy}
+	l.secrets = append(l.secrets, visualcron.Secrets(t, made.Body)...)
+	full := visualcron.View{Secrets: can.Secrets, Values: true, Digest: l.cfg.Broker.Keys.Digest}
+	want, err := full.Normalize(t, made.Body)
+	if err != nil {
+		return false, err
+	}
+	// What the target's own producer, where it is a source too, will call the body.
+	atTarget := func(n visualcron.Normal, body []byte) (schemas.Digest, error) {
+		if t != schemas.Variable || v.captured {
+			return n.Digest, nil
+		}
+		n, err := visualcron.View{Secrets: can.Secrets, Digest: l.cfg.Broker.Keys.Digest}.Normalize(t, body)
+		return n.Digest, err
+	}
+	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Digest: ev.Digest, Path: ev.Path(), Policy: tm.policy,
+		Values: tm.values, Needs: made.Needs, Waits: composition.Wait}
 	if have != nil {
-		now, err := visualcron.Normalize(t, have, l.cfg.Broker.Keys.Digest)
+		now, err := full.Normalize(t, have)
 		if err != nil {
 			return false, fmt.Errorf("the target's own: %w", err)
 		}
 		switch {
-		case visualcron.IsBuiltIn(t, now.Name, now.Group):
+		case now.BuiltIn:
 			return false, &parkError{"built-in", "the target's object of this id is one of its built-in objects, which are never written", "rename one of the two"}
 		case now.Digest == want.Digest:
-			record.State, record.AtTarget = broker.Adopted, now.Digest
-			if known && entry.Source == ev.Source && (entry.State == broker.Applied || entry.State == broker.Intent) {
+			record.State = broker.Adopted
+			if record.AtTarget, err = atTarget(now, have); err != nil {
+				return false, err
+			}
+			if ours && (entry.State == broker.Applied || entry.State == broker.Intent) {
 				record.State = broker.Applied
 			}
 			l.count(func(s *TargetStatus) { s.Equal++ })
 			return false, l.record(ctx, record)
-		case !rights.Updated:
+		case !tm.rights.Updated:
 			return false, l.passBy(ctx) // G4: and never deleted either, unless it was ours before
 		}
-	} else if !rights.New {
+	} else if !tm.rights.New || ours && owned(entry) && want.RemovesItself {
+		// A job that was here, ran and deleted itself must not run again.
 		return false, l.passBy(ctx)
 	}
-	if c, asked := l.capability(t); asked {
-		switch {
-		case !c.Put:
-			return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "put", Server: l.server.ID, Type: t, ID: id}
-		case want.Secrets && c.Secrets != visualcron.SecretsEqual:
-			return false, &parkError{"secret", fmt.Sprintf("the object holds secrets, and %s is not known to take them from another server (it says %q)", l.server.ID, c.Secrets),
-				"enter the object at the target by hand"}
+	if asked && !can.Put {
+		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "put", Server: l.server.ID, Type: t, ID: id}
+	}
+	if err := l.missing(ctx, v, refs); err != nil {
+		return false, err
+	}
+	if t == schemas.User {
+		done, err := l.guardUsers(ctx, have, made.Body)
+		if err != nil {
+			return false, err
 		}
+		defer done()
 	}
 	if now, _ := l.current(); now != v {
 		return true, nil // G13
@@ -312,8 +355,11 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		// orphan. Before any write to a server that is a source too: its producer has
 		// to recognise the echo, however early it looks.
 		intent := record
-		intent.State, intent.AtTarget = broker.Intent, want.Digest
-		if known && entry.Source == ev.Source {
+		intent.State = broker.Intent
+		if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
+			return false, err
+		}
+		if ours {
 			intent.Version, intent.Ours = entry.Version, owned(entry)
 		} else {
 			intent.Version = schemas.Version{}
@@ -327,27 +373,30 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
-	stored, err := l.conn.Put(req, t, id, desired)
+	stored, err := l.conn.Put(req, t, id, made.Body)
 	if err != nil {
 		return false, l.openOutcome(ctx, req, err)
 	}
-	got, err := visualcron.Normalize(t, stored, l.cfg.Broker.Keys.Digest)
+	got, err := full.Normalize(t, stored)
 	if err != nil {
 		return false, fmt.Errorf("what the target stored: %w", err)
 	}
 	if got.Digest != want.Digest {
 		return false, &errMismatch{visualcron.Differences(want, got, 8)}
 	}
-	record.State, record.AtTarget = broker.Applied, got.Digest
+	record.State = broker.Applied
+	if record.AtTarget, err = atTarget(got, stored); err != nil {
+		return false, err
+	}
 	l.count(func(s *TargetStatus) { s.Applied++ })
 	return false, l.record(ctx, record)
 }
 
 // remove takes an object that is gone at the source from the target.
-func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, policy schemas.ActivePolicy) (stale bool, err error) {
+func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms) (stale bool, err error) {
 	ev := l.event
 	t, id := l.key.t, l.key.id
-	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Path: ev.Path(), Policy: policy, State: broker.Removed}
+	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Path: ev.Path(), Policy: tm.policy, State: broker.Removed}
 	if waited, err := l.enter(); err != nil || waited {
 		return waited, err
 	}
@@ -358,15 +407,25 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, policy s
 	if have == nil {
 		return false, l.record(ctx, record)
 	}
-	now, err := visualcron.Normalize(t, have, l.cfg.Broker.Keys.Digest)
-	if err == nil && visualcron.IsBuiltIn(t, now.Name, now.Group) {
+	can, asked := l.capability(t)
+	view := visualcron.View{Secrets: can.Secrets, Values: v.captured, Digest: l.cfg.Broker.Keys.Digest}
+	now, err := view.Normalize(t, have)
+	switch {
+	case err == nil && now.BuiltIn:
 		return false, &parkError{"built-in", "the target's object of this id is one of its built-in objects, which are never deleted", "discard this version"}
-	}
-	if !owned(entry) && (err != nil || now.Digest != entry.AtTarget) {
+	case err == nil && now.RemovesItself:
+		return false, l.passBy(ctx) // it will, when it has run here too
+	case !owned(entry) && (err != nil || now.Digest != entry.AtTarget):
 		return false, l.passBy(ctx) // G4: an intent of ours, and not what it would have left
-	}
-	if c, asked := l.capability(t); asked && !c.Delete {
+	case asked && !can.Delete:
 		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "delete", Server: l.server.ID, Type: t, ID: id}
+	}
+	if t == schemas.User {
+		done, err := l.guardUsers(ctx, have, nil)
+		if err != nil {
+			return false, err
+		}
+		defer done()
 	}
 	if v.isSource {
 		intent := entry
@@ -462,12 +521,36 @@ func (l *look) open(ev schemas.Event) ([]byte, error) {
 }
 
 // record stores what was done, and frees a parked record of the object: only then
-// may the stream forget the message.
+// may the stream forget the message. An object that was written without a secret
+// that it has at its source is flagged: a person has to enter it at the target.
 func (l *look) record(ctx context.Context, e broker.Entry) error {
+	before, _ := l.ledger.Get(e.Type, e.ID)
 	if err := l.put(ctx, e); err != nil {
 		return err
 	}
-	return l.unpark(ctx)
+	if len(before.Needs) > 0 && len(e.Needs) == 0 {
+		l.onSecret()
+	}
+	var reason string
+	switch {
+	case len(e.Needs) > 0:
+		reason = fmt.Sprintf("written without %s: %s; where it is new and can be active it is inactive", strings.Join(e.Needs, ", "), l.whyWithout())
+	case e.Waits:
+		reason = "left inactive, because something that it refers to lacks its secret"
+	default:
+		return l.unpark(ctx)
+	}
+	l.wasParked = true
+	return l.park(ctx, errors.New(reason), Verdict{Class: classSecret, Fix: "enter what is missing at the target, then retry"})
+}
+
+// whyWithout says whose fault a missing secret is.
+func (l *look) whyWithout() string {
+	if l.event.Object.Withholds {
+		return fmt.Sprintf("%s does not give its secrets", l.event.Source)
+	}
+	can, _ := l.capability(l.key.t)
+	return fmt.Sprintf("%s takes no secrets of other servers (it says %q)", l.server.ID, can.Secrets)
 }
 
 func (l *look) put(ctx context.Context, e broker.Entry) error {

@@ -82,10 +82,11 @@ func (m *Manager) Run(ctx context.Context) error {
 // the snapshot wants.
 func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	views := map[schemas.Slug]*view{}
-	sources := map[schemas.Slug]bool{}
+	sources, captured := map[schemas.Slug]bool{}, map[schemas.Slug]bool{}
 	for _, s := range snap.Settings {
 		if s.Active {
 			sources[s.Source] = true
+			captured[s.Source] = captured[s.Source] || s.VariableValues
 		}
 	}
 	for id, s := range snap.Settings {
@@ -93,7 +94,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			continue
 		}
 		if views[s.Target] == nil {
-			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, isSource: sources[s.Target]}
+			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, isSource: sources[s.Target], captured: captured[s.Target]}
 		}
 		views[s.Target].settings[id] = s
 	}

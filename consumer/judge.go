@@ -23,6 +23,8 @@ const (
 	TargetDown
 	// Abort: this writer may not go on; the next one takes the object up.
 	Abort
+	// Wait: look again when an object that this one refers to has landed, or soon.
+	Wait
 )
 
 // Verdict is the judgement on one failed apply.
@@ -38,8 +40,18 @@ type Verdict struct {
 	Fix string
 }
 
-// classConflict is the class of a parked object that two sources have.
-const classConflict = "conflict"
+// Classes of parked records that something else than a person can free too.
+const (
+	// classConflict: two sources have the object.
+	classConflict = "conflict"
+	// classWaiting: it refers to objects that are not at the target yet.
+	classWaiting = "waiting"
+	// classSecret: it was written, and lacks a secret or was left inactive for want of
+	// one.
+	classSecret = "secret"
+	// classProtected: the account in use, or the last administrator.
+	classProtected = "protected"
+)
 
 // parkError carries a decision to park from where it was made to Judge.
 type parkError struct {
@@ -52,6 +64,9 @@ const (
 	// patience is how long the back-offs of one object state may add up before it
 	// is parked.
 	patience = 2 * time.Minute
+	// parentPatience is how long an object waits in its lane for those it refers to
+	// before that is put on record: in a pass they are on their way.
+	parentPatience = 8 * time.Second
 	// lateLanding is how long the target may still act on a write after its client
 	// gave up, as a lease's margin is: the object is read back no earlier, or an
 	// older write could land on a newer one.
@@ -79,6 +94,12 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 	}
 	if p, ok := errors.AsType[*parkError](err); ok {
 		return Verdict{Fate: Park, Class: p.class, Fix: p.fix}
+	}
+	if _, ok := errors.AsType[*errWait](err); ok {
+		if waited < parentPatience {
+			return Verdict{Fate: Wait}
+		}
+		return Verdict{Fate: Park, Class: classWaiting, Again: true, Fix: "it goes by itself when they land; see what keeps them"}
 	}
 	if errors.Is(err, broker.ErrLeaseLost) || errors.Is(err, broker.ErrConflict) {
 		return Verdict{Fate: Abort}

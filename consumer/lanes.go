@@ -31,6 +31,8 @@ type lane struct {
 	passes []*pass
 	// again tells that somebody asked for a look while one was under way.
 	again, running, queued bool
+	// timer runs while the lane waits for an object that this one refers to.
+	timer *time.Timer
 	// retryParked tells that a parked record of this version does not stop the look.
 	retryParked bool
 
@@ -187,6 +189,22 @@ func (l *lanes) finish(ln *lane) {
 // meanwhile do not shorten it: the object is in trouble, not its version.
 func (l *lanes) again(ctx context.Context, ln *lane, wait time.Duration, msgs map[string]jetstream.Msg, passes []*pass, retryParked bool) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.giveBack(ctx, ln, wait, msgs, passes, retryParked)
+}
+
+// await is again for a lane that waits for another object: wakeUp ends the wait.
+func (l *lanes) await(ctx context.Context, ln *lane, wait time.Duration, msgs map[string]jetstream.Msg, passes []*pass, retryParked bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ln.again { // asked in between: what it waits for may have landed
+		wait = 0
+	}
+	ln.timer = l.giveBack(ctx, ln, wait, msgs, passes, retryParked)
+}
+
+// giveBack needs the lock.
+func (l *lanes) giveBack(ctx context.Context, ln *lane, wait time.Duration, msgs map[string]jetstream.Msg, passes []*pass, retryParked bool) *time.Timer {
 	for _, m := range msgs {
 		ln.keep(m)
 	}
@@ -195,19 +213,29 @@ func (l *lanes) again(ctx context.Context, ln *lane, wait time.Duration, msgs ma
 	if wait <= 0 {
 		ln.running = false
 		l.queue(ln)
-		l.mu.Unlock()
-		return
+		return nil
 	}
-	l.mu.Unlock()
-	time.AfterFunc(wait, func() {
+	return time.AfterFunc(wait, func() {
 		if ctx.Err() != nil {
 			return
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		ln.running = false
+		ln.timer, ln.running = nil, false
 		l.queue(ln)
 	})
+}
+
+// wakeUp asks for a look at an object that waited for another one, parked or in its
+// lane.
+func (l *lanes) wakeUp(key objectKey) {
+	l.look(key, nil, nil, true)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ln := l.by[key]; ln != nil && ln.timer != nil && ln.timer.Stop() {
+		ln.timer, ln.running = nil, false
+		l.queue(ln)
+	}
 }
 
 // count returns the number of lanes.

@@ -36,14 +36,24 @@ type view struct {
 	// isSource tells that the target is a source too: its producer has to recognise
 	// what vcsync wrote there.
 	isSource bool
+	// captured tells that its producer captures the values of user variables.
+	captured bool
 }
 
-// rights returns what all settings of the view together take of an object of a
-// source, the strictest of their active policies (off, then keep, then follow), and
-// the setting that is named in records.
-func (v *view) rights(source schemas.Slug, t schemas.Type, id schemas.ID) (schemas.Rights, schemas.ActivePolicy, schemas.Slug) {
-	var r schemas.Rights
-	policy, name := schemas.ActivePolicy(""), schemas.Slug("")
+// terms are what all settings of a view together say of one object of a source.
+type terms struct {
+	rights schemas.Rights
+	// policy is the strictest of the active policies: off, then keep, then follow.
+	policy schemas.ActivePolicy
+	// values: the value of a user variable is taken too.
+	values bool
+	// setting is the one that is named in records.
+	setting schemas.Slug
+}
+
+// terms returns what the settings take of an object of a source.
+func (v *view) terms(source schemas.Slug, t schemas.Type, id schemas.ID) terms {
+	var out terms
 	rank := map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
 	for _, sid := range slices.Sorted(maps.Keys(v.settings)) {
 		s := v.settings[sid]
@@ -51,16 +61,17 @@ func (v *view) rights(source schemas.Slug, t schemas.Type, id schemas.ID) (schem
 			continue
 		}
 		if x := s.Rights(t, id); x.Use() {
-			if name == "" {
-				name = sid
+			if out.setting == "" {
+				out.setting = sid
 			}
-			r = r.Union(x)
-			if rank[s.Policy] > rank[policy] {
-				policy = s.Policy
+			out.rights = out.rights.Union(x)
+			out.values = out.values || s.VariableValues && t == schemas.Variable
+			if rank[s.Policy] > rank[out.policy] {
+				out.policy = s.Policy
 			}
 		}
 	}
-	return r, policy, name
+	return out
 }
 
 // sources returns the sources of the view, by name.
@@ -213,6 +224,10 @@ type session struct {
 	// passedBy holds the versions that the settings do not take, so that the target
 	// is not asked about them again and again.
 	passedBy map[objectKey]schemas.Version
+	waits    waits
+	// users is held while something is done that may leave a target without an
+	// administrator.
+	users sync.Mutex
 }
 
 // mayLand notes that a write of an object may still land.
@@ -290,6 +305,11 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	defer fail(nil)
 	if err := s.parked.load(ctx, &wg, fail, s.onParked); err != nil {
 		return settled, err
+	}
+	for _, p := range s.parked.all() {
+		if p.Class == classWaiting { // who waits for whom is not on record
+			s.onParked(p)
+		}
 	}
 	wg.Go(func() { s.gate.run(ctx) })
 	if err := s.probe(ctx); err != nil && ctx.Err() == nil {
@@ -424,10 +444,10 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 }
 
 // reconsider looks again at what was parked because of the settings themselves: in
-// a conflict of two, or for one that is gone.
+// a conflict of two, for one that is gone, or waiting for what none may bring now.
 func (s *session) reconsider(v *view) {
 	for _, p := range s.parked.all() {
-		if _, stands := v.settings[p.Setting]; p.Class == classConflict || !stands {
+		if _, stands := v.settings[p.Setting]; p.Class == classConflict || p.Class == classWaiting || !stands {
 			s.onParked(p)
 		}
 	}
@@ -571,7 +591,7 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 		switch {
 		case !ok && n.Kind == schemas.Deleted: // never ours
 			return
-		case ok && e.Source == n.Key.Source && e.Version == n.Version && e.State != broker.Intent && (n.Kind == schemas.Deleted || e.Policy == set.Policy):
+		case ok && e.Source == n.Key.Source && e.Version == n.Version && e.State != broker.Intent && (n.Kind == schemas.Deleted || e.Policy == set.Policy && (e.Values || n.Key.Type != schemas.Variable || !set.VariableValues)):
 			return
 		}
 		key := objectKey{n.Key.Type, n.ID}

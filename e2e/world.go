@@ -364,11 +364,11 @@ func (h *Host) holds(source, own []byte, policy schemas.ActivePolicy) (bool, err
 	if equal, ok := h.seen.equal[key]; ok {
 		return equal, nil
 	}
-	composed, err := visualcron.Compose(schemas.Job, source, own, policy)
+	composed, err := visualcron.Compose(schemas.Job, source, own, visualcron.Composition{Policy: policy, Secrets: visualcron.SecretsEqual})
 	if err != nil {
 		return false, err
 	}
-	want, err := visualcron.Normalize(schemas.Job, composed, inClear)
+	want, err := visualcron.Normalize(schemas.Job, composed.Body, inClear)
 	if err != nil {
 		return false, err
 	}

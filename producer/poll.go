@@ -16,7 +16,7 @@ import (
 const (
 	// flushBytes and flushEvents bound what a listing holds in memory before it is
 	// published.
-	flushBytes  = 16 << 20
+	flushBytes  = 8 << 20
 	flushEvents = 500
 	// deleteFloor and deleteShare are the airlock's measure: a pass deletes at most
 	// the greater of both, per type.
@@ -32,13 +32,25 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		return info, err
 	}
 	gone := map[schemas.Type][]schemas.ID{}
+	var failed typesFailed
 	for _, t := range types {
-		if !info.Types[t].List {
-			return info, &visualcron.Error{Class: visualcron.Unsupported, Op: "list", Server: s.server.ID, Type: t, Hint: "take the type out of the sync setting, or use another connector"}
+		can := info.Types[t]
+		s.view = visualcron.View{Secrets: can.Secrets, Values: s.values, Digest: s.cfg.Broker.Keys.Digest}
+		if can.List {
+			gone[t], err = s.pollType(ctx, t)
+		} else {
+			err = &visualcron.Error{Class: visualcron.Unsupported, Op: "list", Server: s.server.ID, Type: t, Hint: "take the type out of the sync setting, or use another connector"}
 		}
-		s.secrets = info.Types[t].Secrets
-		if gone[t], err = s.pollType(ctx, t); err != nil {
+		if err != nil && !s.onlyThisType(ctx, err) {
 			return info, err
+		}
+		s.listed(t, err)
+		if err != nil {
+			if failed.first == nil {
+				failed.first = err
+			}
+			failed.types = append(failed.types, t)
+			delete(gone, t)
 		}
 	}
 	for _, t := range slices.Backward(types) { // deletes go in reverse
@@ -46,7 +58,48 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 			return info, err
 		}
 	}
+	if failed.first != nil {
+		return info, &failed
+	}
 	return info, nil
+}
+
+// onlyThisType tells whether a listing failed for a reason of its type alone, so
+// that the other types can be listed: the account may not read it, or what came
+// was no listing, while the server itself still answers as it should.
+func (s *source) onlyThisType(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	if d, ok := errors.AsType[*degraded](err); ok {
+		return d.class == classEmpty
+	}
+	e, ok := errors.AsType[*visualcron.Error](err)
+	if !ok {
+		return false
+	}
+	switch e.Class {
+	case visualcron.Unsupported, visualcron.Refused, visualcron.NotFound:
+		return true
+	case visualcron.Unauthorized:
+		return e.Status == 403 && e.Op == "list"
+	case visualcron.BadAnswer, visualcron.Fault, visualcron.Timeout:
+		_, err := s.identify(ctx)
+		return err == nil
+	}
+	return false
+}
+
+// listed notes how the listing of a type ended.
+func (s *source) listed(t schemas.Type, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ts := s.status.Types[t]
+	ts.Class, ts.Reason = "", ""
+	if err != nil {
+		ts.Class, ts.Reason = classOf(err), err.Error()
+	}
+	s.status.Types[t] = ts
 }
 
 // identify asks who answers and refuses anybody else than the server that this
@@ -142,19 +195,14 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 		l.builtIn++
 		return nil
 	}
-	n, err := visualcron.Normalize(l.t, r.Body, s.cfg.Broker.Keys.Digest)
+	n, err := s.view.Normalize(l.t, r.Body)
 	if err != nil {
 		l.refuse(r.ID, err)
 		return nil
 	}
-	if visualcron.IsBuiltIn(l.t, n.Name, n.Group) {
+	if n.BuiltIn {
 		s.ignored[l.t][r.ID] = hash
 		l.builtIn++
-		return nil
-	}
-	if s.secrets != visualcron.SecretsEqual && (n.Secrets || s.secrets != visualcron.SecretsOpaque && s.secrets != visualcron.SecretsMasked) {
-		// A mask or a null, written back somewhere, would destroy the secret there.
-		l.refuse(r.ID, fmt.Errorf("%s does not give secrets in a form that another server takes (it says %q), and the object holds some, or may", s.server.ID, s.secrets))
 		return nil
 	}
 	if k != nil && k.digest == n.Digest && k.version.Epoch == s.epoch && !k.spoiled {
@@ -170,18 +218,22 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 			e.Kind = schemas.Updated
 		}
 	}
+	if l.t == schemas.ServerSettings {
+		e.Kind = schemas.Updated // every server has them
+	}
 	e.Version = s.next(k)
 	e.OriginPath = s.echo.path(l.t, r.ID, n.Digest, k.last())
-	body, sealed, err := visualcron.SealBody(l.t, r.Body, func(pointer, secret string) string {
+	sealed, err := s.view.SealBody(l.t, r.Body, func(pointer, secret string) string {
 		return s.cfg.Broker.Keys.Seal(schemas.SealContext(s.server.ID, l.t, r.ID, pointer), secret)
 	})
 	if err != nil {
 		l.refuse(r.ID, err)
 		return nil
 	}
-	e.Object.Body, e.Object.Sealed = slices.Clone(body), sealed
+	e.Object.Body, e.Object.Sealed = slices.Clone(sealed.Body), sealed.Places
+	e.Object.Withholds, e.Object.Withheld = s.view.Secrets != visualcron.SecretsEqual, sealed.Withheld
 	l.changes, l.quick = append(l.changes, broker.Change{Event: e, After: after}), append(l.quick, hash)
-	if l.bytes += len(body); l.bytes >= flushBytes || len(l.changes) >= flushEvents {
+	if l.bytes += len(sealed.Body); l.bytes >= flushBytes || len(l.changes) >= flushEvents {
 		return l.flush(ctx)
 	}
 	return nil
@@ -313,6 +365,18 @@ func (s *source) pollType(ctx context.Context, t schemas.Type) ([]schemas.ID, er
 func (s *source) deleteGone(ctx context.Context, t schemas.Type, gone []schemas.ID) error {
 	limit := max(deleteFloor, s.live(t)*deleteShare/100)
 	held := 0
+	if len(gone) > limit && t == schemas.Job {
+		// Jobs that delete themselves do not take others with them: no target deletes
+		// one because of it, so they do not count.
+		itself := 0
+		for _, id := range gone {
+			last, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: s.server.ID, Type: t, Token: id.Token()})
+			if err == nil && visualcron.RemovesItself(t, last.Object.Body) {
+				itself++
+			}
+		}
+		limit += itself
+	}
 	if len(gone) > limit {
 		held = len(gone)
 	}

@@ -45,6 +45,7 @@ type wanted struct {
 	server schemas.Server
 	rev    uint64
 	types  string
+	values bool // of user variables
 }
 
 // New returns a Manager; Run starts it.
@@ -70,6 +71,7 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	want := map[schemas.Slug]wanted{}
 	types := map[schemas.Slug]map[schemas.Type]bool{}
+	values := map[schemas.Slug]bool{}
 	for _, s := range snap.Settings {
 		if !s.Active {
 			continue
@@ -82,6 +84,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 				types[s.Source][t] = true
 			}
 		}
+		values[s.Source] = values[s.Source] || s.VariableValues
 	}
 	for id, ts := range types {
 		srv, ok := snap.Servers[id]
@@ -95,12 +98,12 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 				words = append(words, string(t))
 			}
 		}
-		want[id] = wanted{srv.Server, srv.Revision, strings.Join(words, " ")}
+		want[id] = wanted{srv.Server, srv.Revision, strings.Join(words, " "), values[id]}
 	}
 	m.mu.Lock()
 	var ending []*running
 	for id, r := range m.sources {
-		if w, ok := want[id]; !ok || w.rev != r.want.rev || w.types != r.want.types {
+		if w, ok := want[id]; !ok || w.rev != r.want.rev || w.types != r.want.types || w.values != r.want.values {
 			r.stop()
 			ending = append(ending, r)
 			delete(m.sources, id)
@@ -125,7 +128,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			ts = append(ts, schemas.Type(f))
 		}
 		run, stop := context.WithCancel(ctx)
-		r := &running{src: newSource(m.cfg, w.server, ts), want: w, stop: stop, done: make(chan struct{})}
+		r := &running{src: newSource(m.cfg, w.server, ts, w.values), want: w, stop: stop, done: make(chan struct{})}
 		m.sources[id] = r
 		go func() {
 			defer close(r.done)

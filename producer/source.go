@@ -43,6 +43,22 @@ type degraded struct {
 
 func (d *degraded) Error() string { return d.reason }
 
+// typesFailed says that some types could not be listed while the server is well:
+// the others were.
+type typesFailed struct {
+	types []schemas.Type
+	first error
+}
+
+func (f *typesFailed) Error() string {
+	if len(f.types) == 1 {
+		return f.first.Error()
+	}
+	return fmt.Sprintf("%v (and %d more types failed)", f.first, len(f.types)-1)
+}
+
+func (f *typesFailed) Unwrap() error { return f.first }
+
 // known is the last published state of one object.
 type known struct {
 	version schemas.Version
@@ -67,12 +83,13 @@ type source struct {
 	cfg    Config
 	server schemas.Server
 	types  []schemas.Type
+	values bool // the values of user variables are captured too
 	log    *slog.Logger
 
 	// The fields below belong to the goroutine of run.
 	conn     visualcron.Connector
 	identity string
-	secrets  visualcron.SecretMode // of the type that is being listed
+	view     visualcron.View // of the type that is being listed
 	epoch    uint64
 	quick    visualcron.QuickHasher
 	base     map[schemas.Type]map[schemas.ID]*known
@@ -88,8 +105,8 @@ type source struct {
 	wake   chan struct{}
 }
 
-func newSource(cfg Config, server schemas.Server, types []schemas.Type) *source {
-	s := &source{cfg: cfg, server: server, types: types, log: cfg.Log.With("source", server.ID), quick: visualcron.NewQuickHasher(),
+func newSource(cfg Config, server schemas.Server, types []schemas.Type, values bool) *source {
+	s := &source{cfg: cfg, server: server, types: types, values: values, log: cfg.Log.With("source", server.ID), quick: visualcron.NewQuickHasher(),
 		dirty: map[schemas.Type]bool{}, wake: make(chan struct{}, 1)}
 	s.status = Status{Server: server.ID, State: Starting, Since: time.Now(), Types: map[schemas.Type]TypeStatus{}}
 	for _, t := range types {
@@ -214,16 +231,21 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 			return err
 		}
 		wait := s.cfg.Poll
-		if err != nil {
-			s.degrade(ctx, err)
-			if wait = min(failures.NextBackOff(), s.cfg.Poll); visualcron.ClassOf(err) == visualcron.Unauthorized {
-				wait = refused.NextBackOff()
-			}
-		} else {
-			healthy()
+		_, partly := errors.AsType[*typesFailed](err)
+		switch {
+		case err == nil:
 			failures.Reset()
-			refused.Reset()
 			s.recover(ctx)
+		case !partly && visualcron.ClassOf(err) == visualcron.Unauthorized:
+			s.degrade(ctx, err)
+			wait = refused.NextBackOff()
+		default:
+			s.degrade(ctx, err)
+			wait = min(failures.NextBackOff(), s.cfg.Poll)
+		}
+		if err == nil || partly { // the server itself is well
+			healthy()
+			refused.Reset()
 			if info.Changes && !feeding {
 				feeding = true
 				wg.Go(func() { s.followFeed(ctx) })
@@ -328,9 +350,8 @@ func (s *source) followFeed(ctx context.Context) {
 	}
 }
 
-// degrade records and says why the source cannot be captured, once and then at
-// intervals.
-func (s *source) degrade(ctx context.Context, err error) {
+// classOf names the class of what keeps a source from being captured.
+func classOf(err error) string {
 	class := string(visualcron.ClassOf(err))
 	if d, ok := errors.AsType[*degraded](err); ok {
 		class = d.class
@@ -338,6 +359,13 @@ func (s *source) degrade(ctx context.Context, err error) {
 	if class == "" {
 		class = "unknown"
 	}
+	return class
+}
+
+// degrade records and says why the source cannot be captured, once and then at
+// intervals.
+func (s *source) degrade(ctx context.Context, err error) {
+	class := classOf(err)
 	s.mu.Lock()
 	again := s.status.State != Degraded || s.status.Class != class || time.Since(s.said) >= sayAgain
 	if s.status.State != Degraded {
@@ -348,9 +376,14 @@ func (s *source) degrade(ctx context.Context, err error) {
 		s.said = time.Now()
 	}
 	s.mu.Unlock()
-	if again {
-		s.log.WarnContext(ctx, "source degraded: its changes are not captured, and nothing is deleted because of it", "class", class, "reason", err)
+	if !again {
+		return
 	}
+	if f, ok := errors.AsType[*typesFailed](err); ok {
+		s.log.WarnContext(ctx, "source degraded: changes of some types are not captured, and nothing is deleted because of it", "types", f.types, "class", class, "reason", f.first)
+		return
+	}
+	s.log.WarnContext(ctx, "source degraded: its changes are not captured, and nothing is deleted because of it", "class", class, "reason", err)
 }
 
 func (s *source) recover(ctx context.Context) {

@@ -41,6 +41,10 @@ type TypeStatus struct {
 	Complete time.Time
 	Objects  int
 	BuiltIn  int
+	// Class and Reason say why the last listing of the type failed; empty where it was
+	// complete.
+	Class  string
+	Reason string
 	// Published counts the events stored since the start.
 	Published uint64
 	// Held is the number of deletions that wait because a pass had too many: more

@@ -21,6 +21,11 @@ type Object struct {
 	// Sealed lists the JSON pointers (RFC 6901) of the body's strings that are
 	// sealed; what they hold is not readable without the keyring.
 	Sealed []string `json:"sealed,omitzero"`
+	// Withholds tells that the source does not give its secrets. Withheld lists the
+	// JSON pointers of the places where it has one, or may have one; the body has
+	// null there, or nothing. A reader leaves the target's own secrets as they are.
+	Withholds bool     `json:"withholds,omitzero"`
+	Withheld  []string `json:"withheld,omitzero"`
 }
 
 // check tells whether the envelope can travel.
@@ -36,12 +41,17 @@ func (o Object) check() error {
 	if o.Body != nil && o.Body.Kind() != '{' {
 		return errors.New("the body is no JSON object")
 	}
-	if o.Body == nil && len(o.Sealed) > 0 {
-		return errors.New("sealed strings without a body")
+	if o.Body == nil && (len(o.Sealed) > 0 || len(o.Withheld) > 0 || o.Withholds) {
+		return errors.New("sealed or withheld strings without a body")
 	}
-	for _, p := range o.Sealed {
-		if p == "" || !jsontext.Pointer(p).IsValid() {
-			return fmt.Errorf("sealed: %.64q is no JSON pointer to a string of the body", p)
+	for _, list := range []struct {
+		name     string
+		pointers []string
+	}{{"sealed", o.Sealed}, {"withheld", o.Withheld}} {
+		for _, p := range list.pointers {
+			if p == "" || !jsontext.Pointer(p).IsValid() {
+				return fmt.Errorf("%s: %.64q is no JSON pointer to a string of the body", list.name, p)
+			}
 		}
 	}
 	return nil

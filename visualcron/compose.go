@@ -11,43 +11,83 @@ import (
 	"github.com/vcsync/vcsync/schemas"
 )
 
+// Composition says how a body is made for a target.
+type Composition struct {
+	// Policy governs the Active flag of the object itself; those of a job's tasks and
+	// triggers are part of its configuration and follow the source.
+	Policy schemas.ActivePolicy
+	// Values: the values of user variables are synced, not only their definition.
+	Values bool
+	// Withholds tells that the source does not give secrets, Withheld the JSON
+	// pointers of the places where it has one, or may have.
+	Withholds bool
+	Withheld  []string
+	// Secrets is the target's own mode. Unless equal, it takes no secret of another
+	// server, and keeps its own where a write leaves the member out.
+	Secrets SecretMode
+	// Needs are the places that were found without their secret before. They count
+	// where the target does not tell whether it has one.
+	Needs []string
+	// Wait: something that the object refers to lacks its secret, so a new one is
+	// inactive and the flag of one that is there stays as it is.
+	Wait bool
+}
+
+// Composed is a body made for a target.
+type Composed struct {
+	Body []byte
+	// Needs are the JSON pointers of the secrets that the object has at its source,
+	// or may have, and lacks at the target: a person has to enter them there.
+	Needs []string
+}
+
 // Compose makes the body that a target shall hold: the source's configuration, the
 // target's own volatile fields (an update never resets run statistics; a new object
-// starts without any), and the Active flag as the policy says. Target is nil where
-// the object is new there. The policy governs the flag of the object itself; those
-// of a job's tasks and triggers are part of its configuration and follow the
-// source. The error wraps ErrBody.
-func Compose(t schemas.Type, source, target []byte, policy schemas.ActivePolicy) ([]byte, error) {
+// starts without any), its own secrets where the source's do not travel, and the
+// Active flag as the policy says. An object that lacks a secret is new as inactive,
+// and its flag is the target's own until the secret is there. A job that deactivates
+// or deletes itself when it has run follows the source's flag when it is new only:
+// it must not run twice. Target is nil where the object is new there. The error
+// wraps ErrBody.
+func Compose(t schemas.Type, source, target []byte, c Composition) (Composed, error) {
 	f := forms[t]
 	if f == nil {
-		return nil, fmt.Errorf("%w: objects of type %s are not synced by this version", ErrBody, t)
+		return Composed{}, fmt.Errorf("%w: objects of type %s are not synced by this version", ErrBody, t)
 	}
 	s, err := parse(source)
 	if err != nil {
-		return nil, fmt.Errorf("of the source: %w", err)
+		return Composed{}, fmt.Errorf("of the source: %w", err)
 	}
 	var own *node
 	if target != nil {
 		if own, err = parse(target); err != nil {
-			return nil, fmt.Errorf("of the target: %w", err)
+			return Composed{}, fmt.Errorf("of the target: %w", err)
 		}
 	}
-	var active *node
-	if f.active != nil {
+	k := carrier{Composition: c, f: f}
+	if f.active != nil && len(f.active) > 1 {
 		if home := s.get(f.active[0]); home == nil || home.kind != '{' {
 			s.set(f.active[0], &node{kind: '{'}) // so that the target's own is carried into it
 		}
-		switch at, has := s.at(f.active), own.at(f.active); {
-		case policy == schemas.Follow && at != nil:
-			active = at
-		case policy == schemas.Keep && has != nil:
+	}
+	at, has := s.at(f.active), own.at(f.active)
+	once := isOn(s, f.runsOnce) || isOn(s, f.removesItself)
+	k.carry(f.root, "", s, own)
+	if f.active != nil {
+		var active *node
+		waits := len(k.needs) > 0 || c.Wait || once
+		switch {
+		case c.Policy == schemas.Off:
+			active = boolNode(false)
+		case has != nil && (c.Policy == schemas.Keep || waits):
 			active = has
+		case has == nil && (len(k.needs) > 0 || c.Wait):
+			active = boolNode(false)
+		case c.Policy == schemas.Follow && at != nil:
+			active = at
 		default:
 			active = boolNode(false)
 		}
-	}
-	carry(f.root, s, own)
-	if active != nil {
 		setAt(s, f.active, active)
 		if t == schemas.Job { // a copy once kept the source's, VisualCron changelog 9.0.0
 			if id := s.get("Id"); id != nil {
@@ -55,63 +95,111 @@ func Compose(t schemas.Type, source, target []byte, policy schemas.ActivePolicy)
 			}
 		}
 	}
-	return s.append(nil), nil
+	return Composed{s.append(nil), k.needs}, nil
+}
+
+// carrier carries what is the target's own into a source's body.
+type carrier struct {
+	Composition
+	f     *form
+	needs []string
 }
 
 // carry replaces every volatile member of s by the target's own, and takes it out
-// where the target has none.
-func carry(r *rule, s, own *node) {
+// where the target has none. Own is nil where nothing at the target is known to be
+// the same thing.
+func (k *carrier) carry(r *rule, at string, s, own *node) {
 	switch s.kind {
 	case '{':
 		var from []member
 		if own != nil && own.kind == '{' {
 			from = own.members
 		}
-		s.members = slices.DeleteFunc(s.members, func(m member) bool {
-			return r.field(m.name).volatile && (own == nil || !hasMember(own, m.name))
-		})
-		for i, m := range s.members {
-			fr := r.field(m.name)
-			var o *node
-			if own != nil {
-				o = own.get(m.name)
+		var out []member
+		for _, m := range s.members {
+			fr, place := r.field(m.name), pointer(at, m.name)
+			var o *node // the target's own, null included
+			if i := slices.IndexFunc(from, func(om member) bool { return om.name == m.name }); i >= 0 {
+				o = from[i].value
 			}
-			if fr.volatile {
-				for _, om := range from {
-					if om.name == m.name {
-						s.members[i].value = om.value
-					}
+			switch {
+			case fr.volatile:
+				if o != nil {
+					out = append(out, member{m.name, o})
 				}
+			case k.keeps(fr, place, m.value):
+				if v := k.secret(fr, place, m.value, o, own != nil); v != nil {
+					out = append(out, member{m.name, v})
+				}
+			default:
+				k.carry(fr, place, m.value, o)
+				out = append(out, m)
+			}
+		}
+		for _, om := range from { // what only the target has
+			if slices.ContainsFunc(s.members, func(m member) bool { return m.name == om.name }) {
 				continue
 			}
-			carry(fr, m.value, o)
-		}
-		for _, om := range from {
-			if r.field(om.name).volatile && !hasMember(s, om.name) {
-				s.members = append(s.members, om)
+			fr := r.field(om.name)
+			// Where secrets travel, a source without one means that there is none.
+			if fr.volatile || (k.Withholds || fr.value && !k.Values) && fr.hides(om.value) && k.Secrets == SecretsEqual {
+				out = append(out, om)
 			}
 		}
+		s.members = out
 	case '[':
-		if r.sortBy == nil {
-			return // no way to tell which item is which
-		}
-		key := r.sortBy[len(r.sortBy)-1]
-		for _, it := range s.items {
+		key := r.itemKey()
+		for i, it := range s.items {
 			var o *node
-			if own != nil && it.get(key).text() != "" {
+			if own != nil && key != "" && keyOf(it.get(key)) != "" {
 				for _, c := range own.items {
-					if strings.EqualFold(c.get(key).text(), it.get(key).text()) {
+					if strings.EqualFold(keyOf(c.get(key)), keyOf(it.get(key))) {
 						o = c
 					}
 				}
 			}
-			carry(r.item(), it, o)
+			// Without a key there is no way to tell which item is which.
+			k.carry(r.item(), at+"/"+strconv.Itoa(i), it, o)
 		}
 	}
 }
 
-func hasMember(n *node, name string) bool {
-	return slices.ContainsFunc(n.members, func(m member) bool { return m.name == name })
+// keyOf returns what tells an item of a list apart, as text.
+func keyOf(n *node) string {
+	if n != nil && n.kind == '0' {
+		return string(number(n.raw))
+	}
+	return n.text()
+}
+
+// keeps tells whether the target's own secret, or value of a variable, stays at a
+// place.
+func (k *carrier) keeps(r *rule, place string, v *node) bool {
+	switch {
+	case !r.secret && !r.value:
+		return false
+	case slices.Contains(k.Withheld, place), r.value && !k.Values:
+		return true
+	}
+	return (r.hides(v) || v.kind == 'n') && (k.Withholds || k.Secrets != SecretsEqual)
+}
+
+// secret returns what a write sends at a place that keeps the target's own; nil to
+// leave the member out. It notes where the target lacks a secret that the source
+// has. There tells that the target has the thing whose secret this is.
+func (k *carrier) secret(r *rule, place string, source, own *node, there bool) *node {
+	has := own != nil && !own.empty()
+	wants := slices.Contains(k.Withheld, place) || !k.Withholds && !source.empty()
+	// A null says nothing where all secrets come out as null: who was found without
+	// one stays so until a person says otherwise.
+	known := !k.Secrets.silent() || !there
+	if !r.value && wants && !has && (known || slices.Contains(k.Needs, place)) {
+		k.needs = append(k.needs, place)
+	}
+	if k.Secrets != SecretsEqual {
+		return nil
+	}
+	return own
 }
 
 // setAt sets the member under path, making objects on the way.
@@ -127,38 +215,98 @@ func setAt(n *node, path []string, v *node) {
 	n.set(path[len(path)-1], v)
 }
 
+// Sealed is a body as it travels.
+type Sealed struct {
+	Body []byte
+	// Places are the JSON pointers of the secrets that stand sealed in it, Withheld
+	// those that the source does not give: there the body has null.
+	Places, Withheld []string
+}
+
 // SealBody returns the body with every secret that is not empty replaced by what
-// seal makes of its JSON text, and the JSON pointers of the places. The error
-// wraps ErrBody.
-func SealBody(t schemas.Type, body []byte, seal func(pointer, secret string) string) ([]byte, []string, error) {
+// seal makes of its JSON text. What does not count in the view is taken out: the
+// secrets of a server that does not give them, and the values of variables unless
+// they are asked for. The error wraps ErrBody.
+func (v View) SealBody(t schemas.Type, body []byte, seal func(pointer, secret string) string) (Sealed, error) {
 	f := forms[t]
 	if f == nil {
-		return nil, nil, fmt.Errorf("%w: objects of type %s are not synced by this version", ErrBody, t)
+		return Sealed{}, fmt.Errorf("%w: objects of type %s are not synced by this version", ErrBody, t)
 	}
 	n, err := parse(body)
 	if err != nil {
-		return nil, nil, err
+		return Sealed{}, err
 	}
-	var places []string
-	var walk func(r *rule, at string, v *node) *node
-	walk = func(r *rule, at string, v *node) *node {
-		if r.secret && !v.empty() {
-			places = append(places, at)
-			return textNode(seal(at, string(v.append(nil))))
+	var out Sealed
+	var walk func(r *rule, at string, n *node) *node
+	walk = func(r *rule, at string, n *node) *node {
+		switch withhold := v.Secrets != SecretsEqual || r.value && !v.Values; {
+		case !r.hides(n):
+		case withhold && (!n.empty() || n.kind == 'n' && v.Secrets.silent()):
+			if !r.volatile {
+				out.Withheld = append(out.Withheld, at)
+			}
+			return null
+		case !withhold && !n.empty():
+			out.Places = append(out.Places, at)
+			return textNode(seal(at, string(n.append(nil))))
 		}
-		for i, m := range v.members {
-			v.members[i].value = walk(r.field(m.name), pointer(at, m.name), m.value)
+		for i, m := range n.members {
+			n.members[i].value = walk(r.field(m.name), pointer(at, m.name), m.value)
 		}
-		for i, it := range v.items {
-			v.items[i] = walk(r.item(), at+"/"+strconv.Itoa(i), it)
+		for i, it := range n.items {
+			n.items[i] = walk(r.item(), at+"/"+strconv.Itoa(i), it)
 		}
-		return v
+		return n
 	}
 	n = walk(f.root, "", n)
-	if places == nil {
-		return body, nil, nil
+	if out.Places == nil && out.Withheld == nil {
+		out.Body = body
+	} else {
+		out.Body = n.append(nil)
 	}
-	return n.append(nil), places, nil
+	return out, nil
+}
+
+// SealBody is View.SealBody for a view in which everything counts.
+func SealBody(t schemas.Type, body []byte, seal func(pointer, secret string) string) ([]byte, []string, error) {
+	s, err := View{Secrets: SecretsEqual, Values: true}.SealBody(t, body, seal)
+	return s.Body, s.Places, err
+}
+
+// Secrets returns the texts of the secrets in a body, to keep them out of what is
+// shown. A body that cannot be read has none.
+func Secrets(t schemas.Type, body []byte) []string {
+	var out []string
+	n, err := parse(body)
+	if err != nil || forms[t] == nil {
+		return nil
+	}
+	n.visit(forms[t].root, "", func(r *rule, _ string, n *node) bool {
+		if r.hides(n) && !n.empty() {
+			out = append(out, strings.Trim(string(n.append(nil)), `"`))
+			if s := n.text(); s != "" && s != out[len(out)-1] {
+				out = append(out, s)
+			}
+			return false
+		}
+		return true
+	})
+	return out
+}
+
+// visit calls f with every value below n, and goes deeper where it returns true.
+func (n *node) visit(r *rule, at string, f func(r *rule, at string, n *node) bool) {
+	if !f(r, at, n) {
+		return
+	}
+	for _, m := range n.members {
+		if m.value.kind != 'n' {
+			m.value.visit(r.field(m.name), pointer(at, m.name), f)
+		}
+	}
+	for i, it := range n.items {
+		it.visit(r.item(), at+"/"+strconv.Itoa(i), f)
+	}
 }
 
 // OpenBody is the inverse of SealBody: it puts back what stands sealed at the

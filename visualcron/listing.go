@@ -118,30 +118,20 @@ func kindName(k jsontext.Kind) string {
 	return "something else"
 }
 
-// idPath returns the members that lead to the id in a body of type t. ServerSettings
-// has none: there is one object per server. Sources: VisualCron docs and public
-// client code, see docs/visualcron.md; for types not seen there Id is assumed.
-func idPath(t schemas.Type) []string {
-	switch t {
-	case schemas.Variable:
-		return []string{"Name"}
-	case schemas.TaskRepository:
-		return []string{"Task", "Id"}
-	case schemas.ServerSettings:
-		return nil
-	}
-	return []string{"Id"}
-}
-
 // ServerSettingsID is the id of the one ServerSettings object.
 const ServerSettingsID schemas.ID = "server"
 
-// BodyID returns the id that a body of type t carries, in canonical form. The
-// error wraps ErrBody.
+// BodyID returns the id that a body of type t carries, in canonical form: that of a
+// Variable is its name, that of a TaskRepository object its Task's, and there is
+// one ServerSettings object per server. Sources: VisualCron docs and public client
+// code. The error wraps ErrBody.
 func BodyID(t schemas.Type, body []byte) (schemas.ID, error) {
-	path := idPath(t)
-	if path == nil {
+	if t == schemas.ServerSettings {
 		return ServerSettingsID, nil
+	}
+	path := path("Id")
+	if f := forms[t]; f != nil {
+		path = f.id
 	}
 	s, err := stringAt(body, path)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -22,17 +23,42 @@ type Normal struct {
 	Who string
 	// Digest is the hash of the normal form.
 	Digest schemas.Digest
-	// Secrets tells whether the body holds a secret that is not empty.
-	Secrets bool
+	// BuiltIn: it came with the server's installation, by its name. Built-in objects
+	// are never captured and never written.
+	BuiltIn bool
+	// RemovesItself and RunsOnce tell of a job that deletes or deactivates itself
+	// when it has run.
+	RemovesItself, RunsOnce bool
+	// Login is the name with which a user logs on; empty for all other types.
+	Login string
 
 	tree *node
 }
 
-// Normalize reduces a body. Digest makes the keyed digest of a secret. Volatile
-// fields, nulls and empty values are out; members and lists whose order means
-// nothing are sorted; GUIDs, enumerations, numbers and the dates that stand for
-// "never" and "no end" have one spelling. The error wraps ErrBody.
+// View says what counts in a normal form, beside the rules of the type.
+type View struct {
+	// Secrets is how the server gives secret fields. Unless equal, they do not count:
+	// a mask or a ciphertext tells nothing.
+	Secrets SecretMode
+	// Values: the values of user variables count. They are written by running jobs
+	// as much as by people.
+	Values bool
+	// Digest makes the keyed digest of a secret.
+	Digest func(secret string) string
+}
+
+// Normalize reduces a body with everything that can count: the secrets and the
+// values of variables. Digest makes the keyed digest of a secret. See
+// View.Normalize.
 func Normalize(t schemas.Type, body []byte, digest func(secret string) string) (Normal, error) {
+	return View{SecretsEqual, true, digest}.Normalize(t, body)
+}
+
+// Normalize reduces a body. Volatile fields, nulls and empty values are out;
+// members and lists whose order means nothing are sorted; GUIDs, enumerations,
+// numbers, switches, line ends, points in time and the dates that stand for "never"
+// and "no end" have one spelling. The error wraps ErrBody.
+func (v View) Normalize(t schemas.Type, body []byte) (Normal, error) {
 	f := forms[t]
 	if f == nil {
 		return Normal{}, fmt.Errorf("%w: objects of type %s are not synced by this version", ErrBody, t)
@@ -45,54 +71,77 @@ func Normalize(t schemas.Type, body []byte, digest func(secret string) string) (
 	if err != nil {
 		return Normal{}, err
 	}
-	out := Normal{ID: id, Name: n.at(f.name).text(), Group: n.at(f.group).text(), Who: n.at(f.who).text()}
-	c := canon{digest: digest}
-	out.tree = c.value(f.root, n)
+	out := Normal{ID: id, Name: f.title(n), Group: n.at(f.group).text(), Who: n.at(f.who).text(),
+		RemovesItself: isOn(n, f.removesItself), RunsOnce: isOn(n, f.runsOnce)}
+	if f.login != nil {
+		out.Login = n.at(f.login).text()
+	}
+	out.BuiltIn = f.isBuiltIn(n, out.Name, out.Group)
+	out.tree = v.value(f.root, n)
 	if out.tree == nil {
 		out.tree = &node{kind: '{'}
 	}
-	out.Secrets = c.secrets
 	out.Digest = schemas.DigestOf(append([]byte(string(t)+"\n"), out.tree.append(nil)...))
 	return out, nil
 }
 
-// at follows member names; nil where one is missing.
+// RemovesItself tells whether a body is that of a job that deletes itself when it
+// has run. Its absence is nobody's wish to have it deleted anywhere else.
+func RemovesItself(t schemas.Type, body []byte) bool {
+	f := forms[t]
+	if f == nil || f.removesItself == nil {
+		return false
+	}
+	n, err := parse(body)
+	return err == nil && isOn(n, f.removesItself)
+}
+
+// isOn tells whether the switch under path is on.
+func isOn(n *node, path []string) bool {
+	if path == nil {
+		return false
+	}
+	v := n.at(path)
+	return v != nil && (v.kind == 't' || v.kind == '"' && strings.EqualFold(v.text(), "true"))
+}
+
+// at follows member names; nil where one is missing, and for no path.
 func (n *node) at(path []string) *node {
+	if len(path) == 0 {
+		return nil
+	}
 	for _, name := range path {
 		n = n.get(name)
 	}
 	return n
 }
 
-type canon struct {
-	digest  func(string) string
-	secrets bool
-}
-
-// value returns the normal form of v under rule r, nil where nothing is left.
-func (c *canon) value(r *rule, v *node) *node {
-	if r.volatile || v.empty() {
+// value returns the normal form of n under rule r, nil where nothing is left.
+func (v View) value(r *rule, n *node) *node {
+	if r.volatile || r.value && !v.Values || n.empty() {
 		return nil
 	}
-	if r.secret {
-		c.secrets = true
-		secret := string(v.append(nil))
-		switch v.kind { // as for what is no secret, the spelling means nothing
-		case '"':
-			secret = string(textNode(v.text()).raw)
-		case '0':
-			secret = string(number(v.raw))
+	if r.hides(n) {
+		if v.Secrets != SecretsEqual {
+			return nil
 		}
-		return textNode("secret:" + c.digest(secret))
+		secret := string(n.append(nil))
+		switch n.kind { // as for what is no secret, the spelling means nothing
+		case '"':
+			secret = string(textNode(n.text()).raw)
+		case '0':
+			secret = string(number(n.raw))
+		}
+		return textNode("secret:" + v.Digest(secret))
 	}
-	switch v.kind {
+	switch n.kind {
 	case '{':
 		out := &node{kind: '{'}
-		for _, m := range v.members {
+		for _, m := range n.members {
 			if m.value.kind == 'n' {
 				continue // the hundreds of empty task slots
 			}
-			if x := c.value(r.field(m.name), m.value); x != nil {
+			if x := v.value(r.field(m.name), m.value); x != nil {
 				out.members = append(out.members, member{m.name, x})
 			}
 		}
@@ -104,34 +153,54 @@ func (c *canon) value(r *rule, v *node) *node {
 	case '[':
 		out := &node{kind: '['}
 		ir := r.item()
-		for _, it := range v.items {
-			x := c.value(ir, it)
+		for _, it := range n.items {
+			x := v.value(ir, it)
 			if x == nil {
 				x = null // a place in a list counts
 			}
 			out.items = append(out.items, x)
 		}
-		if r.sortBy != nil {
+		switch {
+		case r.sortBy != nil:
 			slices.SortStableFunc(out.items, func(a, b *node) int { return compareBy(r.sortBy, a, b) })
+		case r.set:
+			slices.SortFunc(out.items, func(a, b *node) int { return bytes.Compare(a.raw, b.raw) })
 		}
 		return out
 	case '"':
-		s := v.text()
+		s := n.text()
 		switch {
-		case r.enum:
-			s = strings.ToLower(s)
-		case schemas.IsGUID(s):
+		case strings.EqualFold(s, "true"):
+			return boolNode(true)
+		case strings.EqualFold(s, "false"):
+			return boolNode(false)
+		case r.enum || schemas.IsGUID(s):
 			s = strings.ToLower(s)
 		case isDate(s) && s[:4] <= "0001":
 			return nil // year 1 is .NET's "never"
 		case isDate(s) && s[:4] == "9999":
 			s = "9999" // "no end", whatever the fraction and the offset
+		case isDate(s):
+			s = instant(s)
+		default:
+			s = strings.ReplaceAll(s, "\r\n", "\n") // XML, in which VisualCron keeps its settings, makes no difference
 		}
 		return textNode(s)
 	case '0':
-		return &node{kind: '0', raw: number(v.raw)}
+		return &node{kind: '0', raw: number(n.raw)}
 	}
-	return v
+	return n
+}
+
+// instant returns one spelling of a point in time: in UTC, without trailing zeros
+// of the fraction. Without an offset it is the server's local time and stays so.
+func instant(s string) string {
+	for _, layout := range []string{"2006-01-02T15:04:05.999999999Z07:00", "2006-01-02T15:04:05.999999999"} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t.UTC().Format(layout)
+		}
+	}
+	return s
 }
 
 // isDate tells whether s is an ISO 8601 date and time, as .NET writes them: with or
@@ -282,7 +351,7 @@ func quick(h *maphash.Hash, dec *jsontext.Decoder, r *rule) error {
 			if f := r.fields[name]; f != nil {
 				sub = f
 			}
-			if sub != nil && sub.volatile {
+			if sub != nil && sub.volatile || r.own != nil && r.own(name) {
 				if err := dec.SkipValue(); err != nil {
 					return err
 				}

@@ -39,7 +39,7 @@ func normal(t *testing.T, body string) visualcron.Normal {
 
 func TestNormalFormOfAJob(t *testing.T) {
 	base := normal(t, job)
-	if base.Name != "Nightly Contoso export" || base.Group != "Finance" || base.Who != "1e2d3c4b-5a69-4788-96a5-b4c3d2e1f001" || !base.Secrets {
+	if base.Name != "Nightly Contoso export" || base.Group != "Finance" || base.Who != "1e2d3c4b-5a69-4788-96a5-b4c3d2e1f001" {
 		t.Errorf("%+v", base)
 	}
 	for _, c := range []struct {
@@ -121,7 +121,7 @@ func TestWhatIsEqualInTheNormalForm(t *testing.T) {
 func TestStatisticsAreCarriedWhateverTheCaseOfAnId(t *testing.T) {
 	source := `{"Id":"11111111-1111-4111-8111-111111111111","Tasks":[{"Id":"ABCDEF00-1111-4111-8111-111111111111","Order":1,"Stats":{"Active":true}}]}`
 	target := `{"Id":"11111111-1111-4111-8111-111111111111","Tasks":[{"Id":"abcdef00-1111-4111-8111-111111111111","Order":1,"Stats":{"Active":true,"NoExecutes":77}}]}`
-	out, err := visualcron.Compose(schemas.Job, []byte(source), []byte(target), schemas.Keep)
+	out, err := compose(source, []byte(target), schemas.Keep)
 	if err != nil || !strings.Contains(string(out), "77") {
 		t.Errorf("statistics reset: %s, %v", out, err)
 	}
@@ -178,6 +178,12 @@ func TestQuickHashFollowsTheNormalForm(t *testing.T) {
 	}
 }
 
+// compose composes for a target that takes everything.
+func compose(source string, target []byte, policy schemas.ActivePolicy) ([]byte, error) {
+	c, err := visualcron.Compose(schemas.Job, []byte(source), target, visualcron.Composition{Policy: policy, Values: true, Secrets: visualcron.SecretsEqual})
+	return c.Body, err
+}
+
 func TestCompose(t *testing.T) {
 	target := strings.NewReplacer(`"NoExecutes":471`, `"NoExecutes":7`, `"Active":true,"ExitCode"`, `"Active":false,"ExitCode"`,
 		`"ExecutionTime":12.5`, `"ExecutionTime":1`, "Nightly", "Old").Replace(job)
@@ -210,7 +216,7 @@ func TestCompose(t *testing.T) {
 		{"the empty task slots stay", nil, schemas.Keep, map[string]string{"/Tasks/0/Execute": "null"}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			out, err := visualcron.Compose(schemas.Job, []byte(job), c.target, c.policy)
+			out, err := compose(job, c.target, c.policy)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -222,7 +228,7 @@ func TestCompose(t *testing.T) {
 		})
 	}
 	t.Run("an equal target composes to itself", func(t *testing.T) {
-		out, err := visualcron.Compose(schemas.Job, []byte(job), []byte(job), schemas.Keep)
+		out, err := compose(job, []byte(job), schemas.Keep)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,7 +237,7 @@ func TestCompose(t *testing.T) {
 		}
 	})
 	t.Run("a source without statistics resets none", func(t *testing.T) {
-		out, err := visualcron.Compose(schemas.Job, []byte(`{"Id":"a","Name":"x"}`), []byte(job), schemas.Keep)
+		out, err := compose(`{"Id":"a","Name":"x"}`, []byte(job), schemas.Keep)
 		if err != nil || value(t, out, "/Stats/NoExecutes") != "471" || value(t, out, "/Stats/Active") != "true" {
 			t.Errorf("%s, %v", out, err)
 		}

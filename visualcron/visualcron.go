@@ -96,6 +96,10 @@ const (
 	SecretsNull SecretMode = "null"
 )
 
+// silent tells that a null, or nothing, in place of a secret does not say that there
+// is none.
+func (m SecretMode) silent() bool { return m == SecretsNull || m == "" }
+
 // Row is one object of a listing.
 type Row struct {
 	ID   schemas.ID

@@ -1,0 +1,157 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+// waits knows which objects of a target wait for which others to be brought there.
+type waits struct {
+	mu sync.Mutex
+	// on holds what an object waits for, by the object that waits.
+	on map[objectKey][]objectKey
+}
+
+// set notes what an object waits for, leaving out those that wait for the object
+// itself, directly or through others: VisualCron's references are soft, and in a
+// cycle somebody has to go first. It returns what is left.
+func (w *waits) set(key objectKey, parents []objectKey) []objectKey {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.on == nil {
+		w.on = map[objectKey][]objectKey{}
+	}
+	parents = slices.DeleteFunc(slices.Clone(parents), func(p objectKey) bool { return w.reaches(p, key, map[objectKey]bool{}) })
+	if len(parents) == 0 {
+		delete(w.on, key)
+	} else {
+		w.on[key] = parents
+	}
+	return parents
+}
+
+// reaches tells whether from waits for to. The lock is held.
+func (w *waits) reaches(from, to objectKey, seen map[objectKey]bool) bool {
+	if from == to {
+		return true
+	}
+	if seen[from] {
+		return false
+	}
+	seen[from] = true
+	return slices.ContainsFunc(w.on[from], func(p objectKey) bool { return w.reaches(p, to, seen) })
+}
+
+// settled notes that an object waits for nothing any more, and returns those that
+// waited for it.
+func (w *waits) settled(key objectKey) []objectKey {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.on, key)
+	var out []objectKey
+	for child, parents := range w.on {
+		if slices.Contains(parents, key) {
+			out = append(out, child)
+		}
+	}
+	return out
+}
+
+// errWait says that an object refers to others that vcsync is still to bring to the
+// target.
+type errWait struct {
+	names []string
+}
+
+func (e *errWait) Error() string {
+	const most = 5
+	names := e.names
+	more := ""
+	if len(names) > most {
+		names, more = names[:most], fmt.Sprintf(" and %d more", len(e.names)-most)
+	}
+	return "waits for " + strings.Join(names, ", ") + more + ", which it refers to and which is not at the target yet"
+}
+
+// missing returns an errWait where the object refers to others that exist at the
+// source, that a sync setting is to bring to this target, and that are not there
+// yet. What no setting brings is not waited for: which objects are synced is what
+// the settings say. Nor is what dangles at the source too.
+func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference) error {
+	var parents []objectKey
+	names := map[objectKey]string{}
+	for _, r := range refs {
+		key := objectKey{r.Type, r.ID}
+		if r.Task {
+			continue // which job has the task only its body tells
+		}
+		if e, ok := l.ledger.Get(r.Type, r.ID); ok && owned(e) {
+			continue
+		}
+		if !v.terms(l.event.Source, r.Type, r.ID).rights.New {
+			continue
+		}
+		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: l.event.Source, Type: r.Type, Token: r.ID.Token()})
+		switch {
+		case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent):
+			continue
+		case err != nil:
+			return err
+		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID):
+			continue
+		}
+		req, cancel := l.deadline(ctx)
+		_, err = l.conn.Get(req, r.Type, r.ID)
+		cancel()
+		if err == nil {
+			continue // its own look has not come to it yet, or leaves it as it is
+		}
+		if visualcron.ClassOf(err) != visualcron.NotFound {
+			return l.leaseFault(ctx, req, err)
+		}
+		parents = append(parents, key)
+		names[key] = fmt.Sprintf("%s %q", r.Type, ev.Object.Name)
+	}
+	parents = l.waits.set(l.key, parents)
+	if len(parents) == 0 {
+		return nil
+	}
+	e := &errWait{}
+	for _, p := range parents {
+		e.names = append(e.names, names[p])
+	}
+	return e
+}
+
+// lacksSecret tells whether one of the objects referred to was written without a
+// secret that it needs.
+func (l *look) lacksSecret(refs []visualcron.Reference) bool {
+	return slices.ContainsFunc(refs, func(r visualcron.Reference) bool {
+		e, ok := l.ledger.Get(r.Type, r.ID)
+		return ok && !r.Task && len(e.Needs) > 0
+	})
+}
+
+// settled looks again at what waited for an object that has been dealt with.
+func (s *session) dealtWith(key objectKey) {
+	for _, child := range s.waits.settled(key) {
+		s.lanes.wakeUp(child)
+	}
+}
+
+// onSecret looks again at what was left inactive for want of a secret.
+func (s *session) onSecret() {
+	for _, p := range s.parked.all() {
+		if p.Class == classSecret {
+			s.onParked(p)
+		}
+	}
+}
