@@ -135,15 +135,15 @@ func TestAMaskNeverDestroysASecret(t *testing.T) {
 				w.StartProducer()
 				w.StartConsumer()
 				time.Sleep(2 * time.Minute)
-				if puts, deletes := test.Count(); puts+deletes != 0 {
-					t.Errorf("%d puts, %d deletes", puts, deletes)
-				}
 				body, _ := test.Server.Get(schemas.Job, jobID(1))
 				if !bytes.Contains(body, []byte("dmFsdWU=")) {
 					t.Errorf("the target's secret is gone: %.300s", body)
 				}
-				if ts := w.Prod.Status()[0].Types[schemas.Job]; ts.Refused == 0 || !strings.Contains(ts.RefusedWhy, "secret") {
-					t.Errorf("nobody is told: %+v", ts)
+				if puts, deletes := test.Count(); puts != 1 || deletes != 0 || !bytes.Contains(body, []byte("of production")) {
+					t.Errorf("%d puts, %d deletes; want what is no secret to arrive: %.300s", puts, deletes, body)
+				}
+				if p := listParked(t, w); len(p) != 0 {
+					t.Errorf("flagged, although the target has its secret: %+v", p)
 				}
 			})
 		})
