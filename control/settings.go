@@ -187,7 +187,7 @@ func (s *Server) check(snap broker.Snapshot, v schemas.Setting) error {
 		if len(both) > 0 {
 			return huma.Error409Conflict(fmt.Sprintf("Active sync setting %s takes %s from %s to %s already. With both directions active, an edit on each side "+
 				"at the same time would make each server overwrite the other, and neither would be right. Take other types, or leave one of the two inactive.",
-				o.ID, strings.Join(both, ", "), o.Source, o.Target))
+				o.ID, TypeWords(both, many), o.Source, o.Target))
 		}
 	}
 	return nil
