@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -50,6 +52,7 @@ const (
 	settingPrefix  = "setting."
 	identityPrefix = "identity."
 	passwordPrefix = "password."
+	hintPrefix     = "hint."
 )
 
 func (s *Snapshot) take(e jetstream.KeyValueEntry) {
@@ -159,17 +162,18 @@ func (b *Broker) PutSetting(ctx context.Context, s schemas.Setting, after uint64
 	return b.putRecord(ctx, settingPrefix+string(s.ID), raw, after)
 }
 
-// DeleteServer forgets a server and its password; after is its revision.
+// DeleteServer forgets a server, its password and its hint token; after is its
+// revision.
 func (b *Broker) DeleteServer(ctx context.Context, id schemas.Slug, after uint64) error {
 	if err := b.deleteRecord(ctx, serverPrefix+string(id), after); err != nil {
 		return err
 	}
 	kv, err := b.js.KeyValue(ctx, BucketSecret)
 	if err == nil {
-		err = kv.Delete(ctx, passwordPrefix+string(id))
+		err = errors.Join(kv.Delete(ctx, passwordPrefix+string(id)), kv.Delete(ctx, hintPrefix+string(id)))
 	}
 	if err != nil {
-		return fmt.Errorf("forget the password of %s: %w", id, err)
+		return fmt.Errorf("forget the password and the hint token of %s: %w", id, err)
 	}
 	return nil
 }
@@ -238,6 +242,53 @@ func (b *Broker) SetPassword(ctx context.Context, id schemas.Slug, password stri
 	}
 	if err != nil {
 		return fmt.Errorf("store the password of %s: %w", id, err)
+	}
+	return nil
+}
+
+// HintToken returns the SHA-256 of the token with which a server's hints come,
+// ErrNotFound where there is none. The token itself is kept nowhere.
+func (b *Broker) HintToken(ctx context.Context, id schemas.Slug) ([sha256.Size]byte, error) {
+	var sum [sha256.Size]byte
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err != nil {
+		return sum, fmt.Errorf("hint token of %s: %w", id, err)
+	}
+	e, err := kv.Get(ctx, hintPrefix+string(id))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return sum, fmt.Errorf("hint token of %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return sum, fmt.Errorf("hint token of %s: %w", id, err)
+	}
+	raw, err := hex.DecodeString(string(e.Value()))
+	if err != nil || len(raw) != len(sum) {
+		return sum, fmt.Errorf("hint token of %s: %w", id, ErrRecord)
+	}
+	return [sha256.Size]byte(raw), nil
+}
+
+// SetHintToken stores the SHA-256 of a server's new hint token in place of the one
+// before it.
+func (b *Broker) SetHintToken(ctx context.Context, id schemas.Slug, sum [sha256.Size]byte) error {
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err == nil {
+		_, err = kv.Put(ctx, hintPrefix+string(id), []byte(hex.EncodeToString(sum[:])))
+	}
+	if err != nil {
+		return fmt.Errorf("store the hint token of %s: %w", id, err)
+	}
+	return nil
+}
+
+// DeleteHintToken makes a server's hint token good for nothing; there need be none.
+func (b *Broker) DeleteHintToken(ctx context.Context, id schemas.Slug) error {
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err == nil {
+		err = kv.Delete(ctx, hintPrefix+string(id))
+	}
+	if err != nil {
+		return fmt.Errorf("forget the hint token of %s: %w", id, err)
 	}
 	return nil
 }

@@ -117,6 +117,7 @@ func New(cfg Config) (*Server, error) {
 	mux := http.NewServeMux()
 	s.api = humago.New(mux, apiConfig())
 	s.routes()
+	mux.HandleFunc(hintPattern, s.serveHint)
 	mux.HandleFunc("GET /livez", s.serveLive)
 	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.HandleFunc("GET /{$}", s.servePage)
@@ -135,7 +136,8 @@ func (s *Server) OpenAPI() ([]byte, error) { return s.api.OpenAPI().YAML() }
 func apiConfig() huma.Config {
 	c := huma.DefaultConfig("vcsync", "1")
 	c.Info.Description = "Syncs VisualCron objects between servers. An act that changes something needs If-Match with the ETag that was read, " +
-		"or *. Errors are problem details (RFC 9457). No answer holds a password."
+		"or *. Errors are problem details (RFC 9457). No answer holds a password, " +
+		"and only the one to making a hint token holds a token."
 	c.OpenAPIPath = apiPrefix + "/openapi"
 	c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", nil
 	c.RejectUnknownQueryParameters = true

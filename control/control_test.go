@@ -67,6 +67,7 @@ const password = `Pä55-w0rd "q" \ zX`
 // world is a control server over a real broker, with what it is asked about.
 type world struct {
 	t       *testing.T
+	dir     string // the store's
 	b       *broker.Broker
 	s       *control.Server
 	srv     *httptest.Server
@@ -122,8 +123,9 @@ func openBridge(s schemas.Server, pw string) (visualcron.Connector, error) {
 
 func newWorld(t *testing.T, change ...func(*control.Config)) *world {
 	t.Helper()
-	w := &world{t: t, b: brokertest.Start(t), roles: &fakeRoles{}, log: &lockedBuffer{}, answers: &lockedBuffer{}}
-	cfg := control.Config{Broker: w.b, Sources: fakeProducers{w.roles}, Targets: fakeConsumers{w.roles}, Open: openBridge, Supported: visualcron.Supported,
+	dir := t.TempDir()
+	w := &world{t: t, dir: dir, b: brokertest.Open(t, dir), roles: &fakeRoles{}, log: &lockedBuffer{}, answers: &lockedBuffer{}}
+	cfg := control.Config{Broker: w.b, Sources: fakeProducers{w.roles}, Targets: fakeConsumers{w.roles}, Open: openBridge,
 		Addr: "127.0.0.1:7780", Version: "test", Log: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	for _, c := range change {
 		c(&cfg)
@@ -424,7 +426,7 @@ func TestSettings(t *testing.T) {
 		{"rights beside listed", settingBody("x", "a", "b", true, `"rules":{"Job":{"sync":"listed","new":true,"objects":[{"id":"1","new":true}]}}`), "belong to all"},
 		{"an object twice", settingBody("x", "a", "b", true, `"rules":{"Job":{"sync":"listed","objects":[{"id":"1"},{"id":"1"}]}}`), "twice"},
 		{"an id that is none", settingBody("x", "a", "b", true, `"rules":{"Job":{"sync":"listed","objects":[{"id":"00000000-0000-0000-0000-000000000000"}]}}`), "zero GUID"},
-		{"a type that is not synced yet", settingBody("x", "a", "b", false, `"rules":{"Connection":{"sync":"all","new":true}}`), "not synced by this version yet"},
+		{"new server settings", settingBody("x", "a", "b", true, `"rules":{"ServerSettings":{"sync":"all","new":true}}`), "each server has one object of this type"},
 		{"a member that there is not", settingBody("x", "a", "b", true, `"retries":3,`+allJobs), "unexpected property"},
 		{"no rules", `{"id":"x","source":"a","target":"b","active":true}`, "rules"},
 	} {
@@ -467,6 +469,39 @@ func TestSettings(t *testing.T) {
 	w.do("GET", "/api/v1/settings/copy", "").want(404)
 }
 
+func TestWhatThisVersionDoesNotSyncIsRefused(t *testing.T) {
+	w := newWorld(t, func(c *control.Config) {
+		c.Supported = func(t schemas.Type) bool { return t != schemas.Connection && t != schemas.User }
+	})
+	w.putServer("a", "b")
+	const rules = `"rules":{"Job":{"sync":"all","new":true},"Connection":{"sync":"all","new":true},"User":{"sync":"listed","objects":[{"id":"x","new":true}]}}`
+	w.do("POST", "/api/v1/settings", settingBody("x", "a", "b", false, rules)).want(422, "User, Connection: not synced by this version yet")
+	w.do("POST", "/api/v1/settings", settingBody("x", "a", "b", false, allJobs)).want(201)
+}
+
+func TestVariableValues(t *testing.T) {
+	w := newWorld(t)
+	w.putServer("a", "b")
+	if plain := w.do("POST", "/api/v1/settings", settingBody("plain", "a", "b", true, allJobs)).want(201); strings.Contains(string(plain.body), "variableValues") {
+		t.Errorf("not asked for: %s", plain.body)
+	}
+	w.do("POST", "/api/v1/settings", settingBody("one", "a", "b", true, `"variableValues":true,`+allJobs)).want(201, `"variableValues":true`)
+	w.do("GET", "/api/v1/settings/one", "").want(200, `"variableValues":true`)
+	w.do("POST", "/api/v1/settings/one/deactivate", "", "If-Match", "*").want(200, `"variableValues":true`)
+	w.do("POST", "/api/v1/settings/one/clone", `{"id":"two"}`).want(201, `"variableValues":true`)
+	snap, err := w.b.Snapshot(t.Context())
+	if err != nil || snap.Settings["plain"].VariableValues || !snap.Settings["one"].VariableValues || !snap.Settings["two"].VariableValues {
+		t.Errorf("%+v, error %v", snap.Settings, err)
+	}
+	if a := w.audits(); !strings.Contains(a[1].Detail, "values of variables") || strings.Contains(a[0].Detail, "values of variables") {
+		t.Errorf("%+v", a)
+	}
+	w.do("PUT", "/api/v1/settings/one", settingBody("", "a", "b", true, allJobs), "If-Match", "*").want(200)
+	if snap, err = w.b.Snapshot(t.Context()); err != nil || snap.Settings["one"].VariableValues {
+		t.Errorf("%+v, error %v", snap.Settings["one"], err)
+	}
+}
+
 func TestReplacingASettingKeepsWhatANewerVersionWrote(t *testing.T) {
 	w := newWorld(t)
 	w.putServer("a", "b")
@@ -489,7 +524,7 @@ func TestReplacingASettingKeepsWhatANewerVersionWrote(t *testing.T) {
 }
 
 func TestBothDirectionsOfOneTypeAreRefused(t *testing.T) {
-	w := newWorld(t, func(c *control.Config) { c.Supported = func(schemas.Type) bool { return true } })
+	w := newWorld(t)
 	w.putServer("a", "b", "c")
 	w.do("POST", "/api/v1/settings", settingBody("there", "a", "b", true, allJobs)).want(201)
 	w.do("POST", "/api/v1/settings", settingBody("back", "b", "a", true, allJobs)).want(409, "there", "Job", "neither would be right")
@@ -523,6 +558,9 @@ func TestEveryActIsAuditedBeforeItsEffect(t *testing.T) {
 		{"setting.deactivate", "POST", "/api/v1/settings/one/deactivate", ""},
 		{"setting.activate", "POST", "/api/v1/settings/one/activate", ""},
 		{"source.poll", "POST", "/api/v1/sources/a/poll", ""},
+		{"server.hint-token", "POST", "/api/v1/servers/a/hint-token", ""},
+		{"server.hint-revoke", "DELETE", "/api/v1/servers/a/hint-token", ""},
+		{"server.hint-token", "POST", "/api/v1/servers/a/hint-token", ""},
 		{"parked.retry", "POST", "/api/v1/parked/b/Job/x/retry", ""},
 		{"parked.retry-all", "POST", "/api/v1/parked/retry", ""},
 		{"parked.discard", "POST", "/api/v1/parked/b/Job/x/discard", `{"reason":"old"}`},

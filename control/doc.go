@@ -11,5 +11,8 @@
 // listening address is a loopback one, because there is no TLS and there are no
 // accounts yet.
 //
+// Only a server's hints need a token, and only their body may be anything, because
+// nobody reads it. A hint makes a listing earlier and nothing else.
+//
 // The API is described in openapi.yaml, which is made from the Go types.
 package control

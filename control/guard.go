@@ -72,7 +72,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 			writeProblem(w, http.StatusMisdirectedRequest, "The Host header names another host; use the address that vcsync printed.")
 			return
 		}
-		if r.ContentLength != 0 {
+		if _, pattern := mux.Handler(r); r.ContentLength != 0 && pattern != hintPattern { // a hint's body is not read
 			t, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 			charset := strings.ToLower(params["charset"])
 			if err != nil || t != "application/json" || charset != "" && charset != "utf-8" {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -43,19 +44,10 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		}
 		return t.UTC().Format("2006-01-02 15:04:05") + " UTC"
 	},
-	"many":  many,
-	"plain": func(v any) string { return Printable(fmt.Sprint(v), false) },
-	"plural": func(types []string) string {
-		var out []string
-		for _, t := range types {
-			out = append(out, many(t))
-		}
-		if out == nil {
-			return "Nothing"
-		}
-		return strings.Join(out, ", ")
-	},
-	"title": upperFirst,
+	"many":   many,
+	"plain":  func(v any) string { return Printable(fmt.Sprint(v), false) },
+	"plural": func(types []string) string { return upperFirst(cmp.Or(TypeWords(types, many), "nothing")) },
+	"title":  upperFirst,
 	"state": func(s string) string {
 		switch s {
 		case string(producer.Capturing), string(consumer.Working):

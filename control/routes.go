@@ -47,6 +47,9 @@ func (s *Server) routes() {
 	register(s, "get-server", servers, http.MethodGet, "/servers/{id}", 200, "Read a server", s.getServer)
 	register(s, "remove-server", servers, http.MethodDelete, "/servers/{id}", 204, "Forget a server and its password", s.removeServer)
 	register(s, "test-server", servers, http.MethodPost, "/servers/{id}/test", 200, "Ask a server who it is", s.testServer)
+	register(s, "make-hint-token", servers, http.MethodPost, "/servers/{id}/hint-token", 201, "Make the token with which a server's hints come; the one before it is good for nothing then", s.hintToken)
+	register(s, "revoke-hint-token", servers, http.MethodDelete, "/servers/{id}/hint-token", 204, "Take no more hints of a server", s.revokeHintToken)
+	s.describeHints()
 
 	register(s, "list-settings", settings, http.MethodGet, "/settings", 200, "List the sync settings", s.listSettings)
 	register(s, "add-setting", settings, http.MethodPost, "/settings", 201, "Add a sync setting", s.addSetting)

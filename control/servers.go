@@ -178,6 +178,10 @@ func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagg
 					return identityConflict(rec.ID, bound, rec.Identity)
 				}
 			}
+			// What a removal that was cut off left behind is not this server's token.
+			if err := s.broker.DeleteHintToken(ctx, rec.ID); err != nil {
+				return err
+			}
 			// The password first: whoever sees the server finds it.
 			if err := s.broker.SetPassword(ctx, rec.ID, b.Password); err != nil {
 				return err

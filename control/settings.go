@@ -38,12 +38,13 @@ type RuleRecord struct {
 
 // SettingBody is what a person decides about a sync setting.
 type SettingBody struct {
-	Source       string                `json:"source" maxLength:"48" doc:"The server that is read."`
-	Target       string                `json:"target" maxLength:"48" doc:"The server that is written to."`
-	Active       bool                  `json:"active" doc:"Turns the automatic following on."`
-	ActivePolicy string                `json:"activePolicy,omitzero" enum:"keep,follow,off" default:"keep" doc:"What becomes of a job's Active flag at the target."`
-	Rules        map[string]RuleRecord `json:"rules" nullable:"false" doc:"By type, in VisualCron's singular words; a type without a rule is not synced."`
-	Description  string                `json:"description,omitzero" maxLength:"2000"`
+	Source         string                `json:"source" maxLength:"48" doc:"The server that is read."`
+	Target         string                `json:"target" maxLength:"48" doc:"The server that is written to."`
+	Active         bool                  `json:"active" doc:"Turns the automatic following on."`
+	ActivePolicy   string                `json:"activePolicy,omitzero" enum:"keep,follow,off" default:"keep" doc:"What becomes of a job's Active flag at the target."`
+	Rules          map[string]RuleRecord `json:"rules" nullable:"false" doc:"By type, in VisualCron's singular words; a type without a rule is not synced. ServerSettings has one object, server, and takes updated alone."`
+	VariableValues bool                  `json:"variableValues,omitzero" doc:"Take the values of user variables too, not only their definition. Tasks write them at run time."`
+	Description    string                `json:"description,omitzero" maxLength:"2000"`
 }
 
 // NewSetting is the body of adding a sync setting.
@@ -68,7 +69,7 @@ type SettingRecord struct {
 
 func settingRecord(s broker.StoredSetting) SettingRecord {
 	r := SettingRecord{ID: string(s.ID), Takes: []string{}, Created: s.Created, Revision: s.Revision, SettingBody: SettingBody{
-		Source: string(s.Source), Target: string(s.Target), Active: s.Active, ActivePolicy: string(s.Policy), Description: s.Description,
+		Source: string(s.Source), Target: string(s.Target), Active: s.Active, ActivePolicy: string(s.Policy), VariableValues: s.VariableValues, Description: s.Description,
 		Rules: map[string]RuleRecord{}}}
 	for _, t := range s.TakenTypes() {
 		r.Takes = append(r.Takes, string(t))
@@ -86,7 +87,7 @@ func settingRecord(s broker.StoredSetting) SettingRecord {
 // setting reads what a person decided. Ids of objects come to their canonical form.
 func (b SettingBody) setting(id schemas.Slug) (schemas.Setting, error) {
 	s := schemas.Setting{ID: id, Source: schemas.Slug(b.Source), Target: schemas.Slug(b.Target), Active: b.Active,
-		Policy: schemas.ActivePolicy(b.ActivePolicy), Description: b.Description, Rules: map[schemas.Type]schemas.Rule{}}
+		Policy: schemas.ActivePolicy(b.ActivePolicy), VariableValues: b.VariableValues, Description: b.Description, Rules: map[schemas.Type]schemas.Rule{}}
 	var errs []error
 	for t, rr := range b.Rules {
 		rule := schemas.Rule{Sync: schemas.SyncMode(rr.Sync), Rights: schemas.Rights(rr.RightsRecord)}
@@ -186,7 +187,7 @@ func (s *Server) check(snap broker.Snapshot, v schemas.Setting) error {
 		if len(both) > 0 {
 			return huma.Error409Conflict(fmt.Sprintf("Active sync setting %s takes %s from %s to %s already. With both directions active, an edit on each side "+
 				"at the same time would make each server overwrite the other, and neither would be right. Take other types, or leave one of the two inactive.",
-				o.ID, strings.Join(both, ", "), o.Source, o.Target))
+				o.ID, TypeWords(both, many), o.Source, o.Target))
 		}
 	}
 	return nil
@@ -328,6 +329,9 @@ func (s *Server) cloneSetting(ctx context.Context, in *idBody[CloneName]) (*tagg
 func describe(v schemas.Setting) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s to %s, active %v, %s", v.Source, v.Target, v.Active, v.Policy)
+	if v.VariableValues {
+		b.WriteString(", values of variables")
+	}
 	for _, t := range schemas.Types() {
 		r, ok := v.Rules[t]
 		switch {

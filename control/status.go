@@ -24,6 +24,7 @@ type StatusReport struct {
 	Targets  []TargetReport     `json:"targets" nullable:"false"`
 	Settings []SettingReport    `json:"settings" nullable:"false"`
 	Parked   int                `json:"parked" doc:"Without those that were discarded."`
+	ParkedBy []ParkedCount      `json:"parkedBy" nullable:"false" doc:"The same by target and class, the most first."`
 	Faulty   []UnreadableReport `json:"faulty,omitzero" doc:"Stored records that this version does not understand."`
 }
 
@@ -46,14 +47,27 @@ type StoreReport struct {
 
 // SourceReport is how a source does.
 type SourceReport struct {
-	Server string             `json:"server"`
-	State  string             `json:"state"`
-	Class  string             `json:"class,omitzero"`
-	Reason string             `json:"reason,omitzero"`
-	Since  time.Time          `json:"since,omitzero"`
-	Feed   bool               `json:"feed" doc:"The server's own hints of changes arrive."`
-	Epoch  uint64             `json:"epoch"`
-	Types  []SourceTypeReport `json:"types" nullable:"false"`
+	Server string    `json:"server"`
+	State  string    `json:"state"`
+	Class  string    `json:"class,omitzero"`
+	Reason string    `json:"reason,omitzero"`
+	Since  time.Time `json:"since,omitzero"`
+	Feed   bool      `json:"feed" doc:"The server's own hints of changes arrive."`
+	Epoch  uint64    `json:"epoch"`
+	// The sums over the types.
+	Objects   int                `json:"objects"`
+	BuiltIn   int                `json:"builtIn,omitzero" doc:"Objects that came with the server's installation and are never synced."`
+	Published uint64             `json:"published" doc:"Events stored since the start."`
+	Complete  time.Time          `json:"complete,omitzero" doc:"The end of the oldest of the types' last complete listings; absent while one has none."`
+	Types     []SourceTypeReport `json:"types" nullable:"false"`
+}
+
+// ParkedCount is how much is parked at a target for one kind of reason.
+type ParkedCount struct {
+	Target string   `json:"target"`
+	Class  string   `json:"class" doc:"A short word for the kind of reason."`
+	Count  int      `json:"count"`
+	Types  []string `json:"types" nullable:"false" doc:"The types of these objects."`
 }
 
 // SourceTypeReport is how one type of a source does.
@@ -149,6 +163,7 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 			r.Parked++
 		}
 	}
+	r.ParkedBy = parkedCounts(parked)
 	for _, v := range sortedSettings(snap) {
 		rec := SettingReport{Setting: string(v.ID), Source: string(v.Source), Target: string(v.Target), Active: v.Active, Takes: []string{}, Parked: waiting[v.ID]}
 		for _, t := range v.TakenTypes() {
@@ -167,11 +182,43 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 	return r, nil
 }
 
+// parkedCounts counts what waits for somebody: a hundred records of one reason are
+// one thing to do.
+func parkedCounts(parked []broker.Parked) []ParkedCount {
+	type key struct{ target, class string }
+	by := map[key]*ParkedCount{}
+	out := []ParkedCount{}
+	for _, p := range parked {
+		if p.Discarded != "" {
+			continue
+		}
+		k := key{string(p.Target), p.Class}
+		if by[k] == nil {
+			by[k] = &ParkedCount{Target: k.target, Class: k.class}
+		}
+		by[k].Count++
+		if !slices.Contains(by[k].Types, string(p.Type)) {
+			by[k].Types = append(by[k].Types, string(p.Type))
+		}
+	}
+	for _, c := range by {
+		slices.Sort(c.Types)
+		out = append(out, *c)
+	}
+	slices.SortFunc(out, func(a, b ParkedCount) int {
+		return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(b.Count, a.Count), cmp.Compare(a.Class, b.Class))
+	})
+	return out
+}
+
 func sourceReport(p producer.Status) SourceReport {
 	r := SourceReport{Server: string(p.Server), State: string(p.State), Class: p.Class, Reason: p.Reason, Since: p.Since, Feed: p.Feed, Epoch: p.Epoch,
 		Types: []SourceTypeReport{}}
 	for _, t := range schemas.Types() {
 		if v, ok := p.Types[t]; ok {
+			if r.Objects, r.BuiltIn, r.Published = r.Objects+v.Objects, r.BuiltIn+v.BuiltIn, r.Published+v.Published; len(r.Types) == 0 || v.Complete.Before(r.Complete) {
+				r.Complete = v.Complete
+			}
 			r.Types = append(r.Types, SourceTypeReport{string(t), v.Complete, v.Objects, v.BuiltIn, v.Published, v.Held, v.Refused, v.RefusedWhy})
 		}
 	}

@@ -60,6 +60,9 @@ func TestStatus(t *testing.T) {
 	if r.Parked != 1 {
 		t.Errorf("%d parked, want 1: what is discarded waits for nobody", r.Parked)
 	}
+	if len(r.ParkedBy) != 1 || r.ParkedBy[0].Target != "b" || r.ParkedBy[0].Class != "refused" || r.ParkedBy[0].Count != 1 {
+		t.Errorf("parked by class %+v", r.ParkedBy)
+	}
 	if len(r.Faulty) != 1 || r.Faulty[0].Record != "setting.odd" {
 		t.Errorf("faulty %+v", r.Faulty)
 	}
@@ -70,6 +73,63 @@ func TestStatus(t *testing.T) {
 
 	w = newWorld(t, func(c *control.Config) { c.Sources, c.Targets = nil, nil })
 	w.do("GET", "/api/v1/status", "").want(200, `"producer":false`, `"sources":[]`, `"settings":[]`)
+}
+
+// One line says how a source of 17 types does, with the types in trouble by name;
+// a hundred records of few reasons are told by their reasons.
+func TestManyTypesAndManyParked(t *testing.T) {
+	w := newWorld(t)
+	w.putServer("a", "b")
+	w.do("POST", "/api/v1/settings", settingBody("none", "a", "b", false, `"rules":{}`)).want(201)
+	var rules []string
+	types := map[schemas.Type]producer.TypeStatus{}
+	for i, x := range schemas.Types() {
+		types[x] = producer.TypeStatus{Complete: at.Add(time.Duration(i) * time.Second), Objects: 10, BuiltIn: 1, Published: 2}
+		if x != schemas.ServerSettings {
+			rules = append(rules, fmt.Sprintf(`%q:{"sync":"all","new":true}`, x))
+		}
+	}
+	w.do("POST", "/api/v1/settings", settingBody("one", "a", "b", true, `"rules":{`+strings.Join(rules, ",")+`}`)).want(201)
+	w.do("POST", "/api/v1/settings", settingBody("back", "b", "a", true, `"rules":{`+strings.Join(rules, ",")+`}`)).want(409, "takes all but ServerSettings from")
+	held := types[schemas.Credential]
+	held.Held = 12
+	types[schemas.Credential] = held
+	refused := types[schemas.Variable]
+	refused.Refused, refused.RefusedWhy = 3, "no <name>"
+	types[schemas.Variable] = refused
+	w.roles.sources = []producer.Status{{Server: "a", State: producer.Capturing, Types: types}}
+	for i := range 100 {
+		id := schemas.ID(fmt.Sprintf("object-%02d", i))
+		p := broker.Parked{Target: "b", Setting: "one", Source: "a", Type: schemas.Job, Token: id.Token(), ID: id, Version: schemas.Version{Epoch: 1, Revision: 2},
+			Class: "waits", Reason: "r", First: at, Last: at, Attempts: 1}
+		if i%10 == 0 {
+			p.Class, p.Type = "refused", schemas.Connection
+		}
+		if i == 99 {
+			p.Target = "a"
+		}
+		if _, err := w.b.PutParked(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var r control.StatusReport
+	w.do("GET", "/api/v1/status", "").want(200).into(&r)
+	s := r.Sources[0]
+	if s.Objects != 170 || s.BuiltIn != 17 || s.Published != 34 || !s.Complete.Equal(at) || len(s.Types) != 17 {
+		t.Errorf("source %+v", s)
+	}
+	if got, want := fmt.Sprint(r.ParkedBy), "[{a waits 1 [Job]} {b waits 89 [Job]} {b refused 10 [Connection]}]"; got != want {
+		t.Errorf("parked %s, want %s", got, want)
+	}
+	w.do("GET", "/", "").want(200, "170 objects of 17 types", "and 17 built-in", "Credentials: 12 deletions wait", "Variables: 3 not captured", "no &lt;name&gt;",
+		"All but ServerSettings", "Nothing", "89 waits", "10 refused", "And 50 more")
+
+	types[schemas.User] = producer.TypeStatus{}
+	r = control.StatusReport{}
+	w.do("GET", "/api/v1/status", "").want(200).into(&r)
+	if !r.Sources[0].Complete.IsZero() {
+		t.Errorf("complete at %s, and one type never was", r.Sources[0].Complete)
+	}
 }
 
 func TestParked(t *testing.T) {

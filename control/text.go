@@ -2,10 +2,33 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/vcsync/vcsync/schemas"
 )
+
+// TypeWords says which types these are, each in its word: by what is missing where
+// nearly all are there, and "" where none is.
+func TypeWords(types []string, word func(string) string) string {
+	var have, missing []string
+	for _, t := range schemas.Types() {
+		if slices.Contains(types, string(t)) {
+			have = append(have, word(string(t)))
+		} else {
+			missing = append(missing, word(string(t)))
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return "all types"
+	case len(missing) <= 3:
+		return "all but " + strings.Join(missing, ", ")
+	}
+	return strings.Join(have, ", ")
+}
 
 // Printable spells out what a text from a server could do to the screen that shows
 // it: control characters, terminal escapes, marks that turn the direction of

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +94,12 @@ func TestRules(t *testing.T) {
 		{"no equals sign", "Job", false},
 		{"no type", "=none", false},
 		{"an unknown type", "Jobs=none", false},
+		{"every type", "*=all:new,updated,deleted", true},
+		{"nothing of any type", "*=none", true},
+		{"every type without rights", "*=all", false},
+		{"every type with a mode that has objects", "*=listed", false},
+		{"every type and no more", "*", false},
+		{"an object of every type", "*/x=new", false},
 		{"all without rights", "Job=all", false},
 		{"all with no right", "Job=all:none", false},
 		{"an unknown right", "Job=all:added", false},
@@ -105,7 +113,7 @@ func TestRules(t *testing.T) {
 			t.Errorf("%s: %q: %v", c.name, c.flag, err)
 		}
 	}
-	for _, flags := range [][]string{{"Job=none", "Job=all:new"}, {"Job/x=new", "Job/x=updated"}} {
+	for _, flags := range [][]string{{"Job=none", "Job=all:new"}, {"Job/x=new", "Job/x=updated"}, {"*=none", "*=all:new"}} {
 		if _, err := parseRules(flags); err == nil {
 			t.Errorf("%v is accepted", flags)
 		}
@@ -116,6 +124,87 @@ func TestRules(t *testing.T) {
 		if err != nil || changes[len(changes)-1].id != "x" {
 			t.Errorf("%v: %+v, %v", flags, changes, err)
 		}
+	}
+}
+
+// What is said of every type leaves ServerSettings alone, and stands behind what is
+// said of one type, whatever the order of the flags.
+func TestRulesOfEveryType(t *testing.T) {
+	for _, flags := range [][]string{
+		{"*=all:new,updated", "Job=all:deleted", "User=none", "Variable/x=none"},
+		{"Variable/x=none", "User=none", "Job=all:deleted", "*=all:new,updated"},
+	} {
+		changes, err := parseRules(flags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules := map[string]control.RuleRecord{"User": {Sync: "all", RightsRecord: control.RightsRecord{New: true}}, "ServerSettings": {Sync: "all", RightsRecord: control.RightsRecord{Updated: true}}}
+		if err := applyRules(rules, changes); err != nil {
+			t.Fatal(err)
+		}
+		for _, typ := range schemas.Types() {
+			want := control.RuleRecord{Sync: "all", RightsRecord: control.RightsRecord{New: true, Updated: true}}
+			switch typ {
+			case schemas.Job:
+				want.RightsRecord = control.RightsRecord{Deleted: true}
+			case schemas.User:
+				want = control.RuleRecord{}
+			case schemas.Variable:
+				want.Objects = []control.ObjectRuleRecord{{ID: "x"}}
+			case schemas.ServerSettings:
+				want.RightsRecord = control.RightsRecord{Updated: true}
+			}
+			if got := rules[string(typ)]; !reflect.DeepEqual(got, want) {
+				t.Errorf("%v: %s: %+v, want %+v", flags, typ, got, want)
+			}
+		}
+		if changes, err = parseRules([]string{"*=none"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := applyRules(rules, changes); err != nil || len(rules) > 0 {
+			t.Errorf("after none of every type: %v, error %v", rules, err)
+		}
+	}
+}
+
+// A source has one line, whatever its types are, and those with trouble are named;
+// what is parked is counted.
+func TestStatusOfManyTypes(t *testing.T) {
+	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	s := control.SourceReport{Server: "production", State: "capturing", Feed: true, Objects: 412, BuiltIn: 9, Published: 420, Complete: at}
+	for _, typ := range schemas.Types() {
+		r := control.SourceTypeReport{Type: string(typ), Complete: at, Objects: 20}
+		switch typ {
+		case schemas.Connection:
+			r.Refused, r.RefusedWhy = 3, "Connection 1: the source does not give its secrets"
+		case schemas.Credential:
+			r.Held = 12
+		}
+		s.Types = append(s.Types, r)
+	}
+	var all []string
+	for _, typ := range schemas.Types() {
+		all = append(all, string(typ))
+	}
+	report := control.StatusReport{Roles: control.RolesReport{Producer: true, Consumer: true}, Sources: []control.SourceReport{s},
+		Settings: []control.SettingReport{{Setting: "most", Takes: all[:16]}, {Setting: "some", Takes: all[:9]}, {Setting: "few", Takes: all[:2]}}, Parked: 100,
+		ParkedBy: []control.ParkedCount{{Target: "test", Class: "refused", Count: 97, Types: []string{"Job"}}, {Target: "test", Class: "secret", Count: 3, Types: []string{"Connection", "Credential"}}}}
+	var out bytes.Buffer
+	if err := (&app{out: &out}).printStatus(report); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`production +capturing +yes +412 of 17 types \(\+9 built-in, never synced\) +420 `, `production +Connection +20 .* 3 not captured: Connection 1`,
+		`production +Credential +20 .* 12 deletions wait`, `most .* all but ServerSettings `, `some .* 9 types `, `few .* User, UserGroup `,
+		`test +refused +97 +Job`, `test +secret +3 +Connection, Credential`} {
+		if !regexp.MustCompile(`(?m)^` + want).MatchString(out.String()) {
+			t.Errorf("no line like %s", want)
+		}
+	}
+	if n := strings.Count(out.String(), "\nproduction"); n != 3 {
+		t.Errorf("%d lines for one source and two types with trouble", n)
+	}
+	if t.Failed() {
+		t.Log("\n" + out.String())
 	}
 }
 

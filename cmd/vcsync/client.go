@@ -101,7 +101,7 @@ func (c *client) send(ctx context.Context, method, path string, header map[strin
 // refusal reads a problem.
 func refusal(resp *http.Response, raw []byte) error {
 	var p huma.ErrorModel
-	// vcsync has no accounts yet, so it never answers 401; a stand-in does.
+	// vcsync has no accounts yet, so it answers 401 to hints only; a stand-in does too.
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(raw, &p) != nil || resp.StatusCode == http.StatusUnauthorized {
 		return failed(exitEnvironment, fmt.Errorf("what answers at this address is not vcsync (HTTP %d); name its address with --api or VCSYNC_API_ADDR", resp.StatusCode))
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/vcsync/vcsync/control"
 	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
 	"github.com/vcsync/vcsync/visualcron/standin"
 )
 
@@ -22,9 +24,9 @@ func newDemoCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
 		Short: "Run vcsync with three stand-ins for VisualCron servers and two sync settings",
-		Long: `Runs three stand-ins (production with 200 jobs, test and standby empty) and vcsync
-with two sync settings from production, in the foreground, until interrupted. What
-is there already stays as it is.`,
+		Long: `Runs three stand-ins (production with synthetic objects, test and standby with the
+built-in ones only) and vcsync with two sync settings from production, in the
+foreground, until interrupted. What is there already stays as it is.`,
 		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig()
@@ -104,6 +106,14 @@ func demo(ctx context.Context, cfg config, stdout, stderr io.Writer) (err error)
 	return errors.Join(err, failed(exitRunTime, errors.Join(served...)))
 }
 
+// demoTypes are what the demo's settings take: every type that this version syncs
+// but ServerSettings, which has to be asked for.
+func demoTypes() []schemas.Type {
+	return slices.DeleteFunc(schemas.Types(), func(t schemas.Type) bool {
+		return t == schemas.ServerSettings || !visualcron.Supported(t)
+	})
+}
+
 // demoSettings adds what is not there, over the API as anybody would.
 func demoSettings(ctx context.Context, cfg config, urls map[string]string) error {
 	api, err := newClient(cfg.APIAddr, envPrefix+"API_ADDR")
@@ -126,6 +136,10 @@ func demoSettings(ctx context.Context, cfg config, urls map[string]string) error
 			return err
 		}
 	}
+	rules := map[string]control.RuleRecord{}
+	for _, t := range demoTypes() {
+		rules[string(t)] = control.RuleRecord{Sync: string(schemas.SyncAll), RightsRecord: control.RightsRecord{New: true, Updated: true, Deleted: true}}
+	}
 	for _, s := range []struct {
 		name, target string
 		policy       schemas.ActivePolicy
@@ -134,7 +148,7 @@ func demoSettings(ctx context.Context, cfg config, urls map[string]string) error
 		if isStatus(err, http.StatusNotFound) {
 			_, _, err = api.call(ctx, http.MethodPost, apiPath("settings"), nil, control.NewSetting{ID: s.name, SettingBody: control.SettingBody{
 				Source: "production", Target: s.target, Active: true, ActivePolicy: string(s.policy), Description: "From the demo",
-				Rules: map[string]control.RuleRecord{string(schemas.Job): {Sync: string(schemas.SyncAll), RightsRecord: control.RightsRecord{New: true, Updated: true, Deleted: true}}}}}, nil)
+				Rules: rules}}, nil)
 		}
 		if err != nil {
 			return err
@@ -145,20 +159,27 @@ func demoSettings(ctx context.Context, cfg config, urls map[string]string) error
 
 // demoHello prints the addresses and three things to try.
 func demoHello(w io.Writer, cfg config, urls map[string]string, production *standin.Server) error {
-	job, jobs := "<id>", 0
-	for _, row := range production.Objects(schemas.Job) {
-		if !standin.IsBuiltin(schemas.Job, row.ID) {
-			job = string(row.ID)
-			jobs++
+	job, objects, types := "<id>", 0, 0
+	for _, t := range demoTypes() {
+		n := 0
+		for _, row := range production.Objects(t) {
+			if standin.IsBuiltin(t, row.ID) {
+				continue
+			}
+			n++
+			if t == schemas.Job {
+				job = string(row.ID)
+			}
 		}
+		objects, types = objects+n, types+min(n, 1)
 	}
 	_, err := fmt.Fprintf(w, `
 vcsync %s is up.
 
   status page and API   http://%s
-  production (stand-in) %s   %d jobs, and two built-in ones that are never synced
-  test       (stand-in) %s   takes all jobs, keeps its own Active flags
-  standby    (stand-in) %s   takes all jobs, every one inactive
+  production (stand-in) %s   %d objects (types: %d), and built-in ones that are never synced
+  test       (stand-in) %s   takes all of them; its jobs keep their own Active flags
+  standby    (stand-in) %s   takes all of them; every job is inactive
   data                  %s
 
 Three things to try, in another terminal:
@@ -174,6 +195,6 @@ Three things to try, in another terminal:
 
 Stop with Ctrl-C.
 
-`, buildVersion(), cfg.APIAddr, urls["production"], jobs, urls["test"], urls["standby"], cfg.Data, job, job)
+`, buildVersion(), cfg.APIAddr, urls["production"], objects, types, urls["test"], urls["standby"], cfg.Data, job, job)
 	return err
 }

@@ -17,11 +17,27 @@ type ruleChange struct {
 	rights schemas.Rights
 }
 
+// everyType stands in a rule for all types.
+const everyType = "*"
+
 // parseRules reads the --rule flags of one command, the rules of types before those
-// of objects, whose exceptions or list they begin. The same rule twice is refused.
+// of objects, whose exceptions or list they begin. What is said of one type counts
+// for it, whatever is said of every type. The same rule twice is refused.
 func parseRules(flags []string) ([]ruleChange, error) {
 	var out []ruleChange
+	var every *ruleChange
 	for _, f := range flags {
+		if left, right, _ := strings.Cut(f, "="); left == everyType {
+			if every != nil {
+				return nil, usageError("--rule: every type has two rules")
+			}
+			c, err := parseTypeRule(f, everyType, right)
+			if err != nil {
+				return nil, err
+			}
+			every = &c
+			continue
+		}
 		c, err := parseRule(f)
 		if err != nil {
 			return nil, err
@@ -36,6 +52,18 @@ func parseRules(flags []string) ([]ruleChange, error) {
 			}
 		}
 		out = append(out, c)
+	}
+	if every != nil {
+		for _, t := range schemas.Types() {
+			if t == schemas.ServerSettings && every.sync != schemas.SyncNone {
+				continue // off unless asked for by its name
+			}
+			if !slices.ContainsFunc(out, func(o ruleChange) bool { return o.typ == t && o.id == "" }) {
+				c := *every
+				c.typ = t
+				out = append(out, c)
+			}
+		}
 	}
 	slices.SortStableFunc(out, func(a, b ruleChange) int {
 		return cmp.Compare(min(len(a.id), 1), min(len(b.id), 1))
@@ -52,6 +80,9 @@ func parseRule(f string) (ruleChange, error) {
 	}
 	left, right := f[:i], f[i+1:]
 	name, object, ofObject := strings.Cut(left, "/")
+	if name == everyType {
+		return ruleChange{}, usageError("--rule %q: name the object's type; * is for rules of types", f)
+	}
 	t, err := schemas.ParseType(name)
 	if err != nil {
 		return ruleChange{}, usageError("--rule %q: %w", f, err)
@@ -66,6 +97,13 @@ func parseRule(f string) (ruleChange, error) {
 		}
 		return c, nil
 	}
+	c, err = parseTypeRule(f, name, right)
+	c.typ = t
+	return c, err
+}
+
+// parseTypeRule reads what stands behind Type= or *=, none or all:rights.
+func parseTypeRule(f, name, right string) (c ruleChange, err error) {
 	mode, rights, _ := strings.Cut(right, ":")
 	switch {
 	case right == string(schemas.SyncNone):
@@ -73,10 +111,12 @@ func parseRule(f string) (ruleChange, error) {
 	case mode == string(schemas.SyncAll):
 		c.sync = schemas.SyncAll
 		if c.rights, err = schemas.ParseRights(rights); err != nil || !c.rights.Use() {
-			return c, usageError("--rule %q: say which rights: %s=all:new,updated,deleted, or some of the three", f, t)
+			return c, usageError("--rule %q: say which rights: %s=all:new,updated,deleted, or some of the three", f, name)
 		}
+	case name == everyType:
+		return c, usageError("--rule %q: want *=none or *=all:new,updated,deleted", f)
 	default:
-		return c, usageError("--rule %q: want %s=none, %s=all:new,updated,deleted or %s/ID=rights", f, t, t, t)
+		return c, usageError("--rule %q: want %s=none, %s=all:new,updated,deleted or %s/ID=rights", f, name, name, name)
 	}
 	return c, nil
 }

@@ -21,7 +21,6 @@ import (
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/control"
 	"github.com/vcsync/vcsync/schemas"
-	"github.com/vcsync/vcsync/visualcron"
 	"github.com/vcsync/vcsync/visualcron/standin"
 )
 
@@ -58,7 +57,7 @@ func TestScripts(t *testing.T) {
 				cancel()
 				return errors.Join(err, b.Close())
 			}
-			s, err := control.New(control.Config{Broker: b, Open: opener(15 * time.Second), Supported: visualcron.Supported, Addr: l.Addr().String(), Version: "scripted", Log: log})
+			s, err := control.New(control.Config{Broker: b, Open: opener(15 * time.Second), Addr: l.Addr().String(), Version: "scripted", Log: log})
 			if err != nil {
 				cancel()
 				return errors.Join(err, b.Close())

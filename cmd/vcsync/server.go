@@ -19,7 +19,7 @@ import (
 
 func newServerCommand(a *app) *cobra.Command {
 	return group("server", "The VisualCron servers that vcsync knows",
-		newServerAdd(a), newServerList(a), newServerTest(a), newServerRemove(a))
+		newServerAdd(a), newServerList(a), newServerTest(a), newServerRemove(a), newServerHintToken(a))
 }
 
 func newServerAdd(a *app) *cobra.Command {
@@ -169,6 +169,69 @@ func newServerRemove(a *app) *cobra.Command {
 	return &cobra.Command{Use: "remove NAME", Short: "Forget a server and its password", Args: exactly(1, "the server's name"), RunE: func(cmd *cobra.Command, args []string) error {
 		return a.removeRecord(cmd, "servers", "Server", args[0], "What it is named for stays: the name belongs to that VisualCron server.")
 	}}
+}
+
+func newServerHintToken(a *app) *cobra.Command {
+	var revoke bool
+	c := &cobra.Command{
+		Use:   "hint-token NAME",
+		Short: "Make the token with which a server tells that something changed",
+		Long: `Makes a token and prints it once, with what to enter in VisualCron so that a job
+there makes the next poll immediate. Only the token's hash is kept. A new token
+takes the place of the one before it. See docs/hints.md.`,
+		Example: `  vcsync server hint-token production
+  vcsync server hint-token production --revoke`,
+		Args: exactly(1, "the server's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			path := apiPath("servers", args[0], "hint-token")
+			if revoke {
+				raw, _, err := api.call(cmd.Context(), http.MethodDelete, path, nil, nil, nil)
+				if err != nil {
+					return err
+				}
+				return a.show(raw, func() error {
+					_, err := fmt.Fprintf(a.out, "The hint token of %s is revoked; its hints are refused from now on.\n", clean(args[0]))
+					return err
+				})
+			}
+			var out control.HintToken
+			raw, _, err := api.call(cmd.Context(), http.MethodPost, path, nil, nil, &out)
+			if err != nil {
+				return err
+			}
+			return a.show(raw, func() error { return a.printHintToken(out, api.base) })
+		},
+	}
+	c.Flags().BoolVar(&revoke, "revoke", false, "take no more hints of this server")
+	return c
+}
+
+// printHintToken says what to enter in VisualCron.
+func (a *app) printHintToken(h control.HintToken, base string) error {
+	_, err := fmt.Fprintf(a.out, `Hints of %[1]s have this token now. It is shown this once; only its hash is kept.
+
+In VisualCron on %[1]s, make a job for it, such as "vcsync hint":
+
+  Trigger   event trigger "VisualCron" on the local server, with every event of
+            "added", "updated" and "deleted"; tick "Ignore current Job" and
+            "Ignore Server Off (always run)"
+  Task      HTTP
+              URL      %[2]s%[3]s
+              Method   POST, with any body or none
+              Header   Authorization: Bearer %[4]s
+
+Leave this job out of the sync, by its id:
+
+  vcsync setting edit SETTING --rule Job/ID=none
+
+vcsync listens on its own machine only. If VisualCron runs on another one, lay a
+tunnel, and name the tunnel's end on that machine in the URL: see docs/hints.md.
+`, h.Server, base, h.Path, h.Token)
+	return err
 }
 
 // removeRecord reads a record and deletes exactly what it read.

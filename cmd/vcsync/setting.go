@@ -1,11 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,12 +23,15 @@ func newSettingCommand(a *app) *cobra.Command {
 type settingFlags struct {
 	from, to, policy, description string
 	rules                         []string
-	inactive                      bool
+	inactive, variableValues      bool
 }
 
 const ruleHelp = `A rule is one of
   Job=all:new,updated,deleted   all jobs, with these of the three rights
   Connection=none               no connections (also what no rule means)
+  *=all:new,updated,deleted     every type but ServerSettings, which has to be named;
+                                a rule for one type beside it counts for that type
+  ServerSettings=all:updated    each server has one, so there is no other right
   Job/ID=updated                this job, with these rights; ID=none takes it out`
 
 func (s *settingFlags) register(c *cobra.Command) {
@@ -38,6 +40,7 @@ func (s *settingFlags) register(c *cobra.Command) {
 	f.StringVar(&s.to, "to", "", "server that is written to")
 	f.StringArrayVar(&s.rules, "rule", nil, "what is taken of a type or an object; may be repeated")
 	f.StringVar(&s.policy, "active", "keep", "a job's Active flag at the target: keep its own, follow the source, or off")
+	f.BoolVar(&s.variableValues, "variable-values", false, "take the values of user variables too, not only their definition; tasks write them at run time")
 	f.BoolVar(&s.inactive, "inactive", false, "the setting itself is off")
 	f.StringVar(&s.description, "description", "", "words of your own")
 }
@@ -48,7 +51,7 @@ func newSettingAdd(a *app) *cobra.Command {
 		Use:   "add NAME --from SERVER --to SERVER --rule RULE...",
 		Short: "Add a sync setting",
 		Long:  "Adds a sync setting; it is active unless --inactive is given.\n\n" + ruleHelp,
-		Example: `  vcsync setting add prod-to-test --from production --to test --rule Job=all:new,updated,deleted --active keep
+		Example: `  vcsync setting add prod-to-test --from production --to test --rule '*=all:new,updated,deleted' --active keep
   vcsync setting add one-job --from production --to test --rule Job/3f2c...=updated --inactive`,
 		Args: exactly(1, "the setting's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -60,7 +63,7 @@ func newSettingAdd(a *app) *cobra.Command {
 				return err
 			}
 			in := control.NewSetting{ID: args[0], SettingBody: control.SettingBody{Source: s.from, Target: s.to, Active: !s.inactive, ActivePolicy: s.policy,
-				Description: s.description, Rules: map[string]control.RuleRecord{}}}
+				VariableValues: s.variableValues, Description: s.description, Rules: map[string]control.RuleRecord{}}}
 			if err := applyRules(in.Rules, changes); err != nil {
 				return err
 			}
@@ -108,7 +111,7 @@ that was not listed it makes it listed, with just these rows.
 				}
 			}
 			any := false
-			for _, n := range []string{"from", "to", "rule", "active", "inactive", "description"} {
+			for _, n := range []string{"from", "to", "rule", "active", "variable-values", "inactive", "description"} {
 				any = any || cmd.Flags().Changed(n)
 			}
 			if !any {
@@ -139,6 +142,9 @@ that was not listed it makes it listed, with just these rows.
 					*f.to = f.from
 				}
 			}
+			if cmd.Flags().Changed("variable-values") {
+				body.VariableValues = s.variableValues
+			}
 			if cmd.Flags().Changed("inactive") {
 				body.Active = !s.inactive
 			}
@@ -154,15 +160,35 @@ that was not listed it makes it listed, with just these rows.
 	return c
 }
 
+// typeWords names types in few words.
+func typeWords(types []string) string {
+	return control.TypeWords(types, func(t string) string { return t })
+}
+
+// takesWords is typeWords for a table, where many names would take up the line.
+func takesWords(types []string) string {
+	if w := typeWords(types); len(w) <= 50 {
+		return w
+	}
+	return fmt.Sprintf("%d types", len(types))
+}
+
+func variableWords(values bool) string {
+	if values {
+		return "definition and value"
+	}
+	return "definition; the value is each server's own"
+}
+
 // settingLine says what a setting is now.
 func (a *app) settingLine(what string, s control.SettingRecord) error {
 	state := "active"
 	if !s.Active {
 		state = "inactive"
 	}
-	takes := strings.Join(s.Takes, ", ")
-	if takes == "" {
-		takes = "nothing"
+	takes := cmp.Or(typeWords(s.Takes), "nothing")
+	if s.VariableValues {
+		takes += " with the values of variables"
 	}
 	_, err := fmt.Fprintf(a.out, "Sync setting %s %s: %s to %s, %s, takes %s; a job's Active flag: %s.\n", s.ID, what, s.Source, s.Target, state, takes, s.ActivePolicy)
 	return err
@@ -181,12 +207,12 @@ func newSettingList(a *app) *cobra.Command {
 		}
 		return a.show(raw, func() error {
 			if len(out.Items) == 0 {
-				_, err := fmt.Fprintln(a.out, "No sync settings yet. Add one with: vcsync setting add NAME --from SERVER --to SERVER --rule Job=all:new,updated,deleted")
+				_, err := fmt.Fprintln(a.out, "No sync settings yet. Add one with: vcsync setting add NAME --from SERVER --to SERVER --rule '*=all:new,updated,deleted'")
 				return err
 			}
 			t := newTable("NAME", "ACTIVE", "FROM", "TO", "TAKES", "JOBS' ACTIVE", "DESCRIPTION")
 			for _, s := range out.Items {
-				t.add(s.ID, yesNo(s.Active), s.Source, s.Target, dash(strings.Join(s.Takes, ", ")), s.ActivePolicy, dash(shorten(s.Description, 60)))
+				t.add(s.ID, yesNo(s.Active), s.Source, s.Target, dash(takesWords(s.Takes)), s.ActivePolicy, dash(shorten(s.Description, 60)))
 			}
 			return t.print(a.out)
 		})
@@ -210,6 +236,7 @@ func newSettingShow(a *app) *cobra.Command {
 			t.add("To", s.Target)
 			t.add("Active", yesNo(s.Active))
 			t.add("Jobs' Active", s.ActivePolicy)
+			t.add("Variables", variableWords(s.VariableValues))
 			t.add("Description", dash(s.Description))
 			t.add("Created", when(s.Created))
 			t.add("Revision", fmt.Sprint(s.Revision))
@@ -218,17 +245,20 @@ func newSettingShow(a *app) *cobra.Command {
 			}
 			fmt.Fprintln(a.out)
 			t = newTable("TYPE", "SYNC", "RIGHTS", "OBJECT")
-			for _, typ := range slices.Sorted(maps.Keys(s.Rules)) {
-				r := s.Rules[typ]
+			for _, typ := range schemas.Types() {
+				r, ok := s.Rules[string(typ)]
+				if !ok {
+					continue
+				}
 				if r.Sync != string(schemas.SyncListed) {
-					t.add(typ, r.Sync, schemas.Rights(r.RightsRecord).String(), "")
+					t.add(string(typ), r.Sync, schemas.Rights(r.RightsRecord).String(), "")
 				}
 				for _, o := range r.Objects {
 					sync := r.Sync
 					if sync == string(schemas.SyncAll) {
 						sync = "except"
 					}
-					t.add(typ, sync, schemas.Rights(o.RightsRecord).String(), strings.TrimSpace(o.ID+" "+o.Name))
+					t.add(string(typ), sync, schemas.Rights(o.RightsRecord).String(), strings.TrimSpace(o.ID+" "+o.Name))
 				}
 			}
 			return t.print(a.out)

@@ -37,26 +37,29 @@ func (a *app) printStatus(r control.StatusReport) error {
 	}
 	fmt.Fprintln(a.out)
 	t := newTable("SOURCE", "STATE", "HINTS", "OBJECTS", "EVENTS", "LAST COMPLETE LISTING", "REASON")
+	trouble := newTable("SOURCE", "TYPE", "OBJECTS", "LAST COMPLETE LISTING", "TROUBLE")
 	for _, s := range r.Sources {
-		if len(s.Types) == 0 {
-			t.add(s.Server, s.State, yesNo(s.Feed), "-", "-", "-", dash(shorten(s.Reason, 120)))
-		}
-		for i, v := range s.Types {
+		t.add(s.Server, s.State, yesNo(s.Feed), objects(s), fmt.Sprint(s.Published), when(s.Complete), dash(shorten(s.Reason, 120)))
+		for _, v := range s.Types {
 			var notes []string
-			if i == 0 && s.Reason != "" {
-				notes = append(notes, shorten(s.Reason, 120))
-			}
 			if v.Held > 0 {
 				notes = append(notes, fmt.Sprintf("%d deletions wait", v.Held))
 			}
 			if v.Refused > 0 {
-				notes = append(notes, fmt.Sprintf("%d not captured: %s", v.Refused, shorten(v.RefusedWhy, 80)))
+				notes = append(notes, fmt.Sprintf("%d not captured: %s", v.Refused, shorten(v.RefusedWhy, 120)))
 			}
-			t.add(s.Server, s.State, yesNo(s.Feed), objects(v.Objects, v.BuiltIn, v.Type), fmt.Sprint(v.Published), when(v.Complete), dash(strings.Join(notes, "; ")))
+			if notes != nil {
+				trouble.add(s.Server, v.Type, fmt.Sprint(v.Objects), when(v.Complete), strings.Join(notes, "; "))
+			}
 		}
 	}
 	if err := a.section(t, r.Roles.Producer, "No producer runs in this process.", "No sources: none is named by a sync setting."); err != nil {
 		return err
+	}
+	if len(trouble.rows) > 1 {
+		if err := a.section(trouble, true, "", ""); err != nil {
+			return err
+		}
 	}
 	t = newTable("TARGET", "STATE", "WORKING ON", "APPLIED", "EQUAL", "PARKED", "REASON")
 	for _, v := range r.Targets {
@@ -71,9 +74,16 @@ func (a *app) printStatus(r control.StatusReport) error {
 		if v.Known {
 			pending, run = fmt.Sprint(v.Pending), when(v.LastRun)
 		}
-		t.add(v.Setting, yesNo(v.Active), v.Source, v.Target, dash(strings.Join(v.Takes, ", ")), dash(v.State), pending, fmt.Sprint(v.Parked), run, dash(shorten(v.LastError, 120)))
+		t.add(v.Setting, yesNo(v.Active), v.Source, v.Target, dash(takesWords(v.Takes)), dash(v.State), pending, fmt.Sprint(v.Parked), run, dash(shorten(v.LastError, 120)))
 	}
-	return a.section(t, true, "", "No sync settings.")
+	if err := a.section(t, true, "", "No sync settings."); err != nil || len(r.ParkedBy) == 0 {
+		return err
+	}
+	t = newTable("PARKED AT", "REASON", "OBJECTS", "TYPES")
+	for _, v := range r.ParkedBy {
+		t.add(v.Target, v.Class, fmt.Sprint(v.Count), takesWords(v.Types))
+	}
+	return a.section(t, true, "", "")
 }
 
 // section prints a table, or why there is none, and a blank line.
@@ -93,10 +103,19 @@ func (a *app) section(t *table, here bool, notHere, empty string) error {
 	return err
 }
 
-// objects counts what can be synced, and names what never is.
-func objects(n, builtIn int, t string) string {
-	if builtIn == 0 {
-		return fmt.Sprintf("%d %s", n, t)
+// objects counts what can be synced of a source, and says how much never is.
+func objects(s control.SourceReport) string {
+	var out string
+	switch len(s.Types) {
+	case 0:
+		return "-"
+	case 1:
+		out = fmt.Sprintf("%d %s", s.Objects, s.Types[0].Type)
+	default:
+		out = fmt.Sprintf("%d of %d types", s.Objects, len(s.Types))
 	}
-	return fmt.Sprintf("%d %s (+%d built-in, never synced)", n, t, builtIn)
+	if s.BuiltIn > 0 {
+		out += fmt.Sprintf(" (+%d built-in, never synced)", s.BuiltIn)
+	}
+	return out
 }
