@@ -117,9 +117,9 @@ func newStandinSeedCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "seed SERVER | seed --dir DIR",
-		Short: "Fill an empty stand-in with 200 jobs and what they refer to",
-		Long: `Fill a stand-in that holds only its built-in objects with 200 synthetic jobs and
-what they refer to. One that holds anything else is left as it is (exit code 1).
+		Short: "Fill an empty stand-in with 200 jobs and objects of every other type",
+		Long: `Fill a stand-in that holds only its built-in objects with 200 synthetic jobs, 60
+connections, 40 credentials, 50 variables and some objects of every other type. One that holds anything else is left as it is (exit code 1).
 With --dir, the folder of a stand-in that does not run is filled.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -363,6 +363,17 @@ func newStandinEditCommand() *cobra.Command {
 		body, err := b.Get(cmd.Context(), t, id)
 		if err != nil {
 			return err
+		}
+		// Whoever edits an object in VisualCron's own client leaves its secrets as they
+		// are; what is shown in their place would destroy them.
+		info, err := b.Server(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if info.Types[t].Secrets != visualcron.SecretsEqual {
+			if body, err = standin.WithoutSecrets(t, body); err != nil {
+				return err
+			}
 		}
 		changed, err := applySets(body, sets)
 		if err != nil {

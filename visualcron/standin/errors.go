@@ -14,4 +14,6 @@ var (
 	ErrBody = errors.New("the stand-in cannot store this body")
 	// ErrListen says that no listening socket could be opened.
 	ErrListen = errors.New("cannot listen")
+	// ErrMode says that there is no such misbehaviour.
+	ErrMode = errors.New("unknown misbehaviour")
 )

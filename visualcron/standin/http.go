@@ -68,7 +68,7 @@ func answerValue(w http.ResponseWriter, v any) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("VisualCron-Server-Id", s.id)
+	w.Header().Set("VisualCron-Server-Id", s.identity())
 	s.mu.RLock()
 	closed := s.closed
 	s.mu.RUnlock()
@@ -76,18 +76,31 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, "the stand-in is closing")
 		return
 	}
-	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), apiPrefix)
-	if !ok {
-		refuse(w, http.StatusNotFound, "the stand-in serves %s only", apiPrefix)
+	if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), adminPrefix); ok {
+		s.serveAdmin(w, r, rest)
 		return
 	}
+	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), apiPrefix)
+	if !ok {
+		refuse(w, http.StatusNotFound, "the stand-in serves %s and %s only", apiPrefix, adminPrefix)
+		return
+	}
+	if s.misbehavesAtAll() {
+		s.misbehaving(w, r, rest)
+		return
+	}
+	s.serveContract(w, r, rest)
+}
+
+// serveContract answers a request to the contract's resource at rest.
+func (s *Server) serveContract(w http.ResponseWriter, r *http.Request, rest string) {
 	if rest == "logon" {
 		if allow(w, r, http.MethodPost) {
-			s.logon(w, r)
+			s.logon(w, r, false)
 		}
 		return
 	}
-	if !s.authorized(r) {
+	if !s.authorized(r, false) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="stand-in"`)
 		refuse(w, http.StatusUnauthorized, "log on first: the token is absent, unknown or expired")
 		return
@@ -98,7 +111,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		if allow(w, r, http.MethodGet) {
 			answerValue(w, s.info())
 		}
-	case rest == "changes" && !s.cfg.NoChanges:
+	case rest == "changes" && s.hasChanges():
 		if allow(w, r, http.MethodGet) {
 			s.changes(w, r)
 		}
@@ -110,8 +123,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if len(segments) == 2 {
-			if allow(w, r, http.MethodGet) {
-				s.list(w, t)
+			if allow(w, r, http.MethodGet) && s.may(w, t, "list") {
+				s.list(w, r, t)
 			}
 			return
 		}
@@ -123,11 +136,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		switch r.Method {
 		case http.MethodGet:
-			s.serveGet(w, t, id)
+			if s.may(w, t, "get") {
+				s.serveGet(w, t, id)
+			}
 		case http.MethodPut:
-			s.servePut(w, r, t, id)
+			if s.may(w, t, "put") {
+				s.servePut(w, r, t, id)
+			}
 		case http.MethodDelete:
-			s.serveDelete(w, t, id)
+			if s.may(w, t, "delete") {
+				s.serveDelete(w, r, t, id)
+			}
 		default:
 			allow(w, r, http.MethodGet, http.MethodPut, http.MethodDelete)
 		}
@@ -148,7 +167,8 @@ func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	return false
 }
 
-func (s *Server) logon(w http.ResponseWriter, r *http.Request) {
+// logon gives out a token for the contract, or a key for what is beside it.
+func (s *Server) logon(w http.ResponseWriter, r *http.Request, beside bool) {
 	var in struct {
 		User     string `json:"user"`
 		Password string `json:"password"`
@@ -173,27 +193,46 @@ func (s *Server) logon(w http.ResponseWriter, r *http.Request) {
 	var raw [32]byte
 	_, _ = rand.Read(raw[:]) // never fails
 	token := base64.RawURLEncoding.EncodeToString(raw[:])
-	now := time.Now()
-	until := now.Add(s.cfg.TokenLife)
-	s.mu.Lock()
-	for t, end := range s.tokens {
-		if !now.Before(end) {
-			delete(s.tokens, t)
+	life, tokens := s.cfg.TokenLife, s.tokens
+	if beside {
+		tokens = s.keys
+	} else {
+		if _, on := s.mode("empty-token", ""); on {
+			token = ""
+		}
+		if short, on := s.modeTime("token-short", "", life); on {
+			life = short
 		}
 	}
-	s.tokens[sha256.Sum256([]byte(token))] = until
+	now := time.Now()
+	until := now.Add(life)
+	s.mu.Lock()
+	for t, end := range tokens {
+		if !now.Before(end) {
+			delete(tokens, t)
+		}
+	}
+	if token != "" {
+		tokens[sha256.Sum256([]byte(token))] = until
+	}
 	s.mu.Unlock()
 	answerValue(w, map[string]any{"token": token, "expiresAt": until.UTC().Format(time.RFC3339)})
 }
 
-func (s *Server) authorized(r *http.Request) bool {
+// authorized tells whether the request carries a token; what is beside the contract
+// takes a key as well.
+func (s *Server) authorized(r *http.Request, beside bool) bool {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return false
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	end, ok := s.tokens[sha256.Sum256([]byte(token))]
+	sum := sha256.Sum256([]byte(token))
+	end, ok := s.tokens[sum]
+	if !ok && beside {
+		end, ok = s.keys[sum]
+	}
 	return ok && time.Now().Before(end)
 }
 
@@ -214,7 +253,13 @@ func (s *Server) info() any {
 	}
 	caps := map[schemas.Type]capability{}
 	for _, t := range schemas.Types() {
-		caps[t] = capability{List: true, Get: true, Put: true, Delete: true, Secrets: visualcron.SecretsEqual}
+		if reads, writes := s.offers(t); reads || writes {
+			caps[t] = capability{List: reads, Get: reads, Put: writes, Delete: writes, Secrets: s.SecretMode(t)}
+		}
+	}
+	version := Version
+	if text, on := s.mode("version", ""); on {
+		version = text + " stand-in (not VisualCron)"
 	}
 	return struct {
 		ID           string                      `json:"id"`
@@ -222,17 +267,41 @@ func (s *Server) info() any {
 		Version      string                      `json:"version"`
 		Capabilities map[schemas.Type]capability `json:"capabilities"`
 		Changes      bool                        `json:"changes"`
-	}{s.id, s.cfg.Name, Version, caps, !s.cfg.NoChanges}
+	}{s.identity(), s.cfg.Name, version, caps, s.hasChanges()}
 }
 
 // list streams the objects as they were when the request came.
-func (s *Server) list(w http.ResponseWriter, t schemas.Type) {
+func (s *Server) list(w http.ResponseWriter, r *http.Request, t schemas.Type) {
+	cutAt := -1
 	rows := s.Objects(t)
+	if s.misbehavesAtAll() {
+		if _, on := s.mode("statistics-move", ""); on && t == schemas.Job {
+			s.MoveStatistics(len(rows))
+			rows = s.Objects(t)
+		}
+		for i := range rows {
+			rows[i].Body = s.shown(t, rows[i].Body)
+		}
+		if s.forbidden(t) != "" {
+			rows = nil
+		}
+		if f, ok := s.listingFault(t); ok {
+			f.serve(s, w, r, t, rows)
+			return
+		}
+		if _, on := s.mode("token-expires-mid-list", t); on {
+			cutAt = len(rows) / 2
+		}
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
 	lead := "["
-	for _, row := range rows {
+	for i, row := range rows {
+		if i == cutAt {
+			s.ExpireTokens()
+			panic(http.ErrAbortHandler) // nothing tells the client more
+		}
 		if _, err := io.WriteString(w, lead); err != nil {
 			return
 		}
@@ -253,8 +322,8 @@ func (s *Server) list(w http.ResponseWriter, t schemas.Type) {
 }
 
 func (s *Server) serveGet(w http.ResponseWriter, t schemas.Type, id schemas.ID) {
-	body, ok := s.Get(t, id)
-	if !ok {
+	body, ok := s.Shown(t, id)
+	if !ok || s.forbidden(t) == "empty" {
 		refuse(w, http.StatusNotFound, "there is no %s with this id", t)
 		return
 	}
@@ -291,36 +360,59 @@ func (s *Server) servePut(w http.ResponseWriter, r *http.Request, t schemas.Type
 		refuse(w, http.StatusConflict, "the body carries another id than the path")
 		return
 	}
-	stored, created, err := s.put(t, id, body)
-	if err != nil {
-		status := http.StatusInternalServerError
-		if errors.Is(err, ErrBody) {
-			status = http.StatusBadRequest
+	s.write(w, r, t, ended, func() (int, []byte, error) {
+		stored, created, err := s.put(t, id, body, true)
+		switch {
+		case errors.Is(err, ErrBody):
+			return http.StatusBadRequest, nil, err
+		case err != nil:
+			return http.StatusInternalServerError, nil, err
+		case created:
+			return http.StatusCreated, stored, nil
 		}
-		ended(status, nil)
-		refuse(w, status, "%v", err)
-		return
-	}
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
-	}
-	ended(status, stored)
-	answer(w, status, stored)
+		return http.StatusOK, stored, nil
+	})
 }
 
-func (s *Server) serveDelete(w http.ResponseWriter, t schemas.Type, id schemas.ID) {
+func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, t schemas.Type, id schemas.ID) {
 	ended := s.observe(Write{Op: "delete", Type: t, ID: id})
-	switch ok, err := s.Delete(t, id); {
+	s.write(w, r, t, ended, func() (int, []byte, error) {
+		switch ok, err := s.Delete(t, id); {
+		case err != nil:
+			return http.StatusInternalServerError, nil, err
+		case !ok:
+			return http.StatusNotFound, nil, fmt.Errorf("there is no %s with this id", t)
+		}
+		return http.StatusNoContent, nil, nil
+	})
+}
+
+// write does a write and answers it, as far as the modes let it.
+func (s *Server) write(w http.ResponseWriter, r *http.Request, t schemas.Type, ended func(int, []byte), do func() (status int, stored []byte, err error)) {
+	if _, on := s.mode("writes-refused", t); on {
+		ended(http.StatusUnprocessableEntity, nil)
+		refuse(w, http.StatusUnprocessableEntity, "the stand-in takes no writes now")
+		return
+	}
+	if after, on := s.modeTime("lands-late", t, 0); on {
+		s.landLate(w, r, t, after, func() {
+			status, stored, _ := do() // nobody waits for the error
+			ended(status, stored)
+		})
+		return
+	}
+	status, stored, err := do()
+	ended(status, stored)
+	_, fails := s.mode("answers-500-but-applies", t)
+	switch {
 	case err != nil:
-		ended(http.StatusInternalServerError, nil)
-		refuse(w, http.StatusInternalServerError, "%v", err)
-	case !ok:
-		ended(http.StatusNotFound, nil)
-		refuse(w, http.StatusNotFound, "there is no %s with this id", t)
+		refuse(w, status, "%v", err)
+	case fails:
+		refuse(w, http.StatusInternalServerError, "something went wrong")
+	case stored == nil:
+		w.WriteHeader(status)
 	default:
-		ended(http.StatusNoContent, nil)
-		w.WriteHeader(http.StatusNoContent)
+		answer(w, status, s.shown(t, stored))
 	}
 }
 

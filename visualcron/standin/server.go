@@ -90,8 +90,13 @@ type Server struct {
 	mu      sync.RWMutex
 	objects map[schemas.Type]map[schemas.ID]*object
 	tokens  map[[32]byte]time.Time // by SHA-256 of the token, until when
+	keys    map[[32]byte]time.Time // as tokens, of what is beside the contract
 	feeds   map[chan hint]struct{}
 	closed  bool
+	modes   []Misbehaviour // that are on
+	second  time.Time      // in which so many requests came, for mode throttles
+	asked   int
+	late    sync.WaitGroup // writes that are still to land
 	rng     *mathrand.Rand
 
 	locks keyed
@@ -153,6 +158,7 @@ func Open(cfg Config) (*Server, error) {
 		cfg: cfg, id: cfg.ID, now: cfg.Now,
 		objects: map[schemas.Type]map[schemas.ID]*object{},
 		tokens:  map[[32]byte]time.Time{},
+		keys:    map[[32]byte]time.Time{},
 		feeds:   map[chan hint]struct{}{},
 		rng:     mathrand.New(mathrand.NewPCG(cfg.Seed, 0x76637379)),
 		done:    make(chan struct{}),
@@ -210,19 +216,21 @@ func (s *Server) ID() string { return s.id }
 func (s *Server) Name() string { return s.cfg.Name }
 
 // Close ends the change feeds and Run; requests are answered with 503 from then
-// on. What is stored stays. It never fails.
+// on. What is stored stays; a write that was to land late does not. It never fails.
 func (s *Server) Close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.closed {
 		s.closed = true
 		close(s.done)
 	}
+	s.mu.Unlock()
+	s.late.Wait()
 	return nil
 }
 
-// Objects returns all objects of a type, sorted by id: what a listing gives. The
-// bodies must not be changed.
+// Objects returns all objects of a type, sorted by id, as they are stored: their
+// true secrets included, and in nobody's other spelling. The bodies must not be
+// changed.
 func (s *Server) Objects(t schemas.Type) []visualcron.Row {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -234,8 +242,8 @@ func (s *Server) Objects(t schemas.Type) []visualcron.Row {
 	return rows
 }
 
-// Get returns the body of one object, and false where there is none. The body must
-// not be changed.
+// Get returns the body of one object as it is stored, and false where there is
+// none. The body must not be changed.
 func (s *Server) Get(t schemas.Type, id schemas.ID) ([]byte, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -252,7 +260,7 @@ func (s *Server) Put(t schemas.Type, body []byte) (stored []byte, created bool, 
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", ErrBody, err)
 	}
-	return s.put(t, id, body)
+	return s.put(t, id, body, false)
 }
 
 // Delete removes an object as a DELETE does and tells the change feeds; it returns
@@ -274,14 +282,27 @@ func (s *Server) Delete(t schemas.Type, id schemas.ID) (bool, error) {
 	return true, nil
 }
 
-// put stores body, which carries id.
-func (s *Server) put(t schemas.Type, id schemas.ID, body []byte) (stored []byte, created bool, err error) {
+// Shown returns the body of one object as the contract gives it out: its secrets by
+// SecretMode, and what other modes make of a body that is read.
+func (s *Server) Shown(t schemas.Type, id schemas.ID) ([]byte, bool) {
+	body, ok := s.Get(t, id)
+	if !ok {
+		return nil, false
+	}
+	return s.shown(t, body), true
+}
+
+// put stores body, which carries id; remote tells that it came over HTTP.
+func (s *Server) put(t schemas.Type, id schemas.ID, body []byte, remote bool) (stored []byte, created bool, err error) {
 	if !jsontext.Value(body).IsValid() || jsontext.Value(body).Kind() != '{' {
 		return nil, false, fmt.Errorf("%w: not one JSON object with each name once", ErrBody)
 	}
 	defer s.locks.lock(string(t) + "/" + string(id))()
 	old, exists := s.Get(t, id)
-	body, err = complete(t, body)
+	body, err = s.received(t, body, old, remote)
+	if err == nil {
+		body, err = complete(t, body)
+	}
 	if err == nil {
 		body, err = dated(t, id, body, old, s.now())
 	}

@@ -3,6 +3,7 @@ package standin
 import (
 	"context"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -12,7 +13,8 @@ import (
 
 // Run moves the statistics of some jobs at every Config.StatisticsEvery, as the
 // runs of jobs do on a VisualCron server, until ctx ends or the stand-in closes.
-// No change feed tells of it, and it is not kept on disk.
+// No change feed tells of it, and it is not kept on disk. At the same pace it acts
+// as mode activity says, see Act.
 func (s *Server) Run(ctx context.Context) {
 	if s.cfg.StatisticsEvery < 0 {
 		return
@@ -23,6 +25,7 @@ func (s *Server) Run(ctx context.Context) {
 		select {
 		case <-tick.C:
 			s.MoveStatistics(0)
+			_, _ = s.Act() // what could not be stored has not happened
 		case <-ctx.Done():
 			return
 		case <-s.done:
@@ -73,7 +76,8 @@ func (s *Server) runOnce(id schemas.ID) bool {
 	start := end.Add(-time.Duration(took * float64(time.Second)))
 	active, tasks := false, 0
 	err = m.edit("Stats", func(st *members) error {
-		if active = string(st.get("Active")) == "true"; !active {
+		// "True" is how mode canonicalises may have stored it.
+		if active = strings.EqualFold(strings.Trim(string(st.get("Active")), `"`), "true"); !active {
 			return nil
 		}
 		var runs int64
