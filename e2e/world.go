@@ -36,7 +36,7 @@ type Host struct {
 	Faults  func(http.Handler) http.Handler // nil for none; read at every request
 	pipe    *standin.Pipe
 	mu      sync.Mutex
-	current map[schemas.ID]bool
+	current map[string]bool
 	Writes  []Write
 	// Broken lists violations of the invariant: overlapping writes of one object.
 	Broken   []string
@@ -138,7 +138,7 @@ func (w *World) OpenBroker() {
 
 // NewHost opens a stand-in in memory, watched.
 func NewHost(name schemas.Slug) (*Host, error) {
-	h := &Host{Name: name, pipe: standin.NewPipe(), current: map[schemas.ID]bool{}}
+	h := &Host{Name: name, pipe: standin.NewPipe(), current: map[string]bool{}}
 	var err error
 	h.Server, err = standin.Open(standin.Config{Name: string(name), Password: Password, NoSync: true, StatisticsEvery: time.Minute,
 		Intercept: func(next http.Handler) http.Handler {
@@ -192,14 +192,15 @@ func (w *World) AddHost(name schemas.Slug) *Host {
 func (h *Host) observe(x standin.Write) func(standin.Result) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.current[x.ID] {
+	key := string(x.Type) + "/" + string(x.ID)
+	if h.current[key] {
 		h.Broken = append(h.Broken, fmt.Sprintf("G3: two writes of %s %s at %s at the same time", x.Type, x.ID, h.Name))
 	}
-	h.current[x.ID] = true
+	h.current[key] = true
 	return func(r standin.Result) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.current, x.ID)
+		delete(h.current, key)
 		h.Writes = append(h.Writes, Write{time.Now(), x.Op, x.Type, x.ID, r.Status, bytes.Clone(x.Body)})
 	}
 }
@@ -286,31 +287,52 @@ func (w *World) Close() {
 	}
 }
 
-// Diverged returns in what the target's jobs differ from those of the source,
-// composed under the policy; nil where they are equal. Built-in jobs are left out.
-func Diverged(source, target *Host, policy schemas.ActivePolicy) []string {
-	want, err := source.jobs()
-	have, err2 := target.jobs()
-	if err = errors.Join(err, err2); err != nil {
-		return []string{err.Error()}
+// Diverged returns in what the target's objects differ from those of the source,
+// composed under the policy; nil where they are equal. Without types it looks at
+// jobs. Built-in objects are left out.
+func Diverged(source, target *Host, policy schemas.ActivePolicy, types ...schemas.Type) []string {
+	if types == nil {
+		types = []schemas.Type{schemas.Job}
 	}
 	var out []string
-	for id, body := range want {
-		switch equal, err := target.holds(body, have[id], policy); {
-		case err != nil:
+	for _, t := range types {
+		want, err := source.objects(t)
+		have, err2 := target.objects(t)
+		if err = errors.Join(err, err2); err != nil {
 			return []string{err.Error()}
-		case have[id] == nil:
-			out = append(out, fmt.Sprintf("%s lacks %s", target.Name, id))
-		case !equal:
-			out = append(out, fmt.Sprintf("%s differs at %s", id, target.Name))
 		}
-	}
-	for id := range have {
-		if want[id] == nil {
-			out = append(out, fmt.Sprintf("%s has %s, which is gone", target.Name, id))
+		for id, body := range want {
+			switch equal, err := target.holds(t, body, have[id], policy); {
+			case err != nil:
+				return []string{err.Error()}
+			case have[id] == nil:
+				out = append(out, fmt.Sprintf("%s lacks %s %s", target.Name, t, id))
+			case !equal:
+				out = append(out, fmt.Sprintf("%s %s differs at %s", t, id, target.Name))
+			}
+		}
+		for id := range have {
+			if want[id] == nil {
+				out = append(out, fmt.Sprintf("%s has %s %s, which is gone", target.Name, t, id))
+			}
 		}
 	}
 	return out
+}
+
+// AllTypes returns every type that a setting takes without naming it: all but
+// ServerSettings, in the order of applying.
+func AllTypes() []schemas.Type {
+	return slices.DeleteFunc(schemas.ApplyOrder(), func(t schemas.Type) bool { return t == schemas.ServerSettings })
+}
+
+// AllObjects is a setting that takes every change of every object of AllTypes.
+func AllObjects(id, source, target schemas.Slug, policy schemas.ActivePolicy) schemas.Setting {
+	s := AllJobs(id, source, target, policy)
+	for _, t := range AllTypes() {
+		s.Rules[t] = s.Rules[schemas.Job]
+	}
+	return s
 }
 
 // seen is what was found out about bodies before; a stored body never changes, a
@@ -328,22 +350,22 @@ type pair struct {
 
 func inClear(s string) string { return s } // digests of secrets are of no interest here
 
-// jobs returns the bodies of the jobs that are not built in.
-func (h *Host) jobs() (map[schemas.ID][]byte, error) {
+// objects returns the bodies of the objects of a type that are not built in.
+func (h *Host) objects(t schemas.Type) (map[schemas.ID][]byte, error) {
 	h.seen.mu.Lock()
 	defer h.seen.mu.Unlock()
 	if h.seen.builtIn == nil || len(h.seen.builtIn)+len(h.seen.equal) > 100000 {
 		h.seen.builtIn, h.seen.equal = map[*byte]bool{}, map[pair]bool{}
 	}
 	out := map[schemas.ID][]byte{}
-	for _, o := range h.Server.Objects(schemas.Job) {
+	for _, o := range h.Server.Objects(t) {
 		builtIn, ok := h.seen.builtIn[&o.Body[0]]
 		if !ok {
-			n, err := visualcron.Normalize(schemas.Job, o.Body, inClear)
+			n, err := visualcron.Normalize(t, o.Body, inClear)
 			if err != nil {
 				return nil, err
 			}
-			builtIn = visualcron.IsBuiltIn(schemas.Job, n.Name, n.Group)
+			builtIn = n.BuiltIn
 			h.seen.builtIn[&o.Body[0]] = builtIn
 		}
 		if !builtIn {
@@ -354,7 +376,7 @@ func (h *Host) jobs() (map[schemas.ID][]byte, error) {
 }
 
 // holds tells whether a target's own body is what the source's makes of it.
-func (h *Host) holds(source, own []byte, policy schemas.ActivePolicy) (bool, error) {
+func (h *Host) holds(t schemas.Type, source, own []byte, policy schemas.ActivePolicy) (bool, error) {
 	if own == nil {
 		return false, nil
 	}
@@ -364,15 +386,15 @@ func (h *Host) holds(source, own []byte, policy schemas.ActivePolicy) (bool, err
 	if equal, ok := h.seen.equal[key]; ok {
 		return equal, nil
 	}
-	composed, err := visualcron.Compose(schemas.Job, source, own, visualcron.Composition{Policy: policy, Secrets: visualcron.SecretsEqual})
+	composed, err := visualcron.Compose(t, source, own, visualcron.Composition{Policy: policy, Secrets: visualcron.SecretsEqual})
 	if err != nil {
 		return false, err
 	}
-	want, err := visualcron.Normalize(schemas.Job, composed.Body, inClear)
+	want, err := visualcron.Normalize(t, composed.Body, inClear)
 	if err != nil {
 		return false, err
 	}
-	have, err := visualcron.Normalize(schemas.Job, own, inClear)
+	have, err := visualcron.Normalize(t, own, inClear)
 	if err != nil {
 		return false, err
 	}

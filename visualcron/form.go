@@ -237,10 +237,10 @@ var forms = map[schemas.Type]*form{
 		id: path("Id"), name: [][]string{{"Name"}}, group: path("Group"), who: path("ModifiedBy"),
 		columns:  []Column{column("Protocol type", "ProtocolType"), column("Name", "Name"), column("Address", "Address"), column("Port", "Port")},
 		evidence: "Id, Name, Group and ProtocolType from public client code; the others assumed from the windows",
-		root: &rule{fields: members([]string{"TokenExpires"}, map[string]*rule{
+		root: &rule{fields: members(nil, map[string]*rule{
 			"ProtocolType": enumRule,
-			// OAuth tokens are refreshed by the server itself.
-			"AccessToken": {volatile: true, secret: true}, "RefreshToken": {volatile: true, secret: true},
+			// The server itself refreshes them (VisualCron changelog 10.0.0).
+			"OAuth": {fields: map[string]*rule{"Expires": volatileRule, "AccessToken": {volatile: true, secret: true}, "RefreshToken": {volatile: true, secret: true}}},
 		})},
 	},
 	schemas.Credential: {

@@ -40,12 +40,8 @@ func References(t schemas.Type, body []byte) ([]Reference, error) {
 	var out []Reference
 	seen := map[Reference]bool{{Type: t, ID: self}: true}
 	if t == schemas.Job {
-		if tasks := n.get("Tasks"); tasks != nil {
-			for _, it := range tasks.items {
-				if id, err := schemas.ParseID(it.get("Id").text()); err == nil {
-					seen[Reference{schemas.Job, id, true}] = true
-				}
-			}
+		for _, id := range taskIDs(n) {
+			seen[Reference{schemas.Job, id, true}] = true
 		}
 	}
 	add := func(r Reference) {
@@ -102,4 +98,25 @@ func placeholders(s string, add func(Reference)) {
 			}
 		}
 	}
+}
+
+// Tasks returns the ids of a job's tasks. The error wraps ErrBody.
+func Tasks(job []byte) ([]schemas.ID, error) {
+	n, err := parse(job)
+	if err != nil {
+		return nil, err
+	}
+	return taskIDs(n), nil
+}
+
+func taskIDs(job *node) []schemas.ID {
+	var out []schemas.ID
+	if tasks := job.get("Tasks"); tasks != nil {
+		for _, it := range tasks.items {
+			if id, err := schemas.ParseID(it.get("Id").text()); err == nil {
+				out = append(out, id)
+			}
+		}
+	}
+	return out
 }
