@@ -53,9 +53,8 @@ func (s *session) work(ctx context.Context, ln *lane) {
 			s.lanes.again(ctx, ln, wait, msgs, passes, retryParked)
 			return
 		case Wait:
-			wait := min(max(ln.waited, 250*time.Millisecond), 4*time.Second)
-			ln.waited += wait
-			s.lanes.await(ctx, ln, wait, msgs, passes, retryParked)
+			ln.waited += parentPatience
+			s.lanes.await(ctx, ln, parentPatience, msgs, passes, retryParked)
 			return
 		case Park:
 			if perr := l.park(ctx, err, v); perr != nil {

@@ -233,7 +233,7 @@ func (l *lanes) wakeUp(key objectKey) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ln := l.by[key]; ln != nil && ln.timer != nil && ln.timer.Stop() {
-		ln.timer, ln.running = nil, false
+		ln.timer, ln.running, ln.waited = nil, false, 0
 		l.queue(ln)
 	}
 }

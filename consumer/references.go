@@ -50,16 +50,23 @@ func (w *waits) reaches(from, to objectKey, seen map[objectKey]bool) bool {
 	return slices.ContainsFunc(w.on[from], func(p objectKey) bool { return w.reaches(p, to, seen) })
 }
 
-// settled notes that an object waits for nothing any more, and returns those that
-// waited for it.
+// settled notes that an object has been dealt with, and returns those that waited
+// for it and now for nothing more.
 func (w *waits) settled(key objectKey) []objectKey {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.on, key)
 	var out []objectKey
 	for child, parents := range w.on {
-		if slices.Contains(parents, key) {
+		i := slices.Index(parents, key)
+		if i < 0 {
+			continue
+		}
+		if parents = slices.Delete(parents, i, i+1); len(parents) == 0 {
+			delete(w.on, child)
 			out = append(out, child)
+		} else {
+			w.on[child] = parents
 		}
 	}
 	return out

@@ -27,7 +27,7 @@ func TestInACycleSomebodyGoesFirst(t *testing.T) {
 	for _, c := range []struct {
 		who    schemas.ID
 		waited []schemas.ID
-	}{{"x", []schemas.ID{"b", "c"}}, {"c", []schemas.ID{"b"}}, {"b", []schemas.ID{"a"}}, {"a", nil}} {
+	}{{"x", []schemas.ID{"c"}}, {"c", []schemas.ID{"b"}}, {"b", []schemas.ID{"a"}}, {"a", nil}} {
 		var got []schemas.ID
 		for _, k := range w.settled(key(c.who)) {
 			got = append(got, k.id)
