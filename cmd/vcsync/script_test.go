@@ -85,6 +85,7 @@ func TestScripts(t *testing.T) {
 					}
 				})
 				e.Setenv(env, srv.URL)
+				e.Setenv(env+"HOST", srv.Listener.Addr().String())
 			}
 			return nil
 		},

@@ -23,14 +23,15 @@ func newStandinCommand() *cobra.Command {
 not VisualCron: it speaks vcsync's bridge contract, keeps its objects in a folder,
 and lets the statistics of its jobs move by themselves.
 
-The subcommands change running stand-ins. They name one as production, test or
+The subcommands change what running stand-ins hold, and how they behave. They name one as production, test or
 standby (addresses from VCSYNC_STANDIN_PRODUCTION_ADDR, _TEST_ADDR, _STANDBY_ADDR;
 127.0.0.1:7701 to 7703 where unset), as host:port, or as a URL. Their account is
 the demo one, or VCSYNC_STANDIN_USER and VCSYNC_STANDIN_PASSWORD.`,
 		Example: `  vcsync standin --name production --addr 127.0.0.1:7701 --dir ./data/production
   vcsync standin seed production
   vcsync standin list production
-  vcsync standin edit production Job/<id> --set Description="edited by hand"`,
+  vcsync standin edit production Job/<id> --set Description="edited by hand"
+  vcsync standin misbehave test secrets=masked`,
 		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir == "" {
@@ -74,7 +75,7 @@ the demo one, or VCSYNC_STANDIN_USER and VCSYNC_STANDIN_PASSWORD.`,
 	f.StringVar(&user, "user", standin.DefaultUser, "name of its only account")
 	f.StringVar(&passwordFile, "password-file", "", "file that holds the account's password (default: the demo password)")
 	cmd.AddCommand(newStandinSeedCommand(), newStandinListCommand(), newStandinGetCommand(), newStandinPutCommand(),
-		newStandinEditCommand(), newStandinDeleteCommand())
+		newStandinEditCommand(), newStandinDeleteCommand(), newStandinMisbehaveCommand())
 	return cmd
 }
 

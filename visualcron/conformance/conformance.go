@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -78,6 +79,9 @@ type Harness struct {
 	Get func(t schemas.Type, id schemas.ID) (body []byte, ok bool)
 	// Secrets returns the password and whatever the server has given out for it.
 	Secrets func() []string
+	// Hidden looks at what an object's secret members truly hold, as JSON by JSON
+	// pointer, whatever of it the server shows. Get returns what it shows.
+	Hidden func(t schemas.Type, id schemas.ID) map[string]string
 }
 
 // Sample returns the n-th synthetic object of a type: its id, and a body in
@@ -154,7 +158,19 @@ func calls() []call {
 // Run checks the connectors that open's harness makes; open is called once per
 // subtest.
 func Run(t *testing.T, open func(t *testing.T) Harness) {
-	t.Run("a server says who it is and what it can do", func(t *testing.T) {
+	run(t, func(t *testing.T, name string, test func(*testing.T)) { t.Run(name, test) }, open)
+}
+
+// RunInBubbles is Run with each subtest in a testing/synctest bubble of its own, so
+// that waiting costs no time. The network of the harness must be one in memory.
+func RunInBubbles(t *testing.T, open func(t *testing.T) Harness) {
+	run(t, func(t *testing.T, name string, test func(*testing.T)) {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+	}, open)
+}
+
+func run(t *testing.T, sub func(t *testing.T, name string, test func(*testing.T)), open func(t *testing.T) Harness) {
+	sub(t, "a server says who it is and what it can do", func(t *testing.T) {
 		c := open(t).Open(nil)
 		first := info(t, c)
 		if first.ID == "" || first.Version == "" {
@@ -165,10 +181,13 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		}
 	})
 	for _, typ := range schemas.Types() {
-		t.Run("objects of type "+string(typ)+" come and go as asked", func(t *testing.T) { roundTrip(t, open(t), typ) })
+		sub(t, "objects of type "+string(typ)+" come and go as asked", func(t *testing.T) { roundTrip(t, open(t), typ) })
 	}
-	t.Run("ids that look like paths and escapes name their object only", func(t *testing.T) { oddIDs(t, open(t)) })
-	t.Run("a GUID in capitals is the same id", func(t *testing.T) {
+	for _, typ := range []schemas.Type{schemas.Credential, schemas.Job} {
+		sub(t, "secrets of type "+string(typ)+" come out and stay as the capability says", func(t *testing.T) { secrets(t, open(t), typ) })
+	}
+	sub(t, "ids that look like paths and escapes name their object only", func(t *testing.T) { oddIDs(t, open(t)) })
+	sub(t, "a GUID in capitals is the same id", func(t *testing.T) {
 		h := open(t)
 		c := h.Open(nil)
 		id, body := Sample(schemas.Connection, 7)
@@ -182,7 +201,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			t.Errorf("the listing does not hold %s", want)
 		}
 	})
-	t.Run("what changes behind its back is seen", func(t *testing.T) {
+	sub(t, "what changes behind its back is seen", func(t *testing.T) {
 		h := open(t)
 		c := h.Open(nil)
 		id, body := Sample(schemas.Job, 3)
@@ -193,7 +212,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		h.Delete(schemas.Job, id)
 		wantClass(t, "after a delete", second(c.Get(t.Context(), schemas.Job, id)), visualcron.NotFound)
 	})
-	t.Run("an error of whoever takes the rows ends the listing and comes back as it is", func(t *testing.T) {
+	sub(t, "an error of whoever takes the rows ends the listing and comes back as it is", func(t *testing.T) {
 		h := open(t)
 		for n := range 3 {
 			_, body := Sample(schemas.Job, n)
@@ -205,7 +224,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			t.Errorf("error %v after %d rows, complete %t; want the same error after 1 row, not complete", err, rows, complete.IsComplete())
 		}
 	})
-	t.Run("a body under another object's id is not written", func(t *testing.T) {
+	sub(t, "a body under another object's id is not written", func(t *testing.T) {
 		h := open(t)
 		id, _ := Sample(schemas.Job, 1)
 		_, other := Sample(schemas.Job, 2)
@@ -214,7 +233,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			t.Error("something was written")
 		}
 	})
-	t.Run("an empty id never stands for the whole type", func(t *testing.T) {
+	sub(t, "an empty id never stands for the whole type", func(t *testing.T) {
 		h := open(t)
 		id, body := Sample(schemas.Job, 1)
 		h.Put(schemas.Job, body)
@@ -223,7 +242,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			t.Error("an object is gone")
 		}
 	})
-	t.Run("a wrong password is Unauthorized at every call", func(t *testing.T) {
+	sub(t, "a wrong password is Unauthorized at every call", func(t *testing.T) {
 		h := open(t)
 		wrong := `wr0ng "päss" /word`
 		c := h.Open(func(cfg *visualcron.Config) { cfg.Password = wrong })
@@ -233,7 +252,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			noSecret(t, c, err, append(h.Secrets(), wrong))
 		}
 	})
-	t.Run("a forgotten logon is made anew, once", func(t *testing.T) {
+	sub(t, "a forgotten logon is made anew, once", func(t *testing.T) {
 		h := open(t)
 		c := h.Open(nil)
 		for _, call := range calls()[:2] {
@@ -247,11 +266,11 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			t.Errorf("put after a forgotten logon: %v", err)
 		}
 	})
-	t.Run("calls side by side do not disturb each other", func(t *testing.T) { sideBySide(t, open(t)) })
+	sub(t, "calls side by side do not disturb each other", func(t *testing.T) { sideBySide(t, open(t)) })
 	for _, f := range Faults() {
-		t.Run("server "+string(f)+": the class says what may have happened", func(t *testing.T) { faulty(t, open(t), f) })
+		sub(t, "server "+string(f)+": the class says what may have happened", func(t *testing.T) { faulty(t, open(t), f) })
 	}
-	t.Run("a caller that gives up gets its own error", func(t *testing.T) {
+	sub(t, "a caller that gives up gets its own error", func(t *testing.T) {
 		h := open(t)
 		c := h.Open(nil)
 		info(t, c)
@@ -270,7 +289,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			}
 		}
 	})
-	t.Run("a change feed tells of changes, or is not offered", func(t *testing.T) { watch(t, open(t)) })
+	sub(t, "a change feed tells of changes, or is not offered", func(t *testing.T) { watch(t, open(t)) })
 }
 
 func second[A any](_ A, err error) error { return err }
@@ -377,6 +396,74 @@ func roundTrip(t *testing.T, h Harness, typ schemas.Type) {
 			t.Error("what was deleted is still listed")
 		}
 	}
+}
+
+// secrets proves that the capability of a type tells the truth: what is shown of a
+// secret, and what becomes of it when a write leaves it out or sends it back.
+func secrets(t *testing.T, h Harness, typ schemas.Type) {
+	c := h.Open(nil)
+	can := info(t, c).Types[typ]
+	if !can.Put {
+		return // nothing can be written, so nothing can be lost
+	}
+	id, body := Sample(typ, 1)
+	const truth = `"tr\u00fcth \\ of the conformance suite"` // one that may not come out spelt otherwise
+	plain := strings.TrimSuffix(string(body), "}")
+	at, with, without := "/Password", plain+`,"Password":`+truth+`}`, plain+`,"Domain":"changed"}`
+	if typ == schemas.Job {
+		at, with, without = "/Variables/0/ValueObject", plain+`,"Variables":[{"Key":"Region","ValueObject":`+truth+`}]}`, plain+`,"Variables":[{"Key":"Other"},{"Key":"Region"}]}`
+	}
+	holds := func(what, at, want string) {
+		t.Helper()
+		if got := h.Hidden(typ, id)[at]; !sameText(got, want) {
+			t.Errorf("%s the secret at %s is %s, want %s", what, at, got, want)
+		}
+	}
+	if _, err := c.Put(t.Context(), typ, id, []byte(with)); err != nil {
+		t.Fatal(err)
+	}
+	holds("written,", at, truth)
+	shown, ok := h.Get(typ, id)
+	if !ok {
+		t.Fatal("what was put is not there")
+	}
+	if show := bytes.Contains(shown, []byte("of the conformance suite")); show != (can.Secrets == visualcron.SecretsEqual) {
+		t.Errorf("mode %q, and it shows %.400s", can.Secrets, shown)
+	}
+	if can.Secrets != visualcron.SecretsEqual {
+		if _, err := c.Put(t.Context(), typ, id, []byte(without)); err != nil {
+			t.Fatal(err)
+		}
+		if typ == schemas.Job {
+			at = "/Variables/1/ValueObject" // the item moved
+		}
+		holds("left out,", at, truth)
+		shown, _ = h.Get(typ, id)
+	}
+	if _, err := c.Put(t.Context(), typ, id, shown); err != nil {
+		t.Fatal(err)
+	}
+	if can.Secrets == visualcron.SecretsEqual || can.Secrets == visualcron.SecretsOpaque {
+		holds("sent back,", at, truth)
+	} else if got := h.Hidden(typ, id)[at]; sameText(got, truth) {
+		t.Errorf("mode %q, and what was sent back did not become the secret", can.Secrets)
+	}
+	if can.Secrets == visualcron.SecretsEqual {
+		if _, err := c.Put(t.Context(), typ, id, []byte(without)); err != nil {
+			t.Fatal(err)
+		}
+		for at, v := range h.Hidden(typ, id) {
+			if sameText(v, truth) {
+				t.Errorf("left out of the whole object, the secret is still at %s", at)
+			}
+		}
+	}
+}
+
+// sameText compares two JSON texts.
+func sameText(a, b string) bool {
+	var x, y string
+	return json.Unmarshal([]byte(a), &x) == nil && json.Unmarshal([]byte(b), &y) == nil && x == y
 }
 
 func oddIDs(t *testing.T, h Harness) {

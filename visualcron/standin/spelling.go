@@ -11,7 +11,7 @@ import (
 )
 
 // spellings are the ways in which mode canonicalises changes the spelling of a body
-// and not its meaning.
+// and not its meaning. What was changed once stays as it is.
 var spellings = []string{"order", "lists", "guids", "empties", "dates", "booleans", "numbers", "lines", "enums"}
 
 // enums are the enumerations that are known, with their values in order. Which
@@ -37,12 +37,9 @@ func respell(t schemas.Type, root *node, kinds string) {
 		if does("empties") && n.kind == '{' {
 			for i := len(n.kids) - 1; i >= 0; i-- {
 				kid := n.kids[i]
-				switch {
-				case secret[kid]:
-				case kid.kind == 'n':
+				empty := kid.kind == 'n' || kid.kind == '[' && len(kid.kids) == 0 || kid.kind == '"' && len(kid.raw) == len(`""`)
+				if empty && !secret[kid] {
 					n.remove(i)
-				case kid.kind == '[' && len(kid.kids) == 0, kid.kind == '"' && len(kid.raw) == len(`""`):
-					n.kids[i] = rawNode("null")
 				}
 			}
 		}
@@ -84,7 +81,7 @@ func respell(t schemas.Type, root *node, kinds string) {
 			}
 		}
 	}
-	if does("empties") && root.get("StandInEmpty") == nil {
+	if does("empties") {
 		root.set("StandInEmpty", &node{kind: '['})
 	}
 }
@@ -96,14 +93,8 @@ func respellText(text string, does func(string) bool) string {
 	if m := dateText.FindStringSubmatch(text); m != nil && does("dates") {
 		switch {
 		case m[1] == "0001":
-			if m[3] == "" {
-				return "0001-01-01T00:00:00Z"
-			}
 			return "0001-01-01T00:00:00"
 		case m[1] == "9999":
-			if m[2] == "" {
-				return "9999-12-31T23:59:59.9999999"
-			}
 			return "9999-12-31T23:59:59Z"
 		case m[3] != "":
 			if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
