@@ -252,7 +252,7 @@ func TestReadingModes(t *testing.T) {
 		}
 		return all.String()
 	}
-	if listed() == listed() {
+	if first, second := listed(), listed(); first == second {
 		t.Error("two listings show the same statistics")
 	}
 	if after, _ := s.Shown(schemas.Job, one); !reflect.DeepEqual(strip(tree(t, before)), strip(tree(t, after))) {
