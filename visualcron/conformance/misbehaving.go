@@ -62,9 +62,12 @@ func (e Expected) String() string {
 	if e.Fresh != nil {
 		out += "; at first contact " + tell(e.Fresh)
 	}
-	for text, on := range map[string]bool{"; writes land all the same": e.Lands, "; objects do not show": e.Unseen, "; a listing may be refused": e.AnyList} {
-		if on {
-			out += text
+	for _, also := range []struct {
+		is   bool
+		text string
+	}{{e.Lands, "writes land all the same"}, {e.Unseen, "objects do not show"}, {e.AnyList, "a listing may be refused"}} {
+		if also.is {
+			out += "; " + also.text
 		}
 	}
 	return out

@@ -243,6 +243,7 @@ func (s *Server) switchModes(list []Misbehaviour, keep func(Misbehaviour) bool) 
 		}
 	}
 	s.modes = now
+	s.keepFaults()
 	return nil
 }
 
@@ -433,10 +434,23 @@ func (s *Server) listingFault(t schemas.Type) (ListingFault, bool) {
 	if !on {
 		return ListingFault{}, false
 	}
-	faults := ListingFaults()
-	i := slices.IndexFunc(faults, func(f ListingFault) bool { return f.Name == name })
-	if i < 0 {
-		return ListingFault{}, false
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	f, ok := s.faults[name]
+	return f, ok
+}
+
+// keepFaults keeps one value of each listing fault that is on, because it may count
+// how often it was served; s.mu is held.
+func (s *Server) keepFaults() {
+	on := map[string]ListingFault{}
+	for _, f := range ListingFaults() {
+		if slices.ContainsFunc(s.modes, func(m Misbehaviour) bool { return m.Mode == "listing" && m.Arg == f.Name }) {
+			on[f.Name] = f
+			if old, ok := s.faults[f.Name]; ok {
+				on[f.Name] = old
+			}
+		}
 	}
-	return faults[i], true
+	s.faults = on
 }

@@ -252,7 +252,7 @@ func TestReadingModes(t *testing.T) {
 		}
 		return all.String()
 	}
-	if listed() == listed() {
+	if first, second := listed(), listed(); first == second {
 		t.Error("two listings show the same statistics")
 	}
 	if after, _ := s.Shown(schemas.Job, one); !reflect.DeepEqual(strip(tree(t, before)), strip(tree(t, after))) {
@@ -343,6 +343,131 @@ func TestALateWriteLandsOnceAndNotAfterClose(t *testing.T) {
 			t.Error("it landed at Close")
 		}
 		_ = b.Close()
+		_ = srv.Close()
+	})
+}
+
+// TestWhatIsNotOfferedIsRefused, whether the client has read the capabilities or not.
+func TestWhatIsNotOfferedIsRefused(t *testing.T) {
+	s := open(t, standin.Config{})
+	srv := httptest.NewServer(s.Handler())
+	defer srv.Close()
+	token := logon(t, srv.Client(), srv.URL)
+	ask := func(method, path string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequest(method, srv.URL+"/api/v1/"+path, strings.NewReader(`{"Id":"a"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := srv.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(b)
+	}
+	put(t, s, schemas.Connection, `{"Id":"a"}`)
+	put(t, s, schemas.Job, `{"Id":"a"}`)
+	for _, c := range []struct {
+		mode           string
+		connection     [4]int // GET of the list and the object, PUT, DELETE
+		job            [4]int
+		says, saysNone string // of the server
+	}{
+		{"reads-only", [4]int{200, 200, 405, 405}, [4]int{200, 200, 405, 405}, `"Connection":{"list":true,"get":true,"put":false,"delete":false`, `"put":true`},
+		{"reads-jobs-only", [4]int{405, 405, 405, 405}, [4]int{200, 200, 405, 405}, `"Job":{"list":true,"get":true,"put":false`, `"Connection"`},
+		{"forbidden-types=403", [4]int{403, 403, 403, 403}, [4]int{200, 200, 200, 204}, `"Connection":{"list":true,"get":true,"put":true,"delete":true`, `"put":false`},
+		{"forbidden-types=empty", [4]int{200, 404, 403, 403}, [4]int{200, 200, 200, 204}, `"Connection":{"list":true,"get":true,"put":true,"delete":true`, `"put":false`},
+		{"no-changes-feed", [4]int{200, 200, 200, 204}, [4]int{200, 200, 200, 204}, `"changes":false`, `"changes":true`},
+		{"version=9.9", [4]int{200, 200, 200, 204}, [4]int{200, 200, 200, 204}, `"version":"9.9 stand-in (not VisualCron)"`, standin.Version},
+		{"another-server=x", [4]int{200, 200, 200, 204}, [4]int{200, 200, 200, 204}, `"id":"x"`, s.ID()},
+	} {
+		s.Behave()
+		put(t, s, schemas.Connection, `{"Id":"a"}`)
+		put(t, s, schemas.Job, `{"Id":"a"}`)
+		misbehave(t, s, c.mode)
+		for typ, want := range map[string][4]int{"Connection": c.connection, "Job": c.job} {
+			var got [4]int
+			for i, act := range [][2]string{{"GET", "objects/" + typ}, {"GET", "objects/" + typ + "/a"}, {"PUT", "objects/" + typ + "/a"}, {"DELETE", "objects/" + typ + "/a"}} {
+				var text string
+				if got[i], text = ask(act[0], act[1]); i == 0 && got[0] == 200 && (text == "[]") != (c.mode == "forbidden-types=empty" && typ == "Connection") {
+					t.Errorf("%s: the list of %s is %.100s", c.mode, typ, text)
+				}
+			}
+			if got != want {
+				t.Errorf("%s: %s answers %v, want %v", c.mode, typ, got, want)
+			}
+		}
+		if _, text := ask("GET", "server"); !strings.Contains(text, c.says) || strings.Contains(text, c.saysNone) {
+			t.Errorf("%s: the server says %s", c.mode, text)
+		}
+	}
+	s.Behave()
+	misbehave(t, s, "token-short=1h")
+	if code, _ := ask("GET", "server"); code != 200 {
+		t.Errorf("a token that is still good: %d", code)
+	}
+	misbehave(t, s, "token-short=1ns")
+	if code, _ := ask("GET", "server"); code != 401 {
+		t.Errorf("a token that was out when they became short: %d", code)
+	}
+}
+
+func TestThrottlesBySecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, standin.Config{})
+		misbehave(t, s, "throttles=3,503")
+		ask := func() int {
+			rec := httptest.NewRecorder()
+			s.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/api/v1/server", nil))
+			if rec.Code == 503 && rec.Header().Get("Retry-After") != "1" {
+				t.Error("it does not say when to come back")
+			}
+			return rec.Code
+		}
+		for range 3 {
+			if got := [5]int{ask(), ask(), ask(), ask(), ask()}; got != [5]int{401, 401, 401, 503, 503} {
+				t.Errorf("%v", got)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// TestATarpitGivesEverythingInTheEnd, and lets go of who goes.
+func TestATarpitGivesEverythingInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, standin.Config{})
+		pipe := standin.NewPipe()
+		srv := &http.Server{Handler: s.Handler()}
+		go func() { _ = srv.Serve(pipe) }()
+		b, err := bridge.New(visualcron.Config{Server: "s", Address: "http://pipe", User: standin.DefaultUser, Password: standin.DefaultPassword,
+			RequestTimeout: time.Hour, ListTimeout: 24 * time.Hour, ListIdle: 2 * time.Second}, bridge.WithTransport(pipe.Transport()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		misbehave(t, s, "tarpit")
+		if _, err := b.Server(t.Context()); err != nil { // logs on, too
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		complete, err := b.List(t.Context(), schemas.Job, func(visualcron.Row) error { return nil })
+		if took := time.Since(begun); err != nil || complete.Count() != 2 || took < 10*time.Minute {
+			t.Errorf("%d jobs after %s: %v", complete.Count(), took, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := b.List(ctx, schemas.Job, func(visualcron.Row) error { return nil }); visualcron.ClassOf(err) != visualcron.Timeout {
+			t.Error(err)
+		}
+		_ = b.Close()
+		_ = s.Close()
 		_ = srv.Close()
 	})
 }

@@ -2,6 +2,7 @@ package standin_test
 
 import (
 	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,6 +60,9 @@ func references(o standin.Object, body any) []standin.Ref {
 // dangling references, and that there are no others.
 func TestSeedRefersToWhatIsThere(t *testing.T) {
 	objects := standin.SeedObjects()
+	if !reflect.DeepEqual(objects, standin.SeedObjects()) {
+		t.Error("the seed is another one at every call")
+	}
 	place := map[standin.Ref]int{}
 	bodies := make([]map[string]any, len(objects))
 	for i, o := range objects {

@@ -94,7 +94,8 @@ type Server struct {
 	feeds   map[chan hint]struct{}
 	closed  bool
 	modes   []Misbehaviour // that are on
-	second  time.Time      // in which so many requests came, for mode throttles
+	faults  map[string]ListingFault
+	second  time.Time // in which so many requests came, for mode throttles
 	asked   int
 	late    sync.WaitGroup // writes that are still to land
 	rng     *mathrand.Rand
