@@ -127,6 +127,7 @@ var refName = map[string]schemas.Type{
 	"ExitCodeCollection": schemas.ExitCode, "ExitCodeCollectionId": schemas.ExitCode,
 	"TimeExceptions": schemas.TimeException,
 	"UserGroup":      schemas.UserGroup, "User": schemas.User,
+	"Group": schemas.UserGroup, // of a permission override; a job's own Group is a name
 }
 
 // audited are the members that say who made an object and when: no configuration.
@@ -230,7 +231,6 @@ var forms = map[schemas.Type]*form{
 				"Tasks":          {sortBy: []string{"Order", "Id"}, any: task()},
 				"Triggers":       {sortBy: []string{"Id"}, any: trigger()},
 				"TimeExceptions": {set: true, any: refRules[schemas.TimeException]},
-				"GroupOverride":  {any: &rule{fields: map[string]*rule{"Group": refRules[schemas.UserGroup]}}},
 			})},
 	},
 	schemas.Connection: {
@@ -247,8 +247,7 @@ var forms = map[schemas.Type]*form{
 		id: path("Id"), name: [][]string{{"Username"}, {"Domain"}}, who: path("ModifiedBy"),
 		columns:  []Column{column("User", "Username"), column("Domain", "Domain"), column("Local", "LocalLogin"), column("Load profile", "LoadProfile")},
 		evidence: "Id, Username, Password, Domain and IsMSA from public client code; the others assumed from the window",
-		root: &rule{fields: members(nil, map[string]*rule{
-			"GroupOverride": {any: &rule{fields: map[string]*rule{"Group": refRules[schemas.UserGroup]}}}})},
+		root:     &rule{fields: members(nil, nil)},
 	},
 	schemas.User: {
 		id: path("Id"), name: [][]string{{"Name"}}, who: path("ModifiedBy"), login: path("UserName"),
@@ -292,7 +291,7 @@ var forms = map[schemas.Type]*form{
 	schemas.PGPKeyRing: {
 		id: path("Id"), name: [][]string{{"Name"}}, who: path("ModifiedBy"),
 		columns:  []Column{column("Name", "Name"), column("Description", "Description")},
-		children: []ChildKind{{"Keys", path("Keys"), path("Name")}},
+		children: []ChildKind{{"Keys", path("Keys"), path("UserId")}},
 		evidence: "assumed from the grid",
 		root: &rule{fields: members(nil, map[string]*rule{
 			"Keys": {sortBy: []string{"Id"}, any: &rule{fields: map[string]*rule{"Data": {secret: true}}}}})},

@@ -50,6 +50,14 @@ func secretName(name string) bool {
 		"accesskey", "accesstoken", "refreshtoken"}, func(s string) bool { return strings.HasSuffix(n, s) })
 }
 
+// pointerToken escapes a member's name for a JSON pointer.
+func pointerToken(name string) string {
+	if !strings.ContainsAny(name, "~/") {
+		return name
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+}
+
 // eachSecret visits every secret member of a body, empty ones too: i is its place
 // in holder, at its JSON pointer.
 func eachSecret(t schemas.Type, root *node, visit func(at string, holder *node, i int)) {
@@ -59,7 +67,7 @@ func eachSecret(t schemas.Type, root *node, visit func(at string, holder *node, 
 		for i, kid := range n.kids {
 			step, spot, deep := strconv.Itoa(i), "*", named
 			if n.kind == '{' {
-				step, spot = strings.NewReplacer("~", "~0", "/", "~1").Replace(n.names[i]), n.names[i]
+				step, spot = pointerToken(n.names[i]), n.names[i]
 			}
 			if place != "" {
 				spot = place + "/" + spot

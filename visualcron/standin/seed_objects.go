@@ -154,7 +154,7 @@ func (s *seed) all() {
 	certificates := seedIDs("certificate", 5)
 	for i, cn := range []string{"mail.contoso.com", "sftp.contoso.com", "*.contoso.com", "mail.contoso.com", "überwachung.contoso.com"} {
 		s.add(schemas.Certificate, doc{"Id": certificates[i], "Name": "contoso-" + cn[:4], "CommonName": cn, "IssuerName": "CN=Contoso Root, O=\"Contoso, Inc.\"",
-			"Email": "pki@contoso.com", "SelfSigned": i == 2, "HasPrivateKey": true, "CanEncrypt": true, "CanSign": i != 3,
+			"Email": "pki@contoso.com", "SelfSigned": i == 2, "HasPrivateKey": true, "CanEncrypt": true, "CanSign": i != 3, "KeyValid": true,
 			"ValidFrom": "2025-01-01T00:00:00+01:00", "ValidTo": at(oddDates, i+1), "Data": s.key("certificate"), "Password": s.secret("certificate")})
 	}
 
@@ -226,7 +226,7 @@ func (s *seed) all() {
 			body["AccessKey"] = s.secret("connection")
 			body["Region"] = "eu-north-1"
 		case "SharePoint":
-			body["OAuth"] = doc{"TenantId": "contoso.onmicrosoft.com", "RefreshToken": s.secret("connection"), "Expires": at(oddDates, i)}
+			body["OAuth"] = doc{"TenantId": "contoso.onmicrosoft.com", "AccessToken": s.secret("connection"), "RefreshToken": s.secret("connection"), "Expires": at(oddDates, i)}
 		}
 		if i%7 == 3 {
 			body["Proxy"] = doc{"Type": "HTTP", "Address": "proxy.contoso.com", "Port": 8080, "UserName": fmt.Sprintf("proxy-%d", i), "PassWord": s.secret("proxy")}
@@ -256,7 +256,7 @@ func (s *seed) all() {
 	drives := seedIDs("drive", 4)
 	for i, letter := range []string{"Y:", "Z:", "X:", "W:"} {
 		body := doc{"Id": drives[i], "Drive": letter, "Path": fmt.Sprintf(`\\fs%02d.contoso.com\data, "år" 2026`, i+1), "Controlled": i%2 == 0,
-			"Credential": credentials[i]}
+			"ConnectionStatus": []string{"Connected", "Disconnected"}[i%2], "Credential": credentials[i]}
 		if i == 3 {
 			body["Credential"] = s.missing(schemas.NetworkDrive, drives[i], schemas.Credential)
 		}
@@ -475,7 +475,7 @@ func (s *seed) all() {
 			people = append(people, doc{"Id": seedGUID(fmt.Sprintf("mft %d user", i), k), "UserName": fmt.Sprintf("partner%d", k+1), "PassWord": s.secret("mft"),
 				"User": at(users, i+k), "Folders": []doc{{"Path": fmt.Sprintf(`D:\mft\%d\år`, k), "Virtual": "/in", "Read": true, "Write": k == 0, "Delete": false}}})
 		}
-		body := doc{"Id": servers[i], "Name": name, "Type": []string{"SFTP", "FTPS", "SFTP"}[i], "Port": 22 + i, "Active": i < 2,
+		body := doc{"Id": servers[i], "Name": name, "Type": []string{"SFTP", "FTPS", "SFTP"}[i], "Port": 22 + i, "Active": i < 2, "Status": "Started", "Connections": i,
 			"Certificate": certificates[1], "SSHKey": at(sshKeys, i), "Credential": credentials[i], "PrivateKey": s.key("mft"),
 			"Endpoints": []doc{{"Address": "0.0.0.0", "Port": 22 + i}}, "Users": people}
 		if i == 2 {
