@@ -25,8 +25,8 @@ type Composition struct {
 	// Secrets is the target's own mode. Unless equal, it takes no secret of another
 	// server, and keeps its own where a write leaves the member out.
 	Secrets SecretMode
-	// Needs are the places that were found without their secret before. They count
-	// where the target does not tell whether it has one.
+	// Needs are the places that were found without their secret before, as Composed
+	// names them. They count where the target does not tell whether it has one.
 	Needs []string
 	// Wait: something that the object refers to lacks its secret, so a new one is
 	// inactive and the flag of one that is there stays as it is.
@@ -36,8 +36,10 @@ type Composition struct {
 // Composed is a body made for a target.
 type Composed struct {
 	Body []byte
-	// Needs are the JSON pointers of the secrets that the object has at its source,
-	// or may have, and lacks at the target: a person has to enter them there.
+	// Needs are the places of the secrets that the object has at its source, or may
+	// have, and lacks at the target: a person has to enter them there. They are
+	// written like JSON pointers, with the key of an item, where it has one, for its
+	// index: a list may have another order next time.
 	Needs []string
 }
 
@@ -72,7 +74,7 @@ func Compose(t schemas.Type, source, target []byte, c Composition) (Composed, er
 	}
 	at, has := s.at(f.active), own.at(f.active)
 	once := isOn(s, f.runsOnce) || isOn(s, f.removesItself)
-	k.carry(f.root, "", s, own)
+	k.carry(f.root, "", "", s, own)
 	if f.active != nil {
 		var active *node
 		waits := len(k.needs) > 0 || c.Wait || once
@@ -106,9 +108,9 @@ type carrier struct {
 }
 
 // carry replaces every volatile member of s by the target's own, and takes it out
-// where the target has none. Own is nil where nothing at the target is known to be
-// the same thing.
-func (k *carrier) carry(r *rule, at string, s, own *node) {
+// where the target has none. At is the JSON pointer of s, called its name in Needs.
+// Own is nil where nothing at the target is known to be the same thing.
+func (k *carrier) carry(r *rule, at, called string, s, own *node) {
 	switch s.kind {
 	case '{':
 		var from []member
@@ -117,22 +119,22 @@ func (k *carrier) carry(r *rule, at string, s, own *node) {
 		}
 		var out []member
 		for _, m := range s.members {
-			fr, place := r.field(m.name), pointer(at, m.name)
+			fr, place, called := r.field(m.name), pointer(at, m.name), pointer(called, m.name)
 			var o *node // the target's own, null included
 			if i := slices.IndexFunc(from, func(om member) bool { return om.name == m.name }); i >= 0 {
 				o = from[i].value
 			}
 			switch {
 			case fr.volatile:
-				if o != nil {
+				if o = k.sendable(fr, o); o != nil {
 					out = append(out, member{m.name, o})
 				}
-			case k.keeps(fr, place, m.value):
-				if v := k.secret(fr, place, m.value, o, own != nil); v != nil {
+			case k.keeps(fr, place, m.value, o):
+				if v := k.secret(fr, place, called, m.value, o, own != nil); v != nil {
 					out = append(out, member{m.name, v})
 				}
 			default:
-				k.carry(fr, place, m.value, o)
+				k.carry(fr, place, called, m.value, o)
 				out = append(out, m)
 			}
 		}
@@ -142,26 +144,83 @@ func (k *carrier) carry(r *rule, at string, s, own *node) {
 			}
 			fr := r.field(om.name)
 			// Where secrets travel, a source without one means that there is none.
-			if fr.volatile || (k.Withholds || fr.value && !k.Values) && fr.hides(om.value) && k.Secrets == SecretsEqual {
-				out = append(out, om)
+			if fr.volatile || (k.Withholds || fr.value && !k.Values) && fr.hides(om.value) {
+				if v := k.sendable(fr, om.value); v != nil {
+					out = append(out, member{om.name, v})
+				}
 			}
 		}
 		s.members = out
 	case '[':
-		key := r.itemKey()
+		twins := r.twins(s, own)
 		for i, it := range s.items {
-			var o *node
-			if own != nil && key != "" && keyOf(it.get(key)) != "" {
-				for _, c := range own.items {
-					if strings.EqualFold(keyOf(c.get(key)), keyOf(it.get(key))) {
-						o = c
-					}
-				}
+			name := strconv.Itoa(i)
+			if key := keyOf(it.get(r.itemKey())); key != "" {
+				name = key
 			}
-			// Without a key there is no way to tell which item is which.
-			k.carry(r.item(), at+"/"+strconv.Itoa(i), it, o)
+			k.carry(r.item(), at+"/"+strconv.Itoa(i), pointer(called, name), it, twins[i])
 		}
 	}
+}
+
+// sendable returns the target's own value as it may be sent back, nil for not at
+// all. What a server that is not equal shows of its secrets it would take for the
+// secrets themselves.
+func (k *carrier) sendable(r *rule, own *node) *node {
+	if own == nil || k.Secrets == SecretsEqual {
+		return own
+	}
+	if r.hides(own) {
+		return nil
+	}
+	var members []member
+	for _, m := range own.members {
+		if m.value = k.sendable(r.field(m.name), m.value); m.value != nil {
+			members = append(members, m)
+		}
+	}
+	own.members = members
+	for _, it := range own.items {
+		k.sendable(r.item(), it)
+	}
+	return own
+}
+
+// twins returns for every item of a list the one of the target's list that is the
+// same thing, nil where none is. They have the same key, or, without one, the same
+// content but for secrets and what is volatile: the place in a list tells nothing.
+// No item is the twin of two.
+func (r *rule) twins(s, own *node) []*node {
+	out := make([]*node, len(s.items))
+	if own == nil || own.kind != '[' {
+		return out
+	}
+	key := r.itemKey()
+	name := func(it *node) string {
+		if k := keyOf(it.get(key)); k != "" {
+			return "key " + k
+		}
+		if x := (View{Secrets: SecretsMasked}).value(r.item(), it); x != nil && x.kind == '{' {
+			return string(x.append(nil))
+		}
+		return ""
+	}
+	names := make([]string, len(own.items))
+	for i, it := range own.items {
+		names[i] = name(it)
+	}
+	for _, same := range []func(a, b string) bool{func(a, b string) bool { return a == b }, strings.EqualFold} {
+		for i, it := range s.items {
+			n := name(it)
+			if out[i] != nil || n == "" {
+				continue
+			}
+			if j := slices.IndexFunc(names, func(o string) bool { return same(n, o) }); j >= 0 {
+				out[i], names[j] = own.items[j], ""
+			}
+		}
+	}
+	return out
 }
 
 // keyOf returns what tells an item of a list apart, as text.
@@ -174,27 +233,31 @@ func keyOf(n *node) string {
 
 // keeps tells whether the target's own secret, or value of a variable, stays at a
 // place.
-func (k *carrier) keeps(r *rule, place string, v *node) bool {
+func (k *carrier) keeps(r *rule, place string, v, own *node) bool {
 	switch {
 	case !r.secret && !r.value:
 		return false
 	case slices.Contains(k.Withheld, place), r.value && !k.Values:
 		return true
 	}
-	return (r.hides(v) || v.kind == 'n') && (k.Withholds || k.Secrets != SecretsEqual)
+	hidden := r.hides(v) || v.kind == 'n' || own != nil && !own.empty() && r.hides(own)
+	return hidden && (k.Withholds || k.Secrets != SecretsEqual)
 }
 
 // secret returns what a write sends at a place that keeps the target's own; nil to
 // leave the member out. It notes where the target lacks a secret that the source
 // has. There tells that the target has the thing whose secret this is.
-func (k *carrier) secret(r *rule, place string, source, own *node, there bool) *node {
+func (k *carrier) secret(r *rule, place, called string, source, own *node, there bool) *node {
 	has := own != nil && !own.empty()
 	wants := slices.Contains(k.Withheld, place) || !k.Withholds && !source.empty()
+	if r.value { // one that was not asked for when it was captured is on its way
+		wants = k.Values && wants && (k.Withholds || !source.empty())
+	}
 	// A null says nothing where all secrets come out as null: who was found without
 	// one stays so until a person says otherwise.
 	known := !k.Secrets.silent() || !there
-	if !r.value && wants && !has && (known || slices.Contains(k.Needs, place)) {
-		k.needs = append(k.needs, place)
+	if wants && !has && (known || slices.Contains(k.Needs, called)) {
+		k.needs = append(k.needs, called)
 	}
 	if k.Secrets != SecretsEqual {
 		return nil
@@ -226,7 +289,8 @@ type Sealed struct {
 // SealBody returns the body with every secret that is not empty replaced by what
 // seal makes of its JSON text. What does not count in the view is taken out: the
 // secrets of a server that does not give them, and the values of variables unless
-// they are asked for. The error wraps ErrBody.
+// they are asked for. So is what the server settings leave to the one server: its
+// licence must not even lie in the store. The error wraps ErrBody.
 func (v View) SealBody(t schemas.Type, body []byte, seal func(pointer, secret string) string) (Sealed, error) {
 	f := forms[t]
 	if f == nil {
@@ -237,6 +301,7 @@ func (v View) SealBody(t schemas.Type, body []byte, seal func(pointer, secret st
 		return Sealed{}, err
 	}
 	var out Sealed
+	changed := false
 	var walk func(r *rule, at string, n *node) *node
 	walk = func(r *rule, at string, n *node) *node {
 		switch withhold := v.Secrets != SecretsEqual || r.value && !v.Values; {
@@ -245,10 +310,16 @@ func (v View) SealBody(t schemas.Type, body []byte, seal func(pointer, secret st
 			if !r.volatile {
 				out.Withheld = append(out.Withheld, at)
 			}
+			changed = true
 			return null
 		case !withhold && !n.empty():
 			out.Places = append(out.Places, at)
 			return textNode(seal(at, string(n.append(nil))))
+		}
+		if r.own != nil {
+			before := len(n.members)
+			n.members = slices.DeleteFunc(n.members, func(m member) bool { return r.field(m.name).volatile })
+			changed = changed || len(n.members) < before
 		}
 		for i, m := range n.members {
 			n.members[i].value = walk(r.field(m.name), pointer(at, m.name), m.value)
@@ -259,7 +330,7 @@ func (v View) SealBody(t schemas.Type, body []byte, seal func(pointer, secret st
 		return n
 	}
 	n = walk(f.root, "", n)
-	if out.Places == nil && out.Withheld == nil {
+	if out.Places == nil && !changed {
 		out.Body = body
 	} else {
 		out.Body = n.append(nil)

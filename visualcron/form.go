@@ -31,7 +31,7 @@ type rule struct {
 	// server means nothing or is itself a member.
 	sortBy []string
 	// key is the member by which the items of a list are told apart; the last of
-	// sortBy where empty.
+	// sortBy where empty, and Id where that is empty too.
 	key string
 	// fields holds the rules of named members, any the rule of all others, or of
 	// the items of a list. own says by name which of the others are volatile.
@@ -44,8 +44,10 @@ var (
 	plain        = &rule{}
 	volatileRule = &rule{volatile: true}
 	secretRule   = &rule{secret: true, byName: true}
-	enumRule     = &rule{enum: true}
-	refRules     = func() map[schemas.Type]*rule {
+	// volatileSecretRule: no less to be hidden for being no configuration.
+	volatileSecretRule = &rule{volatile: true, secret: true, byName: true}
+	enumRule           = &rule{enum: true}
+	refRules           = func() map[schemas.Type]*rule {
 		m := map[schemas.Type]*rule{}
 		for _, t := range schemas.Types() {
 			m[t] = &rule{ref: t, any: &rule{ref: t}} // one id, or a list of them
@@ -59,10 +61,14 @@ func (r *rule) field(name string) *rule {
 	if f := r.fields[name]; f != nil {
 		return f
 	}
+	secret := isSecretName(name)
 	if r.any != nil && r.any.volatile || r.own != nil && r.own(name) {
+		if secret {
+			return volatileSecretRule
+		}
 		return volatileRule
 	}
-	if isSecretName(name) {
+	if secret {
 		return secretRule
 	}
 	if t, ok := refName[name]; ok {
@@ -82,12 +88,16 @@ func (r *rule) item() *rule {
 	return plain
 }
 
-// itemKey returns the member that tells the items of a list apart, "" for none.
+// itemKey returns the member that tells the items of a list apart, where they have
+// it.
 func (r *rule) itemKey() string {
-	if r.key == "" && len(r.sortBy) > 0 {
+	switch {
+	case r.key != "":
+		return r.key
+	case len(r.sortBy) > 0:
 		return r.sortBy[len(r.sortBy)-1]
 	}
-	return r.key
+	return "Id"
 }
 
 // hides tells whether v, which stands under the rule, is a secret. A switch or a

@@ -98,7 +98,10 @@ const (
 
 // silent tells that a null, or nothing, in place of a secret does not say that there
 // is none.
-func (m SecretMode) silent() bool { return m == SecretsNull || m == "" }
+// Nor does it where the mode is one that this version does not know.
+func (m SecretMode) silent() bool {
+	return m != SecretsEqual && m != SecretsOpaque && m != SecretsMasked
+}
 
 // Row is one object of a listing.
 type Row struct {
