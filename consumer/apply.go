@@ -549,6 +549,9 @@ func (l *look) whyWithout() string {
 		return fmt.Sprintf("%s does not give its secrets", l.event.Source)
 	}
 	can, _ := l.capability(l.key.t)
+	if can.Secrets == visualcron.SecretsEqual {
+		return "a token that a server refreshes by itself is every server's own"
+	}
 	return fmt.Sprintf("%s takes no secrets of other servers (it says %q)", l.server.ID, can.Secrets)
 }
 

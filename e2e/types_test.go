@@ -95,8 +95,10 @@ func TestAnEditOfEveryTypeArrives(t *testing.T) {
 		w.StartProducer()
 		w.StartConsumer()
 		equalWithin(t, w, 5*time.Minute, "production", targets...)
-		if p := listParked(t, w); len(p) != 0 {
-			t.Errorf("%d parked, the first: %+v", len(p), p[0])
+		for _, p := range listParked(t, w) { // the one with tokens of its server's own
+			if p.Class != "secret" || p.Type != schemas.Connection || !strings.Contains(p.Reason, "/OAuth/AccessToken, /OAuth/RefreshToken") {
+				t.Errorf("parked: %+v", p)
+			}
 		}
 		for _, x := range schemas.Types() {
 			t.Run(string(x), func(t *testing.T) {

@@ -126,6 +126,9 @@ func (k *carrier) carry(r *rule, at, called string, s, own *node) {
 			}
 			switch {
 			case fr.volatile:
+				if fr.secret && !fr.byName { // the object needs one of its own here
+					k.secret(fr, place, called, m.value, o, own != nil)
+				}
 				if o = k.sendable(fr, o); o != nil {
 					out = append(out, member{m.name, o})
 				}
@@ -307,7 +310,7 @@ func (v View) SealBody(t schemas.Type, body []byte, seal func(pointer, secret st
 		switch withhold := v.Secrets != SecretsEqual || r.value && !v.Values; {
 		case !r.hides(n):
 		case withhold && (!n.empty() || n.kind == 'n' && v.Secrets.silent()):
-			if !r.volatile {
+			if !r.volatile || !r.byName {
 				out.Withheld = append(out.Withheld, at)
 			}
 			changed = true

@@ -210,7 +210,7 @@ func TestSealBodyTakesOutWhatDoesNotTravel(t *testing.T) {
 		{"a token that is no configuration is hidden all the same", schemas.Connection, equal, false, `{"OAuth":{"RefreshToken":"s"}}`, `{"OAuth":{"RefreshToken":"SEALED"}}`, "/OAuth/RefreshToken", ""},
 		{"so is one among the statistics", schemas.Job, equal, false, `{"Stats":{"LastPassword":"s","Code":{"ApiKey":"s"}}}`, `{"Stats":{"LastPassword":"SEALED","Code":{"ApiKey":"SEALED"}}}`,
 			"/Stats/LastPassword /Stats/Code/ApiKey", ""},
-		{"where it is not given nobody has to enter it", schemas.Connection, masked, false, `{"OAuth":{"RefreshToken":"***"}}`, `{"OAuth":{"RefreshToken":null}}`, "", ""},
+		{"where it is not given, somebody has to sign in", schemas.Connection, masked, false, `{"OAuth":{"RefreshToken":"***"}}`, `{"OAuth":{"RefreshToken":null}}`, "", "/OAuth/RefreshToken"},
 		{"a licence does not even come into the store", schemas.ServerSettings, equal, false, `{"Id":"s","Name":"s","LicenceKey":"s","ServerId":"s","LogLevel":"n","Web":{"Port":1,"LicensePassword":"s","Url":"u"}}`,
 			`{"LogLevel":"n","Web":{"Url":"u"}}`, "", ""},
 	} {

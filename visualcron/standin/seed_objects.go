@@ -226,7 +226,10 @@ func (s *seed) all() {
 			body["AccessKey"] = s.secret("connection")
 			body["Region"] = "eu-north-1"
 		case "SharePoint":
-			body["OAuth"] = doc{"TenantId": "contoso.onmicrosoft.com", "AccessToken": s.secret("connection"), "RefreshToken": s.secret("connection"), "Expires": at(oddDates, i)}
+			body["OAuth"] = doc{"TenantId": "contoso.onmicrosoft.com", "AccessToken": nil, "RefreshToken": nil, "Expires": at(oddDates, i)}
+			if i < len(protocols) { // one where somebody has signed in: a target has to do so itself
+				body["OAuth"] = doc{"TenantId": "contoso.onmicrosoft.com", "AccessToken": s.secret("connection"), "RefreshToken": s.secret("connection"), "Expires": at(oddDates, i)}
+			}
 		}
 		if i%7 == 3 {
 			body["Proxy"] = doc{"Type": "HTTP", "Address": "proxy.contoso.com", "Port": 8080, "UserName": fmt.Sprintf("proxy-%d", i), "PassWord": s.secret("proxy")}
