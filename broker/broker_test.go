@@ -167,6 +167,7 @@ func TestLayoutIsAssertedAndNeverRewritten(t *testing.T) {
 		broker.StreamState:                func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 },
 		"KV_" + broker.BucketLedger:       func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 3 },
 		"KV_" + broker.BucketConfig:       func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		"OBJ_" + broker.BucketBodies:      func(c *jetstream.StreamConfig) { c.AllowDirect = true },
 		broker.StreamAudit:                func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld },
 		"KV_" + broker.BucketParked + " ": nil,
 	} {
