@@ -31,8 +31,8 @@ type Config struct {
 	// Replicas is the number of copies of what vcsync creates on an external
 	// cluster; 1 where 0.
 	Replicas int
-	// EventsMaxBytes limits VCS_EV when it is created; 8 GiB where 0. A full stream
-	// refuses new events, it forgets none.
+	// EventsMaxBytes limits VCS_EV when it is created, and VCS_BODY by as much, at
+	// least 1 GiB; 8 GiB where 0. A full stream refuses new events, it forgets none.
 	EventsMaxBytes int64
 	// AcceptLoss goes on with a store that went backwards, under new epochs.
 	AcceptLoss bool
@@ -60,6 +60,8 @@ type Broker struct {
 	js   jetstream.JetStream
 	// boot tells this process from every other that ever held a lease here.
 	boot string
+
+	upload sync.Mutex // held while a body is stored
 
 	mu     sync.Mutex
 	conns  []*nats.Conn
@@ -127,6 +129,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b.stop = stop
 	b.wg.Go(func() { b.keepMark(run) })
+	b.wg.Go(func() { b.keepBodies(run) })
 	return b, nil
 }
 

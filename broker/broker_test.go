@@ -2,9 +2,11 @@ package broker_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,6 +33,13 @@ func event(id string, kind schemas.Kind, rev uint64) schemas.Event {
 		e.Digest = schemas.DigestOf(e.Object.Body)
 	}
 	return e
+}
+
+// noise returns a body of about n bytes that compression does not make much smaller.
+func noise(id string, n int) []byte {
+	raw := make([]byte, n*3/4)
+	rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32.32s", id)))).Read(raw)
+	return fmt.Appendf(nil, `{"Id":%q,"X":%q}`, id, base64.StdEncoding.EncodeToString(raw))
 }
 
 func publish(t *testing.T, b *broker.Broker, changes ...broker.Change) []uint64 {
@@ -158,6 +167,7 @@ func TestLayoutIsAssertedAndNeverRewritten(t *testing.T) {
 		broker.StreamState:                func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 2 },
 		"KV_" + broker.BucketLedger:       func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 3 },
 		"KV_" + broker.BucketConfig:       func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		"OBJ_" + broker.BucketBodies:      func(c *jetstream.StreamConfig) { c.AllowDirect = true },
 		broker.StreamAudit:                func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld },
 		"KV_" + broker.BucketParked + " ": nil,
 	} {
@@ -550,7 +560,7 @@ func TestAFullEventStreamIsNotReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := event("a", schemas.Added, 1)
-	e.Object.Body = fmt.Appendf(nil, `{"Id":"a","X":%q}`, strings.Repeat("x", 100<<10))
+	e.Object.Body = noise("a", 200<<10)
 	publish(t, b, broker.Change{Event: e})
 	if err := b.Probe(t.Context()); err == nil {
 		t.Error("a full event stream counts as ready")

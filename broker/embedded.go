@@ -27,7 +27,7 @@ const (
 	// 10 s after a crash.
 	startLimit = 5 * time.Minute
 	// storeLimit is what JetStream may use of the disk.
-	storeLimit = 256 << 30
+	storeLimit = 512 << 30
 )
 
 // embedded is the nats-server in this process.

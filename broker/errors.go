@@ -23,6 +23,9 @@ var (
 	ErrKeyring = errors.New("keyring")
 	// ErrWatch says that a watch broke off and has to be begun anew.
 	ErrWatch = errors.New("watch ended")
+	// ErrLostBody says that what an event names instead of carrying it is missing or
+	// altered.
+	ErrLostBody = errors.New("the event's body is lost")
 	// ErrRecord says that a stored record cannot be understood; it is left as it is.
 	ErrRecord = errors.New("stored record not understood")
 )

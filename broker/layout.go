@@ -26,6 +26,8 @@ const (
 	BucketLease  = "VCS_LEASE"  // who writes to which target
 	BucketLedger = "VCS_LEDGER" // what was last applied where, in packed pages
 	BucketParked = "VCS_PARKED" // what waits for a person or another object
+
+	BucketBodies = "VCS_BODY" // the data of events that is too large for a message
 )
 
 const (
@@ -36,6 +38,8 @@ const (
 
 	// MaxPayload is the greatest message in bytes; the NATS docs advise against more.
 	MaxPayload = 8 << 20
+	// leastBodies is the least limit of VCS_BODY, which else has that of VCS_EV.
+	leastBodies = 1 << 30
 	// history is how many versions a subject of VCS_EV keeps; an object has three.
 	history = 20
 	// duplicateWindow is how long the broker remembers message ids.
@@ -44,7 +48,11 @@ const (
 
 // layout returns the wanted configuration of every stream and of the streams
 // behind the buckets. Roll-up is off everywhere: with it, whoever may write one
-// key can empty the bucket by a header.
+// key can empty the bucket by a header. The object store is the exception: an
+// object's record replaces the one before by a roll-up, and its pieces are purged, or
+// the disk would keep every body for ever. What is lost there is a body whose source
+// still has it, and never in silence. It is read from the leader only, since a body
+// is asked for as soon as its event is there.
 func layout(eventsMaxBytes int64, replicas int) []jetstream.StreamConfig {
 	bucket := func(name string, history int64, atomic bool) jetstream.StreamConfig {
 		return jetstream.StreamConfig{Name: "KV_" + name, Subjects: []string{"$KV." + name + ".>"},
@@ -66,6 +74,8 @@ func layout(eventsMaxBytes int64, replicas int) []jetstream.StreamConfig {
 		bucket(BucketLease, 1, false),
 		bucket(BucketLedger, 1, true),
 		bucket(BucketParked, 1, false),
+		{Name: streamBodies, Subjects: []string{bodyChunks + ">", bodyNames + ">"}, Discard: jetstream.DiscardNew,
+			MaxBytes: max(eventsMaxBytes, leastBodies), DenyDelete: true, AllowRollup: true, Duplicates: duplicateWindow},
 	}
 	for i := range all {
 		all[i].Storage = jetstream.FileStorage
@@ -126,7 +136,7 @@ func assertStream(want, got jetstream.StreamConfig) error {
 	check("discard new per subject", !got.DiscardNewPerSubject, false, got.DiscardNewPerSubject)
 	check("deny delete", want.DenyDelete == got.DenyDelete, want.DenyDelete, got.DenyDelete)
 	check("deny purge", want.DenyPurge == got.DenyPurge, want.DenyPurge, got.DenyPurge)
-	check("roll-up", !got.AllowRollup, false, got.AllowRollup)
+	check("roll-up", want.AllowRollup == got.AllowRollup, want.AllowRollup, got.AllowRollup)
 	check("message TTL", !got.AllowMsgTTL, false, got.AllowMsgTTL)
 	check("direct get", want.AllowDirect == got.AllowDirect, want.AllowDirect, got.AllowDirect)
 	check("atomic publish", want.AllowAtomicPublish == got.AllowAtomicPublish, want.AllowAtomicPublish, got.AllowAtomicPublish)

@@ -51,13 +51,13 @@ func (b *Broker) Publish(ctx context.Context, changes []Change) ([]Stored, error
 		end, size := begin, 0
 		var msgs []*nats.Msg
 		for end < len(changes) && end-begin < batchMessages {
-			m, err := changeMsg(changes[end])
-			if err != nil || m.Size() > MaxPayload-1024 {
-				if err == nil {
-					err = fmt.Errorf("%w: %s has %d bytes, at most %d", schemas.ErrEvent, changes[end].Event.Key(), m.Size(), MaxPayload-1024)
-				}
+			m, err := b.changeMsg(ctx, changes[end])
+			if err != nil {
 				if end > begin {
 					break // it gets a turn of its own
+				}
+				if !errors.Is(err, schemas.ErrEvent) && !errors.Is(err, errNoRoom) && !errors.Is(err, ErrRecord) {
+					return notReached(out, begin, err)
 				}
 				out[end].Err = err
 				begin, end = begin+1, end+1
@@ -70,25 +70,44 @@ func (b *Broker) Publish(ctx context.Context, changes []Change) ([]Stored, error
 			end++
 		}
 		if err := b.publishBatch(ctx, changes[begin:end], msgs, out[begin:end]); err != nil {
-			for i := begin; i < len(out); i++ {
-				if out[i].Seq == 0 && out[i].Err == nil {
-					out[i].Err = err
-				}
-			}
-			return out, err
+			return notReached(out, begin, err)
 		}
 		begin = end
 	}
 	return out, nil
 }
 
-func changeMsg(c Change) (*nats.Msg, error) {
+// notReached notes what stopped the whole where nothing else is known.
+func notReached(out []Stored, begin int, err error) ([]Stored, error) {
+	for i := begin; i < len(out); i++ {
+		if out[i].Seq == 0 && out[i].Err == nil {
+			out[i].Err = err
+		}
+	}
+	return out, err
+}
+
+// changeMsg returns the message of a change. Data that is too large for it is stored
+// before: an event never names what is not there (G1).
+func (b *Broker) changeMsg(ctx context.Context, c Change) (*nats.Msg, error) {
 	header, data, err := c.Event.Encode()
 	if err != nil {
 		return nil, err
 	}
 	m := nats.NewMsg(c.Event.Subject())
-	m.Header, m.Data = header, data
+	m.Header = header
+	if len(data) > inlineMost {
+		ref, err := b.putBody(ctx, data)
+		if err != nil {
+			return nil, fmt.Errorf("publish %s of %s: %w", c.Event.Kind, c.Event.Key(), err)
+		}
+		ref.SetHeader(header)
+	} else {
+		m.Data = data
+	}
+	if m.Size() > MaxPayload-1024 {
+		return nil, fmt.Errorf("%w: %.200s has %d bytes, at most %d", schemas.ErrEvent, c.Event.Key(), m.Size(), MaxPayload-1024)
+	}
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(c.After))
 	m.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, c.Event.Key().EventFilter())
 	return m, nil
@@ -112,10 +131,16 @@ func (b *Broker) publishBatch(ctx context.Context, changes []Change, msgs []*nat
 			return fmt.Errorf("publish %d events: %w", len(msgs), err)
 		}
 		// All or nothing, and it was nothing, or the answer was lost: one by one each
-		// event finds out for itself.
+		// event finds out for itself, with a message that is no part of a batch.
+		for i := range changes {
+			var err error
+			if msgs[i], err = b.changeMsg(ctx, changes[i]); err != nil {
+				return err
+			}
+		}
 	}
 	for i := range changes {
-		seq, err := b.publishOne(ctx, changes[i])
+		seq, err := b.publishOne(ctx, changes[i], msgs[i])
 		if err != nil && !errors.Is(err, ErrConflict) {
 			return err
 		}
@@ -126,11 +151,7 @@ func (b *Broker) publishBatch(ctx context.Context, changes []Change, msgs []*nat
 
 // publishOne settles "wrong last sequence" and "duplicate" by looking at the
 // object's last event: our own message id there means that it is stored.
-func (b *Broker) publishOne(ctx context.Context, c Change) (uint64, error) {
-	m, err := changeMsg(c)
-	if err != nil {
-		return 0, err
-	}
+func (b *Broker) publishOne(ctx context.Context, c Change, m *nats.Msg) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	ack, err := b.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))

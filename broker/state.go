@@ -132,23 +132,40 @@ func (b *Broker) scan(ctx context.Context, stream string, filters []string, each
 }
 
 // NewestOf returns the newest event of an object, with its body. It returns
-// ErrNotFound where the object was never seen, and an error that wraps
-// schemas.ErrEvent where the message there is no event.
+// ErrNotFound where the object was never seen, an error that wraps ErrLostBody where
+// the body lies outside of the event and is not there, or not what it was, and one
+// that wraps schemas.ErrEvent there and where the message is no event.
 func (b *Broker) NewestOf(ctx context.Context, k schemas.Key) (schemas.Event, Newest, error) {
-	m, err := b.storedMsg(ctx, StreamState, msgGet{LastBySubject: k.StateSubject()})
-	if err != nil {
-		return schemas.Event{}, Newest{}, err
+	var n Newest
+	for {
+		m, err := b.storedMsg(ctx, StreamState, msgGet{LastBySubject: k.StateSubject()})
+		if err != nil {
+			return schemas.Event{}, n, err
+		}
+		seen := n.StateSeq
+		n = Newest{StateSeq: m.Sequence}
+		if n.Head, err = schemas.ParseHead(m.Subject, m.Header); err != nil {
+			return schemas.Event{}, n, err
+		}
+		data := m.Data
+		if !n.Ref.IsZero() {
+			if len(data) > 0 {
+				return schemas.Event{}, n, fmt.Errorf("%w on %.200q: it has data, and names other", schemas.ErrEvent, m.Subject)
+			}
+			if data, err = b.body(ctx, n.Ref); errors.Is(err, ErrLostBody) && seen != m.Sequence {
+				continue // replaced meanwhile, perhaps, and nobody needs it any more
+			}
+			if err != nil {
+				return schemas.Event{}, n, err
+			}
+		}
+		e, err := schemas.ParseEvent(m.Subject, m.Header, data)
+		if err != nil {
+			return schemas.Event{}, n, err
+		}
+		n.EventSeq, err = sourceSeq(m.Header)
+		return e, n, err
 	}
-	n := Newest{StateSeq: m.Sequence}
-	e, err := schemas.ParseEvent(m.Subject, m.Header, m.Data)
-	if err != nil {
-		return schemas.Event{}, n, err
-	}
-	if n.Head, err = schemas.ParseHead(m.Subject, m.Header); err != nil {
-		return schemas.Event{}, n, err
-	}
-	n.EventSeq, err = sourceSeq(m.Header)
-	return e, n, err
 }
 
 // Last is the end of an object's history in VCS_EV.

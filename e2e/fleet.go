@@ -162,6 +162,9 @@ func WaitHTTP(ctx context.Context, url string, died <-chan error) error {
 // Died gets an error when the process ends, however it does.
 func (f *Fleet) Died() <-chan error { return f.process.died }
 
+// PID returns the id of the process.
+func (f *Fleet) PID() int { return f.process.cmd.Process.Pid }
+
 // Kill ends the process with SIGKILL. It may be called more than once.
 func (f *Fleet) Kill() { f.process.end(syscall.SIGKILL) }
 

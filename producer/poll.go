@@ -16,7 +16,7 @@ import (
 const (
 	// flushBytes and flushEvents bound what a listing holds in memory before it is
 	// published.
-	flushBytes  = 8 << 20
+	flushBytes  = 4 << 20
 	flushEvents = 500
 	// deleteFloor and deleteShare are the airlock's measure: a pass deletes at most
 	// the greater of both, per type.

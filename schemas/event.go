@@ -173,9 +173,10 @@ func isEventTime(t time.Time) bool {
 	return !t.IsZero() && 1 <= y && y <= 9999
 }
 
-// Encode returns the headers and the data of the message that carries e. The name
-// in the headers and Who are for people: they are cut to 200 characters, and what
-// is no UTF-8 in them is replaced. The error wraps ErrEvent.
+// Encode returns the headers and the data of the message that carries e. The data
+// is the envelope, compressed where it is large. The name in the headers and Who are
+// for people: they are cut to 200 characters, and what is no UTF-8 in them is
+// replaced. The error wraps ErrEvent.
 func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 	if err := e.Validate(); err != nil {
 		return nil, nil, err
@@ -184,6 +185,10 @@ func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if len(data) > MaxData {
+		return nil, nil, fmt.Errorf("%w: the envelope of %.200s has %d bytes, at most %d", ErrEvent, e.Key(), len(data), MaxData)
+	}
+	data, encoding := compress(data)
 	header = map[string][]string{}
 	set := func(name, value string) {
 		if value != "" {
@@ -199,6 +204,7 @@ func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 	set(HeaderCETime, e.Time.UTC().Format(time.RFC3339Nano))
 	set(HeaderCEDataSchema, DataSchema)
 	set(HeaderCEDataContentType, DataContentType)
+	set(HeaderEncoding, encoding)
 	set(HeaderEpoch, strconv.FormatUint(e.Version.Epoch, 10))
 	set(HeaderRevision, strconv.FormatUint(e.Version.Revision, 10))
 	set(HeaderKind, string(e.Kind))
@@ -227,6 +233,10 @@ type Head struct {
 	OriginPath []Slug
 	Who        string
 	Time       time.Time
+	// Encoding says how the data is compressed, empty where it is not.
+	Encoding string
+	// Ref stands for the data where that is not in the message.
+	Ref Ref
 }
 
 // ParseHead reads the headers of a message on an event or a state subject. It
@@ -305,6 +315,12 @@ func ParseHead(subject string, header map[string][]string) (Head, error) {
 	if h.Time = h.Time.UTC(); !isEventTime(h.Time) {
 		return bad("header %s: %s, want one of the years 1 to 9999", HeaderCETime, h.Time)
 	}
+	if h.Encoding = get(HeaderEncoding); h.Encoding != "" && h.Encoding != EncodingZstd {
+		return bad("header %s: unknown encoding %.32q, want %s", HeaderEncoding, h.Encoding, EncodingZstd)
+	}
+	if h.Ref, err = parseRef(get(HeaderDataDigest), get(HeaderDataSize)); err != nil {
+		return bad("%w", err)
+	}
 	h.Who, h.Name = cutText(get(HeaderWho)), cutText(get(HeaderName))
 	msgID := Event{Source: h.Key.Source, Version: h.Version, Object: Object{Type: h.Key.Type, ID: h.ID}}.MsgID()
 	for _, x := range []struct{ name, want string }{
@@ -327,12 +343,20 @@ func ParseHead(subject string, header map[string][]string) (Head, error) {
 }
 
 // ParseEvent is the inverse of Event.Encode, for a message on the event's own
-// subject or on its state subject; a Who that Encode has cut stays cut. The error
-// wraps ErrEvent.
+// subject or on its state subject; a Who that Encode has cut stays cut. Where the
+// headers hold a Ref, data is what that stands for. The error wraps ErrEvent.
 func ParseEvent(subject string, header map[string][]string, data []byte) (Event, error) {
 	h, err := ParseHead(subject, header)
 	if err != nil {
 		return Event{}, err
+	}
+	if !h.Ref.IsZero() {
+		if err := h.Ref.Check(data); err != nil {
+			return Event{}, fmt.Errorf("on %.200q: %w", subject, err)
+		}
+	}
+	if data, err = decompress(data, h.Encoding); err != nil {
+		return Event{}, fmt.Errorf("%w on %.200q: %w", ErrEvent, subject, err)
 	}
 	o, err := ParseObject(data)
 	if err != nil {
