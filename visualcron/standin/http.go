@@ -111,7 +111,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		if len(segments) == 2 {
 			if allow(w, r, http.MethodGet) {
-				s.list(w, t)
+				s.list(w, r, t)
 			}
 			return
 		}
@@ -226,8 +226,12 @@ func (s *Server) info() any {
 }
 
 // list streams the objects as they were when the request came.
-func (s *Server) list(w http.ResponseWriter, t schemas.Type) {
+func (s *Server) list(w http.ResponseWriter, r *http.Request, t schemas.Type) {
 	rows := s.Objects(t)
+	if f, ok := s.listingFault(t); ok {
+		f.serve(s, w, r, t, rows)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)

@@ -93,6 +93,8 @@ type Server struct {
 	feeds   map[chan hint]struct{}
 	closed  bool
 	rng     *mathrand.Rand
+	// listingFaults are the faults that FailListings has switched on.
+	listingFaults map[schemas.Type]ListingFault
 
 	locks keyed
 	done  chan struct{} // closed by Close
