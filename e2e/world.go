@@ -105,7 +105,9 @@ type World struct {
 	Hosts  map[schemas.Slug]*Host
 	Poll   time.Duration
 	Lease  broker.LeaseTimes
-	Log    *slog.Logger
+	// ListTimeout bounds a listing; as long as the connector itself bounds it where zero.
+	ListTimeout time.Duration
+	Log         *slog.Logger
 
 	producer, consumer *role
 	// Prod and Cons are the running managers, nil when stopped.
@@ -221,7 +223,7 @@ func (w *World) Open(s schemas.Server, pw string) (visualcron.Connector, error) 
 	if s.Identity != "" {
 		opts = append(opts, bridge.WithIdentity(s.Identity))
 	}
-	return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: pw}, opts...)
+	return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: pw, ListTimeout: w.ListTimeout}, opts...)
 }
 
 // Setting stores a sync setting, new or changed.

@@ -141,7 +141,20 @@ func BodyID(t schemas.Type, body []byte) (schemas.ID, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrBody, err)
 	}
+	if t != schemas.Variable && isOddGUID(s) {
+		// It would be another object than the one it names: that one missing, this one new.
+		return "", fmt.Errorf("%w: the id %.64s is a GUID in another spelling than 8-4-4-4-12 digits", ErrBody, s)
+	}
 	return id, nil
+}
+
+// isOddGUID tells whether s is a GUID in another of the spellings that .NET has for
+// one: without dashes, in braces or in parentheses.
+func isOddGUID(s string) bool {
+	if len(s) == 38 && (s[0] == '{' && s[37] == '}' || s[0] == '(' && s[37] == ')') {
+		return schemas.IsGUID(s[1:37])
+	}
+	return len(s) == 32 && schemas.IsGUID(s[:8]+"-"+s[8:12]+"-"+s[12:16]+"-"+s[16:20]+"-"+s[20:])
 }
 
 // stringAt returns the string under the members of path, without building a tree.

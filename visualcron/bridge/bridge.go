@@ -253,7 +253,7 @@ func (b *Bridge) List(ctx context.Context, t schemas.Type, yield func(visualcron
 	if err := b.offered(a, func(c visualcron.Capability) bool { return c.List }); err != nil {
 		return visualcron.Complete{}, err
 	}
-	ctx, cancelTotal := context.WithTimeout(ctx, b.listTimeout)
+	ctx, cancelTotal := context.WithTimeoutCause(ctx, b.listTimeout, errListTotal)
 	defer cancelTotal()
 	ctx, idle := withIdle(ctx, b.listIdle)
 	defer idle.stop()
@@ -264,6 +264,10 @@ func (b *Bridge) List(ctx context.Context, t schemas.Type, yield func(visualcron
 	defer res.close()
 	if err := res.want(http.StatusOK); err != nil {
 		return visualcron.Complete{}, err
+	}
+	if res.namesNext() {
+		return visualcron.Complete{}, b.errorOf(a, &visualcron.Error{Class: visualcron.BadAnswer, Status: res.status,
+			Detail: "the answer is a page: its Link header says that more rows follow", Hint: hintAddress})
 	}
 	r := &rowReader{body: res.body, idle: idle, left: maxRowRead}
 	var stopped error

@@ -128,6 +128,28 @@ func TestOnlyAnHonestListingIsComplete(t *testing.T) {
 			w.Header().Set("Content-Length", "100")
 			fmt.Fprint(w, `[]`)
 		}, visualcron.BadAnswer, 0},
+		{"a page that names the next one", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Add("Link", `</help>; rel="help"`)
+			w.Header().Add("Link", `</objects/Job?page=1>; rel=prev, </objects/Job?page=3>; title="x"; REL="last Next"`)
+			answer(`[]`)(w, r)
+		}, visualcron.BadAnswer, 0},
+		{"links that are no next page", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Link", `</next>; rel="prev"; title="next", </help>; rel=nextish`)
+			answer(`[]`)(w, r)
+		}, "", 0},
+		{"a GUID in braces", answer(`[{"Id":"{` + guid + `}"}]`), visualcron.BadAnswer, 0},
+		{"a GUID in parentheses", answer(`[{"Id":"(` + guid + `)"}]`), visualcron.BadAnswer, 0},
+		{"a GUID without dashes", answer(`[{"Id":"` + strings.ReplaceAll(guid, "-", "") + `"}]`), visualcron.BadAnswer, 0},
+		{"a text of 32 letters", answer(`[{"Id":"` + strings.Repeat("x", 32) + `"}]`), "", 1},
+		{"a chunk without a length", func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\nzz\r\n")
+		}, visualcron.BadAnswer, 0},
 		{"a connection cut in the middle", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			fmt.Fprint(w, `[`+row+`,`)

@@ -36,6 +36,7 @@ var anyURL = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]*`)
 
 var (
 	errListIdle  = errors.New("no byte came in time")
+	errListTotal = errors.New("the listing did not end in time")
 	errRowTooBig = errors.New("a row is too large")
 )
 
@@ -78,8 +79,8 @@ func (b *Bridge) transportError(ctx context.Context, a act, err error, sent bool
 		return e // of the logon, complete already
 	}
 	cause := context.Cause(ctx)
-	if errors.Is(cause, errListIdle) {
-		return b.errorOf(a, &visualcron.Error{Class: visualcron.Timeout, Detail: errListIdle.Error(), Err: context.DeadlineExceeded})
+	if errors.Is(cause, errListIdle) || errors.Is(cause, errListTotal) {
+		return b.errorOf(a, &visualcron.Error{Class: visualcron.Timeout, Detail: cause.Error(), Err: context.DeadlineExceeded})
 	}
 	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		// The caller gave up; that says nothing about the server.
@@ -103,7 +104,7 @@ func (b *Bridge) transportError(ctx context.Context, a act, err error, sent bool
 		e.Detail, e.Err = "no answer in time; whether the request had an effect is not known", context.DeadlineExceeded
 	case isNet && neterr.Timeout():
 		e.Detail = "no answer in time; whether the request had an effect is not known"
-	case strings.Contains(err.Error(), "malformed HTTP"):
+	case strings.Contains(err.Error(), "malformed HTTP"), strings.Contains(err.Error(), "chunk"): // net/http has no types for these
 		e.Class, e.Detail, e.Hint = visualcron.BadAnswer, "what answers does not speak HTTP", hintAddress
 	}
 	return b.errorOf(a, e)

@@ -135,6 +135,21 @@ func (res *response) wantMedia(media string) error {
 	return nil
 }
 
+// namesNext tells whether the answer says that it is a page and where the next one
+// is (RFC 8288). The contract has no pages, so the rest would be taken for absent.
+func (res *response) namesNext() bool {
+	for _, link := range res.header.Values("Link") {
+		for param := range strings.FieldsFuncSeq(link, func(r rune) bool { return r == ';' || r == ',' }) {
+			name, value, _ := strings.Cut(strings.TrimSpace(param), "=")
+			if strings.EqualFold(name, "rel") && slices.ContainsFunc(strings.Fields(strings.Trim(value, `"`)),
+				func(rel string) bool { return strings.EqualFold(rel, "next") }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // whole reads the body, at most limit bytes.
 func (res *response) whole(limit int64) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(res.body, limit+1))
