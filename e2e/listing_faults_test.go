@@ -334,8 +334,9 @@ func listingFaults(t *testing.T, typ schemas.Type, known int) {
 			t.Fatal(err)
 		}
 	}
+	some := typ != schemas.ServerSettings // those are only ever updated
 	w.Setting(schemas.Setting{ID: "production-to-test", Source: "production", Target: "test", Active: true, Policy: schemas.Keep,
-		Rules: map[schemas.Type]schemas.Rule{typ: {Sync: schemas.SyncAll, Rights: schemas.Rights{New: true, Updated: true, Deleted: true}}}})
+		Rules: map[schemas.Type]schemas.Rule{typ: {Sync: schemas.SyncAll, Rights: schemas.Rights{New: some, Updated: true, Deleted: some}}}})
 	var begun, ended atomic.Int64
 	prod.SetFaults(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
