@@ -290,7 +290,7 @@ A deletion is published only where two complete listings in a row lack an object
 | Fault | What the server does | 0 known | 1 known | 1,000 known | Reason |
 |---|---|---|---|---|---|
 %[2]s
-There is one ServerSettings object per server, so it is shown with 0 and 1 known. %[3]sendless-row%[3]s is shown for type Job only: the limit is hit before the type matters.
+There is one ServerSettings object per server, so it is shown with 0 and 1 known. %[3]sendless-row%[3]s is shown for type Job only: the limit is hit before the type matters. With 1,000 task repository objects, which are large, the recovery is looked at after every tenth fault.
 
 ## What no listing can tell
 
