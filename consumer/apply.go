@@ -533,7 +533,10 @@ func (l *look) record(ctx context.Context, e broker.Entry) error {
 	var reason string
 	switch {
 	case len(e.Needs) > 0:
-		reason = fmt.Sprintf("written without %s: %s; where it is new and can be active it is inactive", strings.Join(e.Needs, ", "), l.whyWithout())
+		reason = fmt.Sprintf("written without %s: %s", strings.Join(e.Needs, ", "), l.whyWithout())
+		if visualcron.HasActive(e.Type) {
+			reason += "; until it is there the Active flag is the target's own, inactive where the object was new"
+		}
 	case e.Waits:
 		reason = "left inactive, because something that it refers to lacks its secret"
 	default:
@@ -593,6 +596,10 @@ func (l *look) park(ctx context.Context, cause error, v Verdict) error {
 	}
 	if err := l.parked.put(ctx, p); err != nil {
 		return err
+	}
+	if v.Class == classSecret {
+		l.log.WarnContext(ctx, "flagged: the object is written, and somebody has to complete it at the target", "type", l.key.t, "id", l.key.id, "name", p.Name, "reason", p.Reason)
+		return nil
 	}
 	l.log.WarnContext(ctx, "parked: this object state is not applied until somebody or something helps", "type", l.key.t, "id", l.key.id, "name", p.Name, "class", p.Class, "reason", p.Reason)
 	return nil

@@ -410,6 +410,10 @@ func words(name string) []string {
 // of them is configuration.
 func Supported(t schemas.Type) bool { return forms[t] != nil }
 
+// HasActive tells whether objects of type t have an Active flag that the active
+// policy governs.
+func HasActive(t schemas.Type) bool { return forms[t] != nil && forms[t].active != nil }
+
 // IsBuiltIn tells whether an object of that name and group came with the server's
 // installation. Built-in objects are never captured and never written. See
 // Normal.BuiltIn, which knows the names of a user too.
