@@ -35,6 +35,7 @@ type Host struct {
 	Server  *standin.Server
 	Faults  func(http.Handler) http.Handler // nil for none; read at every request
 	pipe    *standin.Pipe
+	user    string
 	mu      sync.Mutex
 	current map[string]bool
 	Writes  []Write
@@ -138,11 +139,10 @@ func (w *World) OpenBroker() {
 	w.Broker = b
 }
 
-// NewHost opens a stand-in in memory, watched.
-func NewHost(name schemas.Slug) (*Host, error) {
+// NewHost opens a stand-in in memory, watched, as with changes its configuration.
+func NewHost(name schemas.Slug, with ...func(*standin.Config)) (*Host, error) {
 	h := &Host{Name: name, pipe: standin.NewPipe(), current: map[string]bool{}}
-	var err error
-	h.Server, err = standin.Open(standin.Config{Name: string(name), Password: Password, NoSync: true, StatisticsEvery: time.Minute,
+	cfg := standin.Config{Name: string(name), User: standin.DefaultUser, Password: Password, NoSync: true, StatisticsEvery: time.Minute,
 		Intercept: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				h.mu.Lock()
@@ -156,14 +156,21 @@ func NewHost(name schemas.Slug) (*Host, error) {
 				next.ServeHTTP(rw, r)
 			})
 		},
-		Observe: h.observe})
+		Observe: h.observe}
+	for _, f := range with {
+		f(&cfg)
+	}
+	h.user = cfg.User
+	var err error
+	h.Server, err = standin.Open(cfg)
 	return h, err
 }
 
-// AddHost adds a stand-in with its built-ins, and its server record.
-func (w *World) AddHost(name schemas.Slug) *Host {
+// AddHost adds a stand-in with its built-ins, and its server record. With changes
+// its configuration.
+func (w *World) AddHost(name schemas.Slug, with ...func(*standin.Config)) *Host {
 	w.T.Helper()
-	h, err := NewHost(name)
+	h, err := NewHost(name, with...)
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -183,7 +190,7 @@ func (w *World) AddHost(name schemas.Slug) *Host {
 	})
 	w.Hosts[name] = h
 	w.Do(func(ctx context.Context) error {
-		if _, err := w.Broker.PutServer(ctx, schemas.Server{ID: name, Connector: "bridge", Address: "http://" + string(name) + ".invalid", User: standin.DefaultUser}, 0); err != nil {
+		if _, err := w.Broker.PutServer(ctx, schemas.Server{ID: name, Connector: "bridge", Address: "http://" + string(name) + ".invalid", User: h.user}, 0); err != nil {
 			return err
 		}
 		return w.Broker.SetPassword(ctx, name, Password)

@@ -422,12 +422,15 @@ func IsBuiltIn(t schemas.Type, name, group string) bool {
 	return f != nil && slices.Contains(f.builtin, name) && (f.builtinGroup == "" || f.builtinGroup == group)
 }
 
-// builtIn is IsBuiltIn for a body: a user may be called by either of its names.
+// isBuiltIn is IsBuiltIn for a body: a user may be called by either of its names,
+// and logs on in any case.
 func (f *form) isBuiltIn(n *node, name, group string) bool {
 	if f.builtinGroup != "" && f.builtinGroup != group {
 		return false
 	}
-	return slices.Contains(f.builtin, name) || f.login != nil && slices.Contains(f.builtin, n.at(f.login).text())
+	return slices.Contains(f.builtin, name) || slices.ContainsFunc(f.builtin, func(b string) bool {
+		return f.login != nil && strings.EqualFold(b, n.at(f.login).text())
+	})
 }
 
 // title returns what people call the object.

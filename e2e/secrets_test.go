@@ -1,0 +1,351 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/e2e"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+	"github.com/vcsync/vcsync/visualcron/standin"
+)
+
+// secretModes are the ways in which a server may treat its secrets. A stand-in that
+// does not say which one gives null for them.
+var secretModes = map[schemas.Slug]visualcron.SecretMode{"equal": visualcron.SecretsEqual, "opaque": visualcron.SecretsOpaque, "masked": visualcron.SecretsMasked,
+	"null": visualcron.SecretsNull, "unsaid": ""}
+
+// treat switches how a stand-in treats the secrets of all types.
+func treat(t testing.TB, h *e2e.Host, mode visualcron.SecretMode) {
+	t.Helper()
+	h.SetFaults(nil)
+	h.Server.Behave("secrets", "fresh-iv")
+	arg := mode
+	if mode == "" {
+		arg = visualcron.SecretsNull
+		h.SetFaults(silentOfSecrets)
+	}
+	on := []standin.Misbehaviour{{Mode: "secrets", Arg: string(arg)}}
+	if mode == visualcron.SecretsOpaque {
+		on = append(on, standin.Misbehaviour{Mode: "fresh-iv"})
+	}
+	if err := h.Server.Misbehave(on...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// silentOfSecrets makes a server say nothing of how it treats its secrets.
+func silentOfSecrets(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/v1/server" {
+			next.ServeHTTP(rw, r)
+			return
+		}
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(rec, r)
+		maps.Copy(rw.Header(), rec.Header())
+		rw.Header().Del("Content-Length")
+		rw.WriteHeader(rec.Code)
+		_, _ = rw.Write(bytes.ReplaceAll(rec.Body.Bytes(), []byte(`"secrets":"null"`), []byte(`"secrets":""`)))
+	})
+}
+
+// someOfTheSeed returns up to n objects of every type, with those that have secrets
+// first, and the jobs that have the seed's cases.
+func someOfTheSeed(t testing.TB, s *standin.Server, n int) []e2eObject {
+	t.Helper()
+	by := map[schemas.Type][]e2eObject{}
+	for _, o := range standin.SeedObjects() {
+		if len(o.Body) > 100_000 {
+			continue // large scripts are no secrets
+		}
+		if _, _, err := s.Put(o.Type, o.Body); err != nil {
+			t.Fatal(err)
+		}
+		by[o.Type] = append(by[o.Type], e2eObject{o.Type, o.ID, o.Body, secretsOf(s, o.Type, o.ID)})
+	}
+	var out []e2eObject
+	for _, x := range schemas.ApplyOrder() {
+		slices.SortStableFunc(by[x], func(a, b e2eObject) int { return len(b.secrets) - len(a.secrets) })
+		for i, o := range by[x] {
+			if i < n || i >= len(by[x])-1 { // and one with the fewest
+				out = append(out, o)
+				continue
+			}
+			if _, err := s.Delete(x, o.id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return out
+}
+
+type e2eObject struct {
+	t       schemas.Type
+	id      schemas.ID
+	body    []byte
+	secrets map[string]string
+}
+
+// secretsOf returns the true secrets of an object that are not empty.
+func secretsOf(s *standin.Server, x schemas.Type, id schemas.ID) map[string]string {
+	out := s.Secrets(x, id)
+	maps.DeleteFunc(out, func(_, v string) bool { return v == "null" || v == `""` || v == "true" || v == "false" })
+	return out
+}
+
+// own returns the body with secrets of the named server's own.
+func (o e2eObject) own(server schemas.Slug) []byte {
+	body := bytes.Clone(o.body)
+	for _, v := range o.secrets {
+		body = bytes.ReplaceAll(body, []byte(v), []byte(ownSecret(server, v)))
+	}
+	return body
+}
+
+func ownSecret(server schemas.Slug, v string) string {
+	return `"own of ` + string(server) + " " + v[1:]
+}
+
+// refreshed tells of what the server itself refreshes: it is no configuration.
+func refreshed(place string) bool { return strings.HasPrefix(place, "/OAuth/") }
+
+// Every mode at the source with every mode at the target, for every type: what a
+// target truly holds is what it should.
+func TestSecretsOfEveryModeAndType(t *testing.T) {
+	for source, mode := range secretModes {
+		t.Run("from "+string(source), func(t *testing.T) {
+			logs := &syncBuffer{}
+			synctest.Test(t, func(t *testing.T) {
+				w := e2e.NewWorld(t)
+				defer w.Close()
+				w.Log = slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+				prod := w.AddHost("production")
+				objects := someOfTheSeed(t, prod.Server, 6)
+				treat(t, prod, mode)
+				there := func(i int) bool { return i%2 == 0 || objects[i].t == schemas.ServerSettings }
+				targets := slices.Sorted(maps.Keys(secretModes))
+				for _, name := range targets {
+					h := w.AddHost(name)
+					for i, o := range objects {
+						if !there(i) {
+							continue
+						}
+						body := o.own(name)
+						if i%4 == 0 {
+							body = edited(t, o.t, body)
+						}
+						if _, _, err := h.Server.Put(o.t, body); err != nil {
+							t.Fatal(err)
+						}
+					}
+					treat(t, h, secretModes[name])
+					s := e2e.AllObjects("production-to-"+name, "production", name, schemas.Follow)
+					s.Rules[schemas.ServerSettings] = schemas.Rule{Sync: schemas.SyncAll, Rights: schemas.Rights{Updated: true}}
+					s.VariableValues = true
+					w.Setting(s)
+				}
+				w.StartProducer()
+				w.StartConsumer()
+				check := func(when, mark string) {
+					t.Helper()
+					flagged := map[string]bool{}
+					for _, p := range listParked(t, w) {
+						if p.Class != "secret" {
+							t.Errorf("%s, parked at %s: %s %s: %s: %s", when, p.Target, p.Type, p.Name, p.Class, p.Reason)
+						}
+						flagged[fmt.Sprint(p.Target, p.Type, p.ID)] = strings.Contains(p.Reason, "written without")
+					}
+					for _, name := range targets {
+						both := mode == visualcron.SecretsEqual && secretModes[name] == visualcron.SecretsEqual
+						h := w.Hosts[name]
+						for i, o := range objects {
+							body, ok := h.Server.Get(o.t, o.id)
+							if !ok || !bytes.Contains(body, []byte(mark)) {
+								t.Errorf("%s, %s has not got %s %s: %.200s", when, name, o.t, o.id, body)
+								continue
+							}
+							want := map[string]string{}
+							lacks := false
+							for place, v := range o.secrets {
+								switch {
+								case both && !refreshed(place):
+									want[place] = v
+								case there(i):
+									want[place] = ownSecret(name, v)
+								case !refreshed(place):
+									lacks = true
+								}
+							}
+							if have := secretsOf(h.Server, o.t, o.id); !maps.Equal(have, want) {
+								t.Errorf("%s, %s %s %s holds %.300v, want %.300v", when, name, o.t, o.id, have, want)
+							}
+							isFlagged := flagged[fmt.Sprint(name, o.t, o.id)]
+							if lacks && !isFlagged {
+								t.Errorf("%s, %s %s %s lacks its secrets and is not flagged", when, name, o.t, o.id)
+							}
+							// Where all is null at the source nobody knows who has none.
+							if !lacks && isFlagged && mode != visualcron.SecretsNull && mode != "" {
+								t.Errorf("%s, %s %s %s lacks nothing and is flagged", when, name, o.t, o.id)
+							}
+							if lacks && isActive(body) {
+								t.Errorf("%s, %s %s %s lacks its secrets and is active", when, name, o.t, o.id)
+							}
+						}
+					}
+				}
+				time.Sleep(10 * time.Minute)
+				check("at rest", "")
+				for _, o := range objects {
+					now, _ := prod.Server.Get(o.t, o.id)
+					if _, _, err := prod.Server.Put(o.t, edited(t, o.t, now)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(10 * time.Minute)
+				check("after edits", "edited ")
+				for _, h := range w.Hosts {
+					h.Reset()
+				}
+				time.Sleep(time.Hour)
+				for name, h := range w.Hosts {
+					if puts, deletes := h.Count(); puts+deletes > 0 {
+						t.Errorf("%d writes and %d deletes at %s in a quiet hour, the first of %s %s", puts, deletes, name, h.Seen()[0].Type, h.Seen()[0].ID)
+					}
+				}
+				check("after an hour", "edited ")
+				shown := shownBy(t, w)
+				for _, hit := range leaks(t, append(standin.SeedSecrets(), e2e.Password), map[string][]byte{"the log": logs.bytes(), "what the API shows": shown}, w.Dir+"/data") {
+					t.Error(hit)
+				}
+				if len(shown) < 10_000 || len(logs.bytes()) == 0 || len(leaks(t, []string{"production-to-equal"}, map[string][]byte{"": shown}, "")) == 0 {
+					t.Errorf("the search is blind: %d bytes shown, %d logged", len(shown), len(logs.bytes()))
+				}
+			})
+		})
+	}
+}
+
+func isActive(body []byte) bool {
+	var x struct {
+		Active bool
+		Stats  struct{ Active bool }
+		// A user has an Active flag too, which no policy governs.
+		UserName *string
+	}
+	_ = json.Unmarshal(body, &x)
+	return x.Stats.Active || x.Active && x.UserName == nil
+}
+
+// shownBy returns all that the API says of a world.
+func shownBy(t *testing.T, w *e2e.World) []byte {
+	t.Helper()
+	s, err := control.New(control.Config{Broker: w.Broker, Sources: w.Prod, Targets: w.Cons, Open: w.Open, Addr: "127.0.0.1:7780", Log: w.Log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []byte
+	for _, path := range []string{"/", "/readyz", "/api/v1/servers", "/api/v1/settings", "/api/v1/status", "/api/v1/parked", "/api/v1/events?limit=1000"} {
+		rec := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:7780"+path, nil)
+		s.Handler().ServeHTTP(rec, r)
+		if rec.Code != http.StatusOK {
+			t.Errorf("%s: %d %.200s", path, rec.Code, rec.Body)
+		}
+		all = append(all, rec.Body.Bytes()...)
+	}
+	return all
+}
+
+// leaks returns where one of the secrets stands, in any spelling, in the texts and
+// in the files below the folder. It reads everything once.
+func leaks(t *testing.T, secrets []string, texts map[string][]byte, folder string) []string {
+	t.Helper()
+	const head = 8
+	index := map[uint64][]string{}
+	for _, s := range secrets {
+		for _, x := range e2e.Spellings(s) {
+			if len(x) < head {
+				t.Fatalf("%q is too short to be looked for", x)
+			}
+			k := binary.LittleEndian.Uint64([]byte(x))
+			index[k] = append(index[k], x)
+		}
+	}
+	var hits []string
+	search := func(where string, b []byte) {
+		for i := 0; i+head <= len(b); i++ {
+			for _, x := range index[binary.LittleEndian.Uint64(b[i:])] {
+				if bytes.HasPrefix(b[i:], []byte(x)) {
+					hits = append(hits, fmt.Sprintf("%s holds %q: %.80q", where, x, b[max(0, i-40):]))
+				}
+			}
+		}
+	}
+	for where, b := range texts {
+		search(where, b)
+	}
+	if folder != "" {
+		files := 0
+		if err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			search(path, b)
+			files++
+			return err
+		}); err != nil || files < 5 {
+			t.Fatalf("%d files: %v", files, err)
+		}
+	}
+	return hits[:min(len(hits), 10)]
+}
+
+// syncBuffer is a log that may be read while it is written.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) bytes() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Clone(s.b.Bytes())
+}
+
+// retry asks to try a parked state again, as a person does.
+func retry(t *testing.T, w *e2e.World, x schemas.Type, id schemas.ID) {
+	t.Helper()
+	for _, p := range listParked(t, w) {
+		if p.Type == x && p.ID == id {
+			p.RetryAsked++
+			w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+			return
+		}
+	}
+	t.Fatalf("%s %s is not parked", x, id)
+}
