@@ -266,6 +266,10 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if waited, err := l.enter(); err != nil || waited {
 		return waited, err
 	}
+	if len(ev.Object.Body) > bigBody {
+		l.big.Lock()
+		defer l.big.Unlock()
+	}
 	have, err := l.read(ctx)
 	if err != nil {
 		return false, err

@@ -110,6 +110,9 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 		}
 		return Verdict{Fate: Retry}
 	}
+	if errors.Is(err, broker.ErrLostBody) {
+		return Verdict{Fate: Park, Class: "body lost", Fix: "bring back the newest data folder and retry, or edit the object at its source"}
+	}
 	if errors.Is(err, schemas.ErrEvent) {
 		return Verdict{Fate: Park, Class: "unreadable", Fix: "some other program wrote to the event stream; the next edit at the source puts it right"}
 	}

@@ -27,6 +27,8 @@ const (
 	// finishLimit bounds how long a stop waits for writes that are under way.
 	finishLimit = 5 * time.Second
 	sayAgain    = 10 * time.Minute
+	// bigBody is the size in bytes of which one body at a time is worked on per target.
+	bigBody = 8 << 20
 )
 
 // view is what the settings say of one target; it is replaced as a whole, so that
@@ -225,6 +227,9 @@ type session struct {
 	// is not asked about them again and again.
 	passedBy map[objectKey]schemas.Version
 	waits    waits
+	// big is held while a body of many megabytes is worked on: each takes many times
+	// its size.
+	big sync.Mutex
 	// users is held while something is done that may leave a target without an
 	// administrator.
 	users sync.Mutex

@@ -142,12 +142,13 @@ type listing struct {
 }
 
 // list lists the type once, publishes what is new or different, and returns the
-// ids that it saw. Only a complete listing returns no error.
+// ids that it saw. Only a complete listing returns no error. Of a large one, changes
+// are published before its end is known; each is an object that the server gave.
 func (s *source) list(ctx context.Context, t schemas.Type) (map[schemas.ID]bool, error) {
 	l := &listing{s: s, t: t, seen: map[schemas.ID]bool{}}
 	complete, err := s.conn.List(ctx, t, func(r visualcron.Row) error { return l.row(ctx, r) })
 	if err != nil {
-		return nil, err // what a listing says that is not whole is not believed either
+		return nil, err // what is left of a listing that is not whole is not believed
 	}
 	if !complete.IsComplete() || complete.Type() != t {
 		return nil, &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: s.server.ID, Type: t, Detail: "the listing is not proven to be complete"}

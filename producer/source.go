@@ -20,6 +20,8 @@ import (
 const (
 	// gather is how long the first hint waits for its fellows.
 	gather = 50 * time.Millisecond
+	// failingRest is the least time between two listings of a source that fails.
+	failingRest = time.Second
 	// refusedMost bounds the time between two logons that the server refuses: more of
 	// them may lock the account.
 	refusedMost = 5 * time.Minute
@@ -264,11 +266,16 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 		case <-s.wake:
 			timer.Stop()
 			// A listing may take long; its length between two of them leaves the server
-			// half of its time.
+			// half of its time. One that fails is not asked more often than once in a
+			// while, however many hints come.
+			rest := max(gather, min(took, 5*time.Second))
+			if err != nil {
+				rest = max(rest, failingRest)
+			}
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(max(gather, min(took, 5*time.Second))):
+			case <-time.After(rest):
 			}
 			all = err != nil
 		}

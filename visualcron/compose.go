@@ -147,7 +147,8 @@ func (k *carrier) carry(r *rule, at, called string, s, own *node) {
 			}
 			fr := r.field(om.name)
 			// Where secrets travel, a source without one means that there is none.
-			if fr.volatile || (k.Withholds || fr.value && !k.Values) && fr.hides(om.value) {
+			// Of the server settings nothing is taken out: every server has its own.
+			if fr.volatile || r.own != nil || (k.Withholds || fr.value && !k.Values) && fr.hides(om.value) {
 				if v := k.sendable(fr, om.value); v != nil {
 					out = append(out, member{om.name, v})
 				}

@@ -148,6 +148,8 @@ func TestComposeCarriesSecretsAsTheModesSay(t *testing.T) {
 
 		{"a server keeps its licence, and its secrets where they do not travel", schemas.ServerSettings, `{"LogLevel":"s","LicenceKey":"s","Mail":{"Port":1,"PassWord":"s"}}`,
 			`{"LogLevel":"t","LicenceKey":"t","Mail":{"Port":2,"PassWord":"***"}}`, compose(masked), `{"LogLevel":"s","LicenceKey":"t","Mail":{"Port":2}}`, ""},
+		{"no setting of a server is taken out, whatever comes for its settings", schemas.ServerSettings, `{"Error":"s"}`,
+			`{"LogLevel":"t","Mail":{"Server":"t"}}`, compose(equal), `{"Error":"s","LogLevel":"t","Mail":{"Server":"t"}}`, ""},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			var target []byte

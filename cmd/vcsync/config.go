@@ -31,7 +31,7 @@ type config struct {
 	NATSListen     string        `envconfig:"NATS_LISTEN" desc:"Loopback address on which the embedded broker listens for clients that sign with the nkey in the data folder. Empty: no listening port."`
 	NATSURL        string        `envconfig:"NATS_URL" desc:"An external NATS server or cluster in place of the embedded broker."`
 	NATSCreds      string        `envconfig:"NATS_CREDS" desc:"File with the credentials for VCSYNC_NATS_URL."`
-	EventsMaxBytes byteSize      `envconfig:"EVENTS_MAX_BYTES" default:"8GiB" desc:"Size at which the event stream refuses new events; it forgets none. Used when the stream is created. A number of bytes, or with KiB, MiB, GiB."`
+	EventsMaxBytes byteSize      `envconfig:"EVENTS_MAX_BYTES" default:"8GiB" desc:"Size at which the event stream refuses new events; it forgets none. The object store of large bodies gets as much beside it, at least 1 GiB. Used when the stream is created. A number of bytes, or with KiB, MiB, GiB."`
 	Poll           time.Duration `envconfig:"POLL" default:"30s" desc:"Time between two listings of a source; 100ms to 24h."`
 	Lanes          int           `envconfig:"LANES" default:"8" desc:"Objects of one target that are written at the same time; 1 to 64."`
 	LeaseTTL       time.Duration `envconfig:"LEASE_TTL" default:"15s" desc:"How long another instance waits before it takes over a target; 10s to 10m."`
@@ -123,7 +123,7 @@ func loadConfig() (config, error) {
 	check("LEASE_TTL", c.LeaseTTL >= 10*time.Second && c.LeaseTTL <= 10*time.Minute, "10s to 10m, such as 15s")
 	check("LOG_FORMAT", slices.Contains([]string{"auto", "text", "json"}, c.LogFormat), "auto, text or json")
 	check("NATS_CREDS", c.NATSCreds == "" || c.NATSURL != "", "VCSYNC_NATS_URL beside it")
-	check("EVENTS_MAX_BYTES", c.EventsMaxBytes >= 64<<20, "64MiB or more; the largest event alone takes 8MiB")
+	check("EVENTS_MAX_BYTES", c.EventsMaxBytes >= 64<<20, "64MiB or more; the largest event alone takes 4MiB")
 	check("NATS_LISTEN", c.NATSListen == "" || loopback(c.NATSListen), "a loopback address and port, such as 127.0.0.1:4222")
 	check("NATS_URL", c.NATSURL == "" || strings.Contains(c.NATSURL, "://"), "a URL such as nats://host:4222")
 	for name, addr := range map[string]string{"PRODUCTION": c.Production, "TEST": c.Test, "STANDBY": c.Standby} {

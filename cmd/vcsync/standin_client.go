@@ -222,7 +222,7 @@ func newStandinListCommand() *cobra.Command {
 			defer func() { err = errors.Join(err, b.Close()) }()
 			rows := []summary{}
 			if _, err := b.List(cmd.Context(), t, func(r visualcron.Row) error {
-				rows = append(rows, summarize(r))
+				rows = append(rows, summarize(t, r))
 				return nil
 			}); err != nil {
 				return standinFailed(err)
@@ -247,20 +247,12 @@ func newStandinListCommand() *cobra.Command {
 }
 
 // summarize takes the name from where the type has one.
-func summarize(r visualcron.Row) summary {
-	var m struct {
-		Name, Description, Group, Drive, UserName jsontext.Value
-		Task                                      struct{ Name jsontext.Value }
+func summarize(t schemas.Type, r visualcron.Row) summary {
+	d, err := visualcron.Describe(t, r.Body)
+	if err != nil {
+		return summary{ID: r.ID} // what is shaped otherwise has no name here
 	}
-	_ = json.Unmarshal(r.Body, &m) // what is shaped otherwise has no name here
-	s := summary{ID: r.ID}
-	for _, v := range []jsontext.Value{m.Name, m.Task.Name, m.Drive, m.UserName, m.Description} {
-		if s.Name == "" {
-			_ = json.Unmarshal(v, &s.Name) // what is no text is no name
-		}
-	}
-	_ = json.Unmarshal(m.Group, &s.Group) // as above
-	return s
+	return summary{ID: r.ID, Name: d.Name, Group: d.Group}
 }
 
 func newStandinGetCommand() *cobra.Command {
