@@ -69,8 +69,28 @@ func TestDemo(t *testing.T) {
 	if out := d.run(0, "events", "--limit", "3"); strings.Count(out, "Fresh") != 2 || !strings.Contains(out, "deleted") {
 		t.Errorf("events: %s", out)
 	}
-	if out := d.run(0, "parked", "list"); !strings.Contains(out, "Nothing is parked") {
-		t.Errorf("parked: %s", out)
+	if out := d.run(0, "parked", "list"); strings.Count(out, "secret") != 2 || strings.Count(out, "\n") != 3 || !strings.Contains(out, "/OAuth/AccessToken") {
+		t.Errorf("want the one connection that has to sign in by itself, at both targets; parked: %s", out)
+	}
+	for _, x := range e2e.AllTypes() {
+		set := map[schemas.Type]string{schemas.Credential: "Domain", schemas.NetworkDrive: "Path", schemas.Certificate: "IssuerName", schemas.SSHKey: "Name", schemas.MFTServer: "Name",
+			schemas.User: "Email", schemas.Notification: "Task.Description", schemas.TaskRepository: "Task.Description", schemas.ExitCode: "Name"}[x]
+		if set == "" {
+			set = "Description"
+		}
+		var one schemas.ID
+		for id := range d.objects("production", x) {
+			one = max(one, id)
+		}
+		d.run(0, "standin", "edit", "production", string(x)+"/"+string(one), "--set", set+"=edited of every type")
+		d.until(15*time.Second, "an edit of "+string(x)+" arrives", func() bool {
+			for _, server := range []schemas.Slug{"test", "standby"} {
+				if !bytes.Contains(d.objects(server, x)[one], []byte("edited of every type")) {
+					return false
+				}
+			}
+			return true
+		})
 	}
 
 	// Killed in the middle of changes, and started again: nothing is lost or wrong.
@@ -251,13 +271,17 @@ func (d *demo) arrives(limit time.Duration, text string, change func(), id strin
 	return time.Since(begun)
 }
 
-func (d *demo) jobs(server schemas.Slug) map[schemas.ID][]byte {
+func (d *demo) jobs(server schemas.Slug) map[schemas.ID][]byte { return d.objects(server, schemas.Job) }
+
+// objects returns what a server has of a type, without what is built in; nil where
+// it cannot be listed.
+func (d *demo) objects(server schemas.Slug, x schemas.Type) map[schemas.ID][]byte {
 	out := map[schemas.ID][]byte{}
 	ctx, cancel := context.WithTimeout(d.t.Context(), time.Minute)
 	defer cancel()
-	_, err := d.servers[server].List(ctx, schemas.Job, func(r visualcron.Row) error {
-		n, err := visualcron.Normalize(schemas.Job, r.Body, func(s string) string { return s })
-		if err == nil && !visualcron.IsBuiltIn(schemas.Job, n.Name, n.Group) {
+	_, err := d.servers[server].List(ctx, x, func(r visualcron.Row) error {
+		n, err := visualcron.Normalize(x, r.Body, func(s string) string { return s })
+		if err == nil && !n.BuiltIn {
 			out[r.ID] = bytes.Clone(r.Body)
 		}
 		return err
@@ -277,30 +301,32 @@ func (d *demo) anyJob() string {
 	return ""
 }
 
-// equal waits until both targets hold production's jobs, under their policies.
+// equal waits until both targets hold production's objects, under their policies.
 func (d *demo) equal(limit time.Duration) {
 	d.t.Helper()
-	digest := func(body []byte) schemas.Digest {
-		n, err := visualcron.Normalize(schemas.Job, body, func(s string) string { return s })
+	digest := func(x schemas.Type, body []byte) schemas.Digest {
+		n, err := visualcron.Normalize(x, body, func(s string) string { return s })
 		if err != nil {
 			d.t.Fatal(err)
 		}
 		return n.Digest
 	}
 	d.until(limit, "the targets equal production", func() bool {
-		want := d.jobs("production")
-		if len(want) == 0 {
-			return false
-		}
-		for server, policy := range map[schemas.Slug]schemas.ActivePolicy{"test": schemas.Keep, "standby": schemas.Off} {
-			have := d.jobs(server)
-			if len(have) != len(want) {
+		for _, x := range e2e.AllTypes() {
+			want := d.objects("production", x)
+			if len(want) == 0 {
 				return false
 			}
-			for id, body := range want {
-				composed, err := visualcron.Compose(schemas.Job, body, have[id], visualcron.Composition{Policy: policy, Secrets: visualcron.SecretsEqual})
-				if err != nil || have[id] == nil || digest(composed.Body) != digest(have[id]) {
+			for server, policy := range map[schemas.Slug]schemas.ActivePolicy{"test": schemas.Keep, "standby": schemas.Off} {
+				have := d.objects(server, x)
+				if len(have) != len(want) {
 					return false
+				}
+				for id, body := range want {
+					composed, err := visualcron.Compose(x, body, have[id], visualcron.Composition{Policy: policy, Secrets: visualcron.SecretsEqual})
+					if err != nil || have[id] == nil || digest(x, composed.Body) != digest(x, have[id]) {
+						return false
+					}
 				}
 			}
 		}
