@@ -67,11 +67,12 @@ func silentOfSecrets(next http.Handler) http.Handler {
 	})
 }
 
-// someOfTheSeed returns up to n objects of every type, with those that have secrets
-// first, and the jobs that have the seed's cases.
-func someOfTheSeed(t testing.TB, s *standin.Server, n int) []e2eObject {
+// someOfTheSeed stores n objects of every type and returns them, with more where it
+// takes them to have every kind of secret four times.
+func someOfTheSeed(t testing.TB, s *standin.Server, n int) []seeded {
 	t.Helper()
-	by := map[schemas.Type][]e2eObject{}
+	var out []seeded
+	of, kinds := map[schemas.Type]int{}, map[string]int{}
 	for _, o := range standin.SeedObjects() {
 		if len(o.Body) > 100_000 {
 			continue // large scripts are no secrets
@@ -79,25 +80,28 @@ func someOfTheSeed(t testing.TB, s *standin.Server, n int) []e2eObject {
 		if _, _, err := s.Put(o.Type, o.Body); err != nil {
 			t.Fatal(err)
 		}
-		by[o.Type] = append(by[o.Type], e2eObject{o.Type, o.ID, o.Body, secretsOf(s, o.Type, o.ID)})
-	}
-	var out []e2eObject
-	for _, x := range schemas.ApplyOrder() {
-		slices.SortStableFunc(by[x], func(a, b e2eObject) int { return len(b.secrets) - len(a.secrets) })
-		for i, o := range by[x] {
-			if i < n || i >= len(by[x])-1 { // and one with the fewest
-				out = append(out, o)
-				continue
-			}
-			if _, err := s.Delete(x, o.id); err != nil {
+		x := seeded{o.Type, o.ID, o.Body, secretsOf(s, o.Type, o.ID)}
+		wanted := of[o.Type] < n
+		for kind := range x.kinds() {
+			wanted = wanted || kinds[kind] < 4
+		}
+		if !wanted {
+			if _, err := s.Delete(o.Type, o.ID); err != nil {
 				t.Fatal(err)
 			}
+			continue
 		}
+		of[o.Type]++
+		for kind := range x.kinds() {
+			kinds[kind]++
+		}
+		out = append(out, x)
 	}
 	return out
 }
 
-type e2eObject struct {
+// seeded is an object of the seed with its true secrets by JSON pointer.
+type seeded struct {
 	t       schemas.Type
 	id      schemas.ID
 	body    []byte
@@ -111,8 +115,24 @@ func secretsOf(s *standin.Server, x schemas.Type, id schemas.ID) map[string]stri
 	return out
 }
 
+// kinds returns the kinds of its secrets: their types and places, whatever the item
+// of a list.
+func (o seeded) kinds() map[string]bool {
+	out := map[string]bool{}
+	for place := range o.secrets {
+		steps := strings.Split(place, "/")
+		for i, s := range steps {
+			if s != "" && strings.Trim(s, "0123456789") == "" {
+				steps[i] = "*"
+			}
+		}
+		out[string(o.t)+strings.Join(steps, "/")] = true
+	}
+	return out
+}
+
 // own returns the body with secrets of the named server's own.
-func (o e2eObject) own(server schemas.Slug) []byte {
+func (o seeded) own(server schemas.Slug) []byte {
 	body := bytes.Clone(o.body)
 	for _, v := range o.secrets {
 		body = bytes.ReplaceAll(body, []byte(v), []byte(ownSecret(server, v)))
@@ -136,11 +156,24 @@ func TestSecretsOfEveryModeAndType(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := e2e.NewWorld(t)
 				defer w.Close()
+				w.Poll = 2 * time.Minute // stand-ins that hide secrets are slow to list
 				w.Log = slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 				prod := w.AddHost("production")
-				objects := someOfTheSeed(t, prod.Server, 6)
+				objects := someOfTheSeed(t, prod.Server, 4)
 				treat(t, prod, mode)
 				there := func(i int) bool { return i%2 == 0 || objects[i].t == schemas.ServerSettings }
+				kinds := map[bool]map[string]bool{true: {}, false: {}}
+				for i, o := range objects {
+					maps.Copy(kinds[there(i)], o.kinds())
+				}
+				for kind := range kinds[true] {
+					if !kinds[false][kind] && !strings.HasPrefix(kind, string(schemas.ServerSettings)) && !strings.HasPrefix(kind, string(schemas.TaskRepository)) { // of which there is one
+						t.Errorf("no new object has a secret at %s", kind)
+					}
+				}
+				if len(kinds[true]) < len(kinds[false]) || len(kinds[true]) < 25 {
+					t.Errorf("no target has a secret of its own everywhere: %v", kinds)
+				}
 				targets := slices.Sorted(maps.Keys(secretModes))
 				for _, name := range targets {
 					h := w.AddHost(name)
@@ -348,4 +381,120 @@ func retry(t *testing.T, w *e2e.World, x schemas.Type, id schemas.ID) {
 		}
 	}
 	t.Fatalf("%s %s is not parked", x, id)
+}
+
+// listWorld is a production and a target of those modes, with what they hold.
+func listWorld(t *testing.T, source, target schemas.Slug, f func(w *e2e.World, prod, test *e2e.Host)) {
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		treat(t, prod, secretModes[source])
+		treat(t, test, secretModes[target])
+		w.Setting(e2e.AllObjects("production-to-test", "production", "test", schemas.Follow))
+		f(w, prod, test)
+	})
+}
+
+// keyedList is a list inside an object whose items have secrets.
+type keyedList struct {
+	t    schemas.Type
+	body string // %s stands for the items
+	item string // %[1]s for what tells it apart, %[2]s for its secret
+	// place is where the secret of the item at %d is, named where it is missed.
+	place, named string
+}
+
+var keyedLists = map[string]keyedList{
+	"job variables": {schemas.Job, `{"Id":"11111111-1111-4111-8111-111111111111","Name":"j","Description":"d","Group":"g","Stats":{"Active":true},"Tasks":[],"Triggers":[],"Variables":[%s]}`,
+		`{"Key":"%[1]s","ValueObject":%[2]s}`, "/Variables/%d/ValueObject", "/Variables/%s/ValueObject"},
+	"tasks": {schemas.Job, `{"Id":"11111111-1111-4111-8111-111111111111","Name":"j","Description":"d","Group":"g","Stats":{"Active":true},"Triggers":[],"Tasks":[%s]}`,
+		`{"Id":"%[1]s","Order":1,"TaskType":"SQL","SQL":{"EncryptedCommand":%[2]s}}`, "/Tasks/%d/SQL/EncryptedCommand", "/Tasks/%s/SQL/EncryptedCommand"},
+	"commands of a task": {schemas.Job, `{"Id":"11111111-1111-4111-8111-111111111111","Name":"j","Description":"d","Group":"g","Stats":{"Active":true},"Triggers":[],"Tasks":[{"Id":"22222222-2222-4222-8222-222222222222","TaskType":"FTP","FTP":{"FTPCommands":[%s]}}]}`,
+		`{"Id":"%[1]s","FilePassword":%[2]s}`, "/Tasks/0/FTP/FTPCommands/%d/FilePassword", "/Tasks/22222222-2222-4222-8222-222222222222/FTP/FTPCommands/%s/FilePassword"},
+	"keys of a ring": {schemas.PGPKeyRing, `{"Id":"11111111-1111-4111-8111-111111111111","Name":"r","Description":"d","Keys":[%s]}`,
+		`{"Id":"%[1]s","KeyId":"0x1","Data":%[2]s}`, "/Keys/%d/Data", "/Keys/%s/Data"},
+	"users of an MFT server": {schemas.MFTServer, `{"Id":"11111111-1111-4111-8111-111111111111","Name":"m","Description":"d","Active":true,"Users":[%s]}`,
+		`{"Id":"%[1]s","UserName":"u","PassWord":%[2]s}`, "/Users/%d/PassWord", "/Users/%s/PassWord"},
+}
+
+// Items that come, go and change places while their secrets do not travel: each
+// keeps its own, and a new one has nobody's.
+func TestItemsOfListsKeepTheirOwnSecrets(t *testing.T) {
+	const a, b, c, d = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002", "cccccccc-0000-4000-8000-000000000003", "dddddddd-0000-4000-8000-000000000004"
+	for _, modes := range [][2]schemas.Slug{{"equal", "masked"}, {"masked", "equal"}, {"opaque", "equal"}, {"null", "equal"}, {"equal", "opaque"}, {"equal", "null"}, {"unsaid", "unsaid"}, {"masked", "masked"}} {
+		t.Run(fmt.Sprintf("from %s to %s", modes[0], modes[1]), func(t *testing.T) {
+			listWorld(t, modes[0], modes[1], func(w *e2e.World, prod, test *e2e.Host) {
+				put := func(h *e2e.Host, owner, description string, items ...string) {
+					t.Helper()
+					for what, l := range keyedLists {
+						var all []string
+						for _, it := range items {
+							all = append(all, fmt.Sprintf(l.item, it, fmt.Sprintf("%q", owner+" secret of "+it)))
+						}
+						body := strings.Replace(fmt.Sprintf(l.body, strings.Join(all, ",")), `"d"`, fmt.Sprintf("%q", description), 1)
+						if _, _, err := h.Server.Put(l.t, []byte(strings.Replace(body, listID, string(listIDOf(what)), 1))); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				// holds checks the target's items in order: those with a secret of their
+				// own, and with a ! before it those without any.
+				holds := func(when string, items ...string) {
+					t.Helper()
+					time.Sleep(5 * time.Minute)
+					flags := map[schemas.ID]string{}
+					for _, p := range listParked(t, w) {
+						flags[p.ID] = p.Reason
+					}
+					for what, l := range keyedLists {
+						want, missed := map[string]string{}, []string{}
+						for i, it := range items {
+							if it, lacks := strings.CutPrefix(it, "!"); lacks {
+								missed = append(missed, fmt.Sprintf(l.named, it))
+							} else {
+								want[fmt.Sprintf(l.place, i)] = fmt.Sprintf("%q", "test secret of "+it)
+							}
+						}
+						if have := secretsOf(test.Server, l.t, listIDOf(what)); !maps.Equal(have, want) {
+							t.Errorf("%s, %s: holds %v, want %v", what, when, have, want)
+						}
+						switch flag := flags[listIDOf(what)]; {
+						case len(missed) == 0 && flag != "":
+							t.Errorf("%s, %s: parked: %s", what, when, flag)
+						case len(missed) > 0 && !strings.Contains(flag, "written without "+strings.Join(missed, ", ")+":"):
+							t.Errorf("%s, %s: want %v to be missed, parked: %q", what, when, missed, flag)
+						}
+					}
+				}
+				put(prod, "production", "first", a, b)
+				put(test, "test", "at test", b, a)
+				w.StartProducer()
+				w.StartConsumer()
+				holds("at first", a, b)
+				put(prod, "production", "other order", b, a)
+				holds("in another order", b, a)
+				put(prod, "production", "one more, between", b, c, a)
+				holds("with one more", b, "!"+c, a)
+				put(prod, "production", "one less, before it", c, a)
+				holds("with one less", "!"+c, a)
+				put(prod, "production", "other order again", a, c)
+				holds("in another order again", a, "!"+c)
+				put(prod, "production", "another in its place", d, a)
+				holds("with another in its place", "!"+d, a)
+				put(prod, "production", "without", a)
+				holds("without it", a)
+				test.Reset()
+				time.Sleep(15 * time.Minute)
+				if puts, _ := test.Count(); puts > 0 {
+					t.Errorf("%d writes while nothing changed", puts)
+				}
+			})
+		})
+	}
+}
+
+const listID = "11111111-1111-4111-8111-111111111111"
+
+// listIDOf returns an id for every list.
+func listIDOf(what string) schemas.ID {
+	return schemas.ID(fmt.Sprintf("%08x%s", slices.Index(slices.Sorted(maps.Keys(keyedLists)), what)+1, listID[8:]))
 }
