@@ -2,14 +2,21 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
 )
 
 // Spellings returns how a secret may look when it has leaked: raw, in base64 at
@@ -55,4 +62,42 @@ func FindSecret(secret string, folders ...string) ([]string, error) {
 		}
 	}
 	return hits, nil
+}
+
+// Stored returns everything that lies in the broker's streams and buckets as whoever
+// may read them sees it: subjects, headers and data, the latter decompressed. On disk
+// much of it is compressed, so that a search there alone is half blind.
+func Stored(ctx context.Context, b *broker.Broker) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	names := b.JS().StreamNames(ctx)
+	for name := range names.Name() {
+		s, err := b.JS().Stream(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		info := s.CachedInfo()
+		for seq := info.State.FirstSeq; seq <= info.State.LastSeq && info.State.Msgs > 0; seq++ {
+			m, err := s.GetMsg(ctx, seq)
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s, message %d: %w", name, seq, err)
+			}
+			text := []byte(m.Subject + "\n")
+			for k, v := range m.Header {
+				text = append(text, k+": "+strings.Join(v, ", ")+"\n"...)
+			}
+			text = append(append(text, m.Data...), '\n')
+			if e, err := schemas.ParseEvent(m.Subject, m.Header, m.Data); err == nil {
+				data, err := e.Object.Encode()
+				if err != nil {
+					return nil, err
+				}
+				text = append(text, data...)
+			}
+			out[name] = append(out[name], text...)
+		}
+	}
+	return out, names.Err()
 }

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -274,5 +275,45 @@ func refuseUntil(end time.Time, x schemas.Type, refused map[string]bool, mu *syn
 		rw.WriteHeader(http.StatusUnprocessableEntity)
 		io.WriteString(rw, `{"title":"not now"}`)
 		return true
+	})
+}
+
+// A pass is published in the order in which it can be applied, its deletions in
+// reverse.
+func TestAPassIsPublishedInTheOrderOfApplying(t *testing.T) {
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod := w.Hosts["production"]
+		seedSome(t, prod, 12)
+		w.Setting(e2e.AllObjects("production-to-test", "production", "test", schemas.Keep))
+		w.StartProducer()
+		time.Sleep(time.Minute)
+		published := func(kind schemas.Kind) (types []schemas.Type) {
+			w.Do(func(ctx context.Context) error {
+				events, err := w.Broker.Events(ctx, broker.EventQuery{Kind: kind}, 1000)
+				slices.SortFunc(events, func(a, b broker.StoredEvent) int { return cmp.Compare(a.Seq, b.Seq) })
+				for _, e := range events {
+					types = append(types, e.Head.Key.Type)
+				}
+				return err
+			})
+			return types
+		}
+		if got := slices.Compact(published(schemas.Added)); !slices.Equal(got, e2e.AllTypes()) {
+			t.Errorf("added: %v, want %v", got, e2e.AllTypes())
+		}
+		w.StopProducer(nil)
+		reverse := e2e.AllTypes()
+		slices.Reverse(reverse)
+		for _, x := range reverse {
+			rows := prod.Server.Objects(x)
+			if _, err := prod.Server.Delete(x, rows[len(rows)-1].ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.StartProducer()
+		time.Sleep(time.Minute)
+		if got := published(schemas.Deleted); !slices.Equal(got, reverse) {
+			t.Errorf("deleted: %v, want %v", got, reverse)
+		}
 	})
 }
