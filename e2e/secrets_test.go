@@ -708,3 +708,41 @@ func TestValuesOfVariablesTravelWhenAsked(t *testing.T) {
 		}
 	})
 }
+
+// One target that asks for values must not bring them to another that does not,
+// although they are in the store then.
+func TestValuesOfVariablesGoToWhoAsks(t *testing.T) {
+	listWorld(t, "equal", "equal", func(w *e2e.World, prod, test *e2e.Host) {
+		other := w.AddHost("other")
+		s := e2e.AllObjects("production-to-other", "production", "other", schemas.Keep)
+		s.VariableValues = true
+		w.Setting(s)
+		put := func(h *e2e.Host, name, description, v string) {
+			t.Helper()
+			putObject(t, h, schemas.Variable, fmt.Sprintf(`{"Name":%q,"Description":%q,"ObjectType":"String","ValueObject":%q}`, name, description, v))
+		}
+		put(prod, "Both", "of production", "v4lue-of-production")
+		put(prod, "New", "of production", "v4lue-of-production")
+		put(test, "Both", "at test", "v4lue-of-test")
+		w.StartProducer()
+		w.StartConsumer()
+		for _, description := range []string{"of production", "edited"} {
+			put(prod, "Both", description, "v4lue-of-production")
+			time.Sleep(5 * time.Minute)
+			for _, c := range []struct {
+				h          *e2e.Host
+				name, want string
+			}{{test, "Both", `"v4lue-of-test"`}, {test, "New", ""}, {other, "Both", `"v4lue-of-production"`}, {other, "New", `"v4lue-of-production"`}} {
+				body, ok := c.h.Server.Get(schemas.Variable, schemas.ID(c.name))
+				if v := secretsOf(c.h.Server, schemas.Variable, schemas.ID(c.name))["/ValueObject"]; !ok || v != c.want || c.name == "Both" && !bytes.Contains(body, []byte(description)) {
+					t.Errorf("%s: %s at %s: %s", description, c.name, c.h.Name, body)
+				}
+			}
+		}
+		test.Reset()
+		time.Sleep(time.Hour)
+		if puts, _ := test.Count(); puts > 0 || len(listParked(t, w)) > 0 {
+			t.Errorf("%d writes in a quiet hour, parked: %+v", puts, listParked(t, w))
+		}
+	})
+}
