@@ -286,7 +286,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	composition := visualcron.Composition{Policy: tm.policy, Values: tm.values, Secrets: can.Secrets,
 		Withholds: ev.Object.Withholds, Withheld: ev.Object.Withheld}
 	ours := known && entry.Source == ev.Source
-	if ours {
+	if ours && !l.isSaidToBeThere(t, id) {
 		composition.Needs = entry.Needs
 	}
 	if tm.policy == schemas.Follow { // under the others a new object is inactive anyway
@@ -342,6 +342,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	if err := l.missing(ctx, v, refs); err != nil {
 		return false, err
+	}
+	if tm.policy == schemas.Follow && l.lacksSecret(refs) != composition.Wait {
+		return true, nil // it landed since, without its secret
 	}
 	if t == schemas.User {
 		done, err := l.guardUsers(ctx, have, made.Body)

@@ -33,13 +33,14 @@ func newParkedSet(b *broker.Broker, target schemas.Slug) *parkedSet {
 }
 
 // load reads the records and follows them until ctx ends; each is called for every
-// record whose turn to be tried again has come.
+// record whose turn to be tried again has come, and for every flag for want of a
+// secret that a person has discarded.
 func (ps *parkedSet) load(ctx context.Context, wg *sync.WaitGroup, fail context.CancelCauseFunc, each func(broker.Parked)) error {
 	ready := make(chan struct{})
 	failed := make(chan error, 1)
 	wg.Go(func() {
 		err := ps.b.WatchParked(ctx, ps.target, func(p broker.Parked, gone bool) {
-			if ps.take(p, gone) && p.RetryAsked > p.RetryDone {
+			if ps.take(p, gone) && (p.RetryAsked > p.RetryDone || p.Class == classSecret && p.Discarded != "") {
 				each(p)
 			}
 			if !gone && !p.NextTry.IsZero() {
@@ -193,6 +194,15 @@ func (s *session) onParked(p broker.Parked) {
 	if p.ID != "" {
 		s.lanes.look(objectKey{p.Type, p.ID}, nil, nil, true)
 	}
+}
+
+// onRecord deals with a parked record that has come or changed.
+func (s *session) onRecord(p broker.Parked) {
+	if p.Class == classSecret && p.Discarded != "" && p.RetryAsked <= p.RetryDone {
+		s.onSecret() // what waits for this one need not
+		return
+	}
+	s.onParked(p)
 }
 
 // unreadable parks a message that is no event, and lets it go: nothing else can

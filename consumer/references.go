@@ -143,11 +143,18 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 func (l *look) lacksSecret(refs []visualcron.Reference) bool {
 	return slices.ContainsFunc(refs, func(r visualcron.Reference) bool {
 		e, ok := l.ledger.Get(r.Type, r.ID)
-		return ok && !r.Task && len(e.Needs) > 0
+		return ok && !r.Task && len(e.Needs) > 0 && !l.isSaidToBeThere(r.Type, r.ID)
 	})
 }
 
-// settled looks again at what waited for an object that has been dealt with.
+// isSaidToBeThere tells whether a person has discarded the flag of an object that
+// lacks a secret: where the target does not tell, nobody else can know.
+func (s *session) isSaidToBeThere(t schemas.Type, id schemas.ID) bool {
+	p, ok := s.parked.get(t, id.Token())
+	return ok && p.Class == classSecret && p.Discarded != ""
+}
+
+// dealtWith looks again at what waited for an object that has been dealt with.
 func (s *session) dealtWith(key objectKey) {
 	for _, child := range s.waits.settled(key) {
 		s.lanes.wakeUp(child)
@@ -157,7 +164,7 @@ func (s *session) dealtWith(key objectKey) {
 // onSecret looks again at what was left inactive for want of a secret.
 func (s *session) onSecret() {
 	for _, p := range s.parked.all() {
-		if p.Class == classSecret {
+		if p.Class == classSecret && p.Discarded == "" {
 			s.onParked(p)
 		}
 	}

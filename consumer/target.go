@@ -308,7 +308,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer fail(nil)
-	if err := s.parked.load(ctx, &wg, fail, s.onParked); err != nil {
+	if err := s.parked.load(ctx, &wg, fail, s.onRecord); err != nil {
 		return settled, err
 	}
 	for _, p := range s.parked.all() {

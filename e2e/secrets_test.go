@@ -498,3 +498,251 @@ const listID = "11111111-1111-4111-8111-111111111111"
 func listIDOf(what string) schemas.ID {
 	return schemas.ID(fmt.Sprintf("%08x%s", slices.Index(slices.Sorted(maps.Keys(keyedLists)), what)+1, listID[8:]))
 }
+
+// putObject puts one object at a host.
+func putObject(t testing.TB, h *e2e.Host, x schemas.Type, body string) {
+	t.Helper()
+	if _, _, err := h.Server.Put(x, []byte(body)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const (
+	connectionID = schemas.ID("33333333-3333-4333-8333-333333333333")
+	waitingJob   = `{"Id":"11111111-1111-4111-8111-111111111111","Name":"j","Description":"d","Group":"g","Stats":{"Active":true},"Triggers":[],"Tasks":[{"Id":"22222222-2222-4222-8222-222222222222","TaskType":"SQL","SQL":{"ConnectionId":"33333333-3333-4333-8333-333333333333"}}]}`
+)
+
+func connection(address, password string) string {
+	return fmt.Sprintf(`{"Id":%q,"Name":"c","Group":"g","ProtocolType":"SQL","Address":%q,"PassWord":%s}`, connectionID, address, password)
+}
+
+// A person who enters what is missing at the target, and asks to try again, frees
+// the object and what waits for it; where a server tells nothing, who discards the
+// flag does.
+func TestWhoEntersASecretFreesWhatWaitsForIt(t *testing.T) {
+	for _, c := range []struct {
+		source, target schemas.Slug
+		discard        bool
+	}{{"masked", "equal", false}, {"equal", "masked", false}, {"opaque", "opaque", false}, {"equal", "null", true}, {"unsaid", "unsaid", true}} {
+		t.Run(fmt.Sprintf("from %s to %s", c.source, c.target), func(t *testing.T) {
+			listWorld(t, c.source, c.target, func(w *e2e.World, prod, test *e2e.Host) {
+				flags := func(when string, want int) {
+					t.Helper()
+					n := 0
+					for _, p := range listParked(t, w) {
+						if p.Class != "secret" {
+							t.Errorf("%s, parked: %+v", when, p)
+						}
+						if p.Discarded == "" {
+							n++
+						}
+					}
+					if n != want {
+						t.Errorf("%s: %d flags, want %d: %+v", when, n, want, listParked(t, w))
+					}
+				}
+				job := func() bool {
+					body, _ := test.Server.Get(schemas.Job, listID)
+					return isActive(body)
+				}
+				putObject(t, prod, schemas.Connection, connection("first", `"s3cret of production"`))
+				putObject(t, prod, schemas.Job, waitingJob)
+				w.StartProducer()
+				w.StartConsumer()
+				time.Sleep(5 * time.Minute)
+				flags("at first", 2)
+				if job() {
+					t.Error("the job is active without what it needs")
+				}
+				putObject(t, test, schemas.Connection, connection("first", `"s3cret of test"`))
+				test.Reset()
+				if !c.discard {
+					retry(t, w, schemas.Connection, connectionID)
+				} else {
+					for _, p := range listParked(t, w) {
+						if p.Type == schemas.Connection {
+							p.Discarded = "entered by hand"
+							w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+						}
+					}
+				}
+				time.Sleep(5 * time.Minute)
+				flags("after it was entered", 0)
+				if !job() {
+					t.Error("the job does not follow its source")
+				}
+				putObject(t, prod, schemas.Connection, connection("second", `"s3cret of production"`))
+				time.Sleep(5 * time.Minute)
+				flags("after an edit", 0)
+				if body, _ := test.Server.Get(schemas.Connection, connectionID); !bytes.Contains(body, []byte("second")) || !bytes.Contains(body, []byte("s3cret of test")) {
+					t.Errorf("after an edit: %s", body)
+				}
+				if puts, _ := test.Count(); puts != 2 {
+					t.Errorf("%d writes, want the job's flag and the edit", puts)
+				}
+			})
+		})
+	}
+}
+
+func TestASecretThatIsRemovedAtTheSourceIsRemoved(t *testing.T) {
+	for _, left := range []string{"null", `""`} {
+		listWorld(t, "equal", "equal", func(w *e2e.World, prod, test *e2e.Host) {
+			putObject(t, prod, schemas.Connection, connection("first", `"s3cret of production"`))
+			w.StartProducer()
+			w.StartConsumer()
+			time.Sleep(2 * time.Minute)
+			if s := secretsOf(test.Server, schemas.Connection, connectionID); len(s) != 1 {
+				t.Errorf("the secret has not travelled: %v", s)
+			}
+			putObject(t, prod, schemas.Connection, connection("first", left))
+			time.Sleep(2 * time.Minute)
+			if s := secretsOf(test.Server, schemas.Connection, connectionID); len(s) != 0 {
+				t.Errorf("%s leaves %v", left, s)
+			}
+		})
+	}
+}
+
+// A server that begins to say how it treats its secrets shows the same bodies.
+func TestASourceThatBeginsToGiveItsSecrets(t *testing.T) {
+	listWorld(t, "equal", "equal", func(w *e2e.World, prod, test *e2e.Host) {
+		prod.SetFaults(func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				rec := httptest.NewRecorder()
+				if r.URL.Path != "/api/v1/server" {
+					next.ServeHTTP(rw, r)
+					return
+				}
+				next.ServeHTTP(rec, r)
+				maps.Copy(rw.Header(), rec.Header())
+				rw.Header().Del("Content-Length")
+				_, _ = rw.Write(bytes.ReplaceAll(rec.Body.Bytes(), []byte(`"secrets":"equal"`), []byte(`"secrets":""`)))
+			})
+		})
+		putObject(t, prod, schemas.Connection, connection("first", `"s3cret of production"`))
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(5 * time.Minute)
+		if s := secretsOf(test.Server, schemas.Connection, connectionID); len(s) != 0 {
+			t.Errorf("what nobody vouches for has travelled: %v", s)
+		}
+		if len(listParked(t, w)) != 1 {
+			t.Errorf("parked: %+v", listParked(t, w))
+		}
+		prod.SetFaults(nil)
+		time.Sleep(5 * time.Minute)
+		if have, want := secretsOf(test.Server, schemas.Connection, connectionID), secretsOf(prod.Server, schemas.Connection, connectionID); !maps.Equal(have, want) {
+			t.Errorf("holds %v, want %v", have, want)
+		}
+		if p := listParked(t, w); len(p) != 0 {
+			t.Errorf("still flagged: %+v", p)
+		}
+	})
+}
+
+// The value of a variable is data: it stays at home unless a setting asks, and
+// stays where it is when none does any more.
+func TestValuesOfVariablesTravelWhenAsked(t *testing.T) {
+	listWorld(t, "equal", "equal", func(w *e2e.World, prod, test *e2e.Host) {
+		const id = schemas.ID("Region")
+		put := func(h *e2e.Host, description, v string) {
+			t.Helper()
+			putObject(t, h, schemas.Variable, fmt.Sprintf(`{"Name":"Region","Description":%q,"ObjectType":"String","ValueObject":%q}`, description, v))
+		}
+		holds := func(when, description, v string) {
+			t.Helper()
+			time.Sleep(5 * time.Minute)
+			body, _ := test.Server.Get(schemas.Variable, id)
+			var x struct{ Description, ValueObject string }
+			if err := json.Unmarshal(body, &x); err != nil || x.Description != description || x.ValueObject != v {
+				t.Errorf("%s: %s", when, body)
+			}
+			if p := listParked(t, w); len(p) != 0 {
+				t.Errorf("%s, parked: %+v", when, p)
+			}
+		}
+		values := func(on bool) {
+			s := e2e.AllObjects("production-to-test", "production", "test", schemas.Follow)
+			s.VariableValues = on
+			w.Setting(s)
+		}
+		put(prod, "first", "v4lue-one-of-production")
+		w.StartProducer()
+		w.StartConsumer()
+		holds("new", "first", "")
+		put(prod, "first", "v4lue-two-of-production")
+		holds("another value", "first", "")
+		put(test, "first", "v4lue-of-test")
+		put(prod, "second", "v4lue-two-of-production")
+		holds("another definition", "second", "v4lue-of-test")
+		if hits := leaks(t, []string{"v4lue-one-of-production", "v4lue-two-of-production"}, nil, w.Dir+"/data"); len(hits) != 0 {
+			t.Error(hits)
+		}
+		entries := func() (n int) {
+			w.Do(func(ctx context.Context) error {
+				ev, _, err := w.Broker.NewestOf(ctx, schemas.Key{Source: "production", Type: schemas.Variable, Token: id.Token()})
+				n = len(ev.Object.Sealed)
+				return err
+			})
+			return n
+		}
+		if entries() != 0 {
+			t.Error("a value is in the store, and nobody asked")
+		}
+		values(true)
+		holds("asked for", "second", "v4lue-two-of-production")
+		if entries() != 1 {
+			t.Error("a value has travelled outside of the store")
+		}
+		put(prod, "second", "v4lue-three-of-production")
+		holds("another value while asked for", "second", "v4lue-three-of-production")
+		values(false)
+		put(prod, "third", "v4lue-four-of-production")
+		holds("asked for no more", "third", "v4lue-three-of-production")
+		if entries() != 0 {
+			t.Error("a value is in the newest event, and nobody asks any more")
+		}
+		if hits := leaks(t, []string{"v4lue-one-of-production", "v4lue-two-of-production", "v4lue-three-of-production", "v4lue-four-of-production"}, nil, w.Dir+"/data"); len(hits) != 0 {
+			t.Error(hits)
+		}
+	})
+}
+
+// One target that asks for values must not bring them to another that does not,
+// although they are in the store then.
+func TestValuesOfVariablesGoToWhoAsks(t *testing.T) {
+	listWorld(t, "equal", "equal", func(w *e2e.World, prod, test *e2e.Host) {
+		other := w.AddHost("other")
+		s := e2e.AllObjects("production-to-other", "production", "other", schemas.Keep)
+		s.VariableValues = true
+		w.Setting(s)
+		put := func(h *e2e.Host, name, description, v string) {
+			t.Helper()
+			putObject(t, h, schemas.Variable, fmt.Sprintf(`{"Name":%q,"Description":%q,"ObjectType":"String","ValueObject":%q}`, name, description, v))
+		}
+		put(prod, "Both", "of production", "v4lue-of-production")
+		put(prod, "New", "of production", "v4lue-of-production")
+		put(test, "Both", "at test", "v4lue-of-test")
+		w.StartProducer()
+		w.StartConsumer()
+		for _, description := range []string{"of production", "edited"} {
+			put(prod, "Both", description, "v4lue-of-production")
+			time.Sleep(5 * time.Minute)
+			for _, c := range []struct {
+				h          *e2e.Host
+				name, want string
+			}{{test, "Both", `"v4lue-of-test"`}, {test, "New", ""}, {other, "Both", `"v4lue-of-production"`}, {other, "New", `"v4lue-of-production"`}} {
+				body, ok := c.h.Server.Get(schemas.Variable, schemas.ID(c.name))
+				if v := secretsOf(c.h.Server, schemas.Variable, schemas.ID(c.name))["/ValueObject"]; !ok || v != c.want || c.name == "Both" && !bytes.Contains(body, []byte(description)) {
+					t.Errorf("%s: %s at %s: %s", description, c.name, c.h.Name, body)
+				}
+			}
+		}
+		test.Reset()
+		time.Sleep(time.Hour)
+		if puts, _ := test.Count(); puts > 0 || len(listParked(t, w)) > 0 {
+			t.Errorf("%d writes in a quiet hour, parked: %+v", puts, listParked(t, w))
+		}
+	})
+}

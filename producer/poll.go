@@ -35,6 +35,12 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 	var failed typesFailed
 	for _, t := range types {
 		can := info.Types[t]
+		if was, ok := s.modes[t]; ok && was != can.Secrets {
+			for _, k := range s.base[t] {
+				k.quick = 0 // the same bodies say something else now
+			}
+		}
+		s.modes[t] = can.Secrets
 		s.view = visualcron.View{Secrets: can.Secrets, Values: s.values, Digest: s.cfg.Broker.Keys.Digest}
 		if can.List {
 			gone[t], err = s.pollType(ctx, t)

@@ -97,6 +97,8 @@ type source struct {
 	base     map[schemas.Type]map[schemas.ID]*known
 	// ignored holds the quick hash of the built-in objects, which are not captured.
 	ignored map[schemas.Type]map[schemas.ID]uint64
+	// modes holds how secrets were given when the types were listed last.
+	modes map[schemas.Type]visualcron.SecretMode
 
 	echo echo
 
@@ -296,6 +298,7 @@ func (s *source) load(ctx context.Context) error {
 		return err
 	}
 	s.base, s.ignored = map[schemas.Type]map[schemas.ID]*known{}, map[schemas.Type]map[schemas.ID]uint64{}
+	s.modes = map[schemas.Type]visualcron.SecretMode{}
 	var filters []string
 	for _, t := range s.types {
 		s.base[t], s.ignored[t] = map[schemas.ID]*known{}, map[schemas.ID]uint64{}
