@@ -51,9 +51,9 @@ type Entry struct {
 	State  LedgerState          `json:"state"`
 	// Values tells of a user variable that its value was taken too.
 	Values bool `json:"values,omitzero"`
-	// Needs are the JSON pointers of the secrets that the object lacks at the target:
-	// it was written without them. Waits tells that something it refers to lacks one,
-	// so that it was left inactive.
+	// Needs are the places of the secrets that the object was written without and lacks
+	// at the target (see visualcron.Composed). Waits tells that something it refers to
+	// lacks one, so that it was left inactive.
 	Needs []string `json:"needs,omitzero"`
 	Waits bool     `json:"waits,omitzero"`
 	// Ours tells of an Intent that the object was Applied or Adopted before; the
