@@ -267,8 +267,11 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return waited, err
 	}
 	if len(ev.Object.Body) > bigBody {
-		l.big.Lock()
-		defer l.big.Unlock()
+		done, err := l.big.take(ctx)
+		if err != nil {
+			return false, err
+		}
+		defer done()
 	}
 	have, err := l.read(ctx)
 	if err != nil {
@@ -333,9 +336,12 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		case !tm.rights.Updated:
 			return false, l.passBy(ctx) // G4: and never deleted either, unless it was ours before
 		}
-	} else if !tm.rights.New || ours && owned(entry) && want.RemovesItself {
+	} else if !tm.rights.New || known && owned(entry) && want.RemovesItself {
 		// A job that was here, ran and deleted itself must not run again.
 		return false, l.passBy(ctx)
+	} else if known && entry.State == broker.Intent && want.RemovesItself && l.hand.RetryAsked <= l.hand.RetryDone {
+		return false, &parkError{"may have run", "the job deletes itself when it has run, and whether an earlier write of it arrived is not known: it may have run there",
+			"retry to create it again, or discard this version"}
 	}
 	if asked && !can.Put {
 		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "put", Server: l.server.ID, Type: t, ID: id}
@@ -379,7 +385,10 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
-	stored, err := l.conn.Put(req, t, id, made.Body)
+	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
+	if visualcron.ClassOf(err) == visualcron.Changed {
+		return true, l.probe(ctx) // and what it holds in place of secrets is read anew
+	}
 	if err != nil {
 		return false, l.openOutcome(ctx, req, err)
 	}
@@ -419,8 +428,8 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	switch {
 	case err == nil && now.BuiltIn:
 		return false, &parkError{"built-in", "the target's object of this id is one of its built-in objects, which are never deleted", "discard this version"}
-	case err == nil && now.RemovesItself:
-		return false, l.passBy(ctx) // it will, when it has run here too
+	case ev.RemovedItself, err == nil && now.RemovesItself:
+		return false, l.passBy(ctx) // nobody deleted it; it may run here yet
 	case !owned(entry) && (err != nil || now.Digest != entry.AtTarget):
 		return false, l.passBy(ctx) // G4: an intent of ours, and not what it would have left
 	case asked && !can.Delete:
@@ -534,7 +543,7 @@ func (l *look) record(ctx context.Context, e broker.Entry) error {
 	if err := l.put(ctx, e); err != nil {
 		return err
 	}
-	if len(before.Needs) > 0 && len(e.Needs) == 0 {
+	if len(before.Needs) > 0 && len(e.Needs) == 0 || before.Waits && !e.Waits {
 		l.onSecret()
 	}
 	var reason string
@@ -544,7 +553,7 @@ func (l *look) record(ctx context.Context, e broker.Entry) error {
 		if visualcron.HasActive(e.Type) {
 			reason += "; until it is there the Active flag is the target's own, inactive where the object was new"
 		}
-	case e.Waits:
+	case e.Waits && visualcron.HasActive(e.Type):
 		reason = "left inactive, because something that it refers to lacks its secret"
 	default:
 		return l.unpark(ctx)

@@ -99,7 +99,7 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 		if waited < parentPatience {
 			return Verdict{Fate: Wait}
 		}
-		return Verdict{Fate: Park, Class: classWaiting, Again: true, Fix: "it goes by itself when they land; see what keeps them"}
+		return Verdict{Fate: Park, Class: classWaiting, Again: true, Fix: "it goes by itself when they land; see what keeps them. Discard them to go without"}
 	}
 	if errors.Is(err, broker.ErrLeaseLost) || errors.Is(err, broker.ErrConflict) {
 		return Verdict{Fate: Abort}

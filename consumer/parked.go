@@ -33,14 +33,14 @@ func newParkedSet(b *broker.Broker, target schemas.Slug) *parkedSet {
 }
 
 // load reads the records and follows them until ctx ends; each is called for every
-// record whose turn to be tried again has come, and for every flag for want of a
-// secret that a person has discarded.
+// record whose turn to be tried again has come, and for every one that a person has
+// discarded.
 func (ps *parkedSet) load(ctx context.Context, wg *sync.WaitGroup, fail context.CancelCauseFunc, each func(broker.Parked)) error {
 	ready := make(chan struct{})
 	failed := make(chan error, 1)
 	wg.Go(func() {
 		err := ps.b.WatchParked(ctx, ps.target, func(p broker.Parked, gone bool) {
-			if ps.take(p, gone) && (p.RetryAsked > p.RetryDone || p.Class == classSecret && p.Discarded != "") {
+			if ps.take(p, gone) && (p.RetryAsked > p.RetryDone || p.Discarded != "") {
 				each(p)
 			}
 			if !gone && !p.NextTry.IsZero() {
@@ -198,8 +198,12 @@ func (s *session) onParked(p broker.Parked) {
 
 // onRecord deals with a parked record that has come or changed.
 func (s *session) onRecord(p broker.Parked) {
-	if p.Class == classSecret && p.Discarded != "" && p.RetryAsked <= p.RetryDone {
-		s.onSecret() // what waits for this one need not
+	if p.Discarded != "" && p.RetryAsked <= p.RetryDone { // what waits for this one need not
+		if p.Class == classSecret {
+			s.onSecret()
+		} else if p.ID != "" {
+			s.dealtWith(objectKey{p.Type, p.ID})
+		}
 		return
 	}
 	s.onParked(p)

@@ -124,8 +124,15 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 		if visualcron.ClassOf(err) != visualcron.NotFound {
 			return l.leaseFault(ctx, req, err)
 		}
+		name := fmt.Sprintf("%s %q", r.Type, ev.Object.Name)
+		if p, ok := l.parked.get(r.Type, r.ID.Token()); ok && p.Source == ev.Source && p.Version == ev.Version {
+			if p.Discarded != "" {
+				continue // a person has decided to go without it
+			}
+			name += " (parked: " + p.Class + ")"
+		}
 		parents = append(parents, key)
-		names[key] = fmt.Sprintf("%s %q", r.Type, ev.Object.Name)
+		names[key] = name
 	}
 	parents = l.waits.set(l.key, parents)
 	if len(parents) == 0 {
@@ -139,11 +146,11 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 }
 
 // lacksSecret tells whether one of the objects referred to was written without a
-// secret that it needs.
+// secret that it needs, or refers to such a one itself.
 func (l *look) lacksSecret(refs []visualcron.Reference) bool {
 	return slices.ContainsFunc(refs, func(r visualcron.Reference) bool {
 		e, ok := l.ledger.Get(r.Type, r.ID)
-		return ok && !r.Task && len(e.Needs) > 0 && !l.isSaidToBeThere(r.Type, r.ID)
+		return ok && !r.Task && (e.Waits || len(e.Needs) > 0) && !l.isSaidToBeThere(r.Type, r.ID)
 	})
 }
 
@@ -168,4 +175,9 @@ func (s *session) onSecret() {
 			s.onParked(p)
 		}
 	}
+	s.ledger.Each(func(e broker.Entry) { // what has no Active flag waits without a flag
+		if e.Waits && !visualcron.HasActive(e.Type) {
+			s.lanes.look(objectKey{e.Type, e.ID}, nil, nil, true)
+		}
+	})
 }

@@ -229,10 +229,23 @@ type session struct {
 	waits    waits
 	// big is held while a body of many megabytes is worked on: each takes many times
 	// its size.
-	big sync.Mutex
+	big baton
 	// users is held while something is done that may leave a target without an
 	// administrator.
-	users sync.Mutex
+	users baton
+}
+
+// baton is held by one at a time, also over requests: who waits for it obeys a
+// context.
+type baton chan struct{}
+
+func (b baton) take(ctx context.Context) (done func(), err error) {
+	select {
+	case b <- struct{}{}:
+		return func() { <-b }, nil
+	case <-ctx.Done():
+		return func() {}, ctx.Err()
+	}
 }
 
 // mayLand notes that a write of an object may still land.
@@ -298,7 +311,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	}
 	defer ledger.Close()
 	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
-		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]schemas.Version{}}
+		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]schemas.Version{}, big: make(baton, 1), users: make(baton, 1)}
 	s.gate = newGate(s.probe, s.sayGate(ctx))
 	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
 	t.mu.Lock()

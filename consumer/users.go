@@ -33,8 +33,10 @@ func (l *look) guardUsers(ctx context.Context, have, desired []byte) (done func(
 	if have == nil {
 		return done, nil
 	}
-	l.users.Lock()
-	unlock := l.users.Unlock
+	unlock, err := l.users.take(ctx)
+	if err != nil {
+		return done, err
+	}
 	groups := map[schemas.ID]bool{}
 	if err := l.list(ctx, schemas.UserGroup, func(r visualcron.Row) {
 		if visualcron.IsAdministrators(r.Body) {
@@ -50,8 +52,9 @@ func (l *look) guardUsers(ctx context.Context, have, desired []byte) (done func(
 	}
 	others := 0
 	if err := l.list(ctx, schemas.User, func(r visualcron.Row) {
-		if r.ID != l.key.id && visualcron.Administers(r.Body, groups, now) {
-			others++
+		e, _ := l.ledger.Get(schemas.User, r.ID)
+		if r.ID != l.key.id && len(e.Needs) == 0 && visualcron.Administers(r.Body, groups, now) {
+			others++ // one without a password cannot log on
 		}
 	}); err != nil {
 		unlock()

@@ -131,7 +131,7 @@ func (s *Server) hint(id schemas.Slug) (reason string) {
 		if v.Server != id {
 			continue
 		}
-		if v.State == producer.Degraded && v.Class == string(visualcron.Unauthorized) {
+		if v.State == producer.Degraded && v.Class == string(visualcron.Unauthorized) && !v.Partly {
 			return "The server refuses vcsync's account. It is asked again at vcsync's own pace, because many logons could lock the account."
 		}
 		s.cfg.Sources.Poke(id) // it merges hints: a listing follows another at the producer's own pace

@@ -29,6 +29,7 @@ func jobAt(t testing.TB, h *e2e.Host, i int) (body []byte, active, there bool) {
 // act lets a server's objects change by themselves, once.
 func act(t *testing.T, h *e2e.Host, kind string, want int) {
 	t.Helper()
+	time.Sleep(1500 * time.Millisecond) // beside the moments in which the stand-in acts by itself
 	if err := h.Server.Misbehave(standin.Misbehaviour{Mode: "activity", Arg: kind}); err != nil {
 		t.Fatal(err)
 	}

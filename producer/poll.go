@@ -42,7 +42,9 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		}
 		s.modes[t] = can.Secrets
 		s.view = visualcron.View{Secrets: can.Secrets, Values: s.values, Digest: s.cfg.Broker.Keys.Digest}
-		if can.List {
+		if why := s.resting(t); why != nil {
+			err = why
+		} else if can.List {
 			gone[t], err = s.pollType(ctx, t)
 		} else {
 			err = &visualcron.Error{Class: visualcron.Unsupported, Op: "list", Server: s.server.ID, Type: t, Hint: "take the type out of the sync setting, or use another connector"}
@@ -70,6 +72,56 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 	return info, nil
 }
 
+// pace is what is known of the listings of a type.
+type pace struct {
+	// took is how long the last complete one took; zero before the first.
+	took time.Duration
+	// until is when the type is listed again after one that took too long, why its
+	// error.
+	until time.Time
+	why   error
+}
+
+const (
+	// leastBudget is the least time that a listing may take, budgetFactor how many
+	// times longer than the last complete one. Before the first, the connector's own
+	// limit counts alone.
+	leastBudget  = time.Minute
+	budgetFactor = 4
+	// slowRest is how long a type rests whose listing took too long, so that it does
+	// not keep the others waiting again at once.
+	slowRest = 5 * time.Minute
+)
+
+// resting returns why a type is not listed now, nil where it is.
+func (s *source) resting(t schemas.Type) error {
+	if p := s.paces[t]; p.why != nil && time.Now().Before(p.until) {
+		return p.why
+	}
+	return nil
+}
+
+// listing lists a type within its budget, and notes how long that took: one type
+// that drips does not keep the others waiting (G5).
+func (s *source) listing(ctx context.Context, t schemas.Type, yield func(visualcron.Row) error) (visualcron.Complete, error) {
+	p := s.paces[t]
+	in := ctx
+	if p.took > 0 {
+		var cancel context.CancelFunc
+		in, cancel = context.WithTimeout(ctx, max(leastBudget, budgetFactor*p.took))
+		defer cancel()
+	}
+	begun := time.Now()
+	complete, err := s.conn.List(in, t, yield)
+	switch took := time.Since(begun); {
+	case err == nil:
+		s.paces[t] = pace{took: max(took, time.Millisecond)}
+	case visualcron.ClassOf(err) == visualcron.Timeout && ctx.Err() == nil && took >= leastBudget/2:
+		s.paces[t] = pace{took: p.took, until: time.Now().Add(slowRest), why: err}
+	}
+	return complete, err
+}
+
 // onlyThisType tells whether a listing failed for a reason of its type alone, so
 // that the other types can be listed: the account may not read it, or what came
 // was no listing, while the server itself still answers as it should.
@@ -78,7 +130,7 @@ func (s *source) onlyThisType(ctx context.Context, err error) bool {
 		return false
 	}
 	if d, ok := errors.AsType[*degraded](err); ok {
-		return d.class == classEmpty
+		return d.class == classEmpty || d.class == classSecrets
 	}
 	e, ok := errors.AsType[*visualcron.Error](err)
 	if !ok {
@@ -152,7 +204,7 @@ type listing struct {
 // are published before its end is known; each is an object that the server gave.
 func (s *source) list(ctx context.Context, t schemas.Type) (map[schemas.ID]bool, error) {
 	l := &listing{s: s, t: t, seen: map[schemas.ID]bool{}}
-	complete, err := s.conn.List(ctx, t, func(r visualcron.Row) error { return l.row(ctx, r) })
+	complete, err := s.listing(ctx, t, func(r visualcron.Row) error { return l.row(ctx, r) })
 	if err != nil {
 		return nil, err // what is left of a listing that is not whole is not believed
 	}
@@ -164,7 +216,7 @@ func (s *source) list(ctx context.Context, t schemas.Type) (map[schemas.ID]bool,
 	}
 	live := s.live(t)
 	if complete.Count() == 0 && live > 0 {
-		return nil, &degraded{classEmpty, fmt.Sprintf("the listing of %s on %s is empty, and %d were there before; nothing is deleted because of it", t, s.server.ID, live)}
+		return nil, &degraded{classEmpty, fmt.Sprintf("the listing of %s on %s is empty, and %d were there before; nothing is deleted because of it. If that is meant, create one object of the type there, or take the type out of the sync settings", t, s.server.ID, live)}
 	}
 	s.mu.Lock()
 	ts := s.status.Types[t]
@@ -270,10 +322,15 @@ func (l *listing) flush(ctx context.Context) error {
 	if len(l.changes) == 0 {
 		return nil
 	}
-	if _, err := l.s.identify(ctx); err != nil {
+	info, err := l.s.identify(ctx)
+	if err != nil {
 		return err
 	}
-	err := l.s.publish(ctx, l.t, l.changes, l.quick, func(c broker.Change, err error) { l.refuse(c.Event.Object.ID, err) })
+	if now := info.Types[l.t].Secrets; now != l.s.view.Secrets {
+		// What was read as secrets may be masks: nothing of it is published.
+		return &degraded{classSecrets, fmt.Sprintf("%s gives the secrets of %s otherwise than when its listing began (%q, now %q); the listing is begun anew", l.s.server.ID, l.t, l.s.view.Secrets, now)}
+	}
+	err = l.s.publish(ctx, l.t, l.changes, l.quick, func(c broker.Change, err error) { l.refuse(c.Event.Object.ID, err) })
 	l.changes, l.quick, l.bytes = nil, nil, 0
 	return err
 }
@@ -372,17 +429,28 @@ func (s *source) pollType(ctx context.Context, t schemas.Type) ([]schemas.ID, er
 func (s *source) deleteGone(ctx context.Context, t schemas.Type, gone []schemas.ID) error {
 	limit := max(deleteFloor, s.live(t)*deleteShare/100)
 	held := 0
-	if len(gone) > limit && t == schemas.Job {
-		// Jobs that delete themselves do not take others with them: no target deletes
-		// one because of it, so they do not count.
-		itself := 0
-		for _, id := range gone {
-			last, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: s.server.ID, Type: t, Token: id.Token()})
-			if err == nil && visualcron.RemovesItself(t, last.Object.Body) {
-				itself++
+	last := map[schemas.ID]schemas.Object{}
+	itself := map[schemas.ID]bool{}
+	if len(gone) > 0 {
+		wait, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if err := s.cfg.Broker.WaitState(wait); err != nil {
+			return &degraded{classBroker, err.Error()}
+		}
+	}
+	for _, id := range gone {
+		if t != schemas.Job && len(gone) > limit {
+			break
+		}
+		if ev, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: s.server.ID, Type: t, Token: id.Token()}); err == nil {
+			// Jobs that delete themselves do not take others with them: no target deletes
+			// one because of it, so they do not count.
+			itself[id] = visualcron.RemovesItself(t, ev.Object.Body)
+			last[id] = schemas.Object{Name: ev.Object.Name, Group: ev.Object.Group}
+			if itself[id] {
+				limit++
 			}
 		}
-		limit += itself
 	}
 	if len(gone) > limit {
 		held = len(gone)
@@ -405,19 +473,12 @@ func (s *source) deleteGone(ctx context.Context, t schemas.Type, gone []schemas.
 	if _, err := s.identify(ctx); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if err := s.cfg.Broker.WaitState(wait); err != nil { // for the last names
-		return &degraded{classBroker, err.Error()}
-	}
 	var changes []broker.Change
 	for _, id := range gone {
 		k := s.base[t][id]
 		e := schemas.Event{Source: s.server.ID, Kind: schemas.Deleted, Version: s.next(k), BaseDigest: k.digest, Time: time.Now(),
-			OriginPath: s.echo.path(t, id, "", k.last()), Object: schemas.Object{Type: t, ID: id}}
-		if last, _, err := s.cfg.Broker.NewestOf(ctx, e.Key()); err == nil {
-			e.Object.Name, e.Object.Group = last.Object.Name, last.Object.Group
-		}
+			RemovedItself: itself[id], OriginPath: s.echo.path(t, id, "", k.last()),
+			Object: schemas.Object{Type: t, ID: id, Name: last[id].Name, Group: last[id].Group}}
 		changes = append(changes, broker.Change{Event: e, After: k.seq})
 	}
 	return s.publish(ctx, t, changes, nil, func(c broker.Change, err error) {

@@ -35,6 +35,8 @@ const (
 	classBroker = "broker"
 	// classEmpty: the listing is empty where there were objects.
 	classEmpty = "empty listing"
+	// classSecrets: the server began to give its secrets otherwise during a listing.
+	classSecrets = "secrets changed"
 )
 
 // degraded is why a poll did not do its work.
@@ -99,6 +101,7 @@ type source struct {
 	ignored map[schemas.Type]map[schemas.ID]uint64
 	// modes holds how secrets were given when the types were listed last.
 	modes map[schemas.Type]visualcron.SecretMode
+	paces map[schemas.Type]pace
 
 	echo echo
 
@@ -224,8 +227,12 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 	refused := backoff.NewExponentialBackOff(backoff.WithInitialInterval(s.cfg.Poll), backoff.WithMultiplier(2), backoff.WithRandomizationFactor(0),
 		backoff.WithMaxInterval(max(refusedMost, s.cfg.Poll)), backoff.WithMaxElapsedTime(0))
 	all := true
+	var full time.Time // of the last poll of all types
 	for {
 		begun := time.Now()
+		if all {
+			full = begun
+		}
 		info, err := s.poll(ctx, s.takeDirty(all))
 		took := time.Since(begun)
 		if ctx.Err() != nil {
@@ -279,7 +286,8 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 				return ctx.Err()
 			case <-time.After(rest):
 			}
-			all = err != nil
+			// A feed that tells of some types all the time does not put off the others.
+			all = err != nil || time.Since(full) >= s.cfg.Poll
 		}
 	}
 }
@@ -298,7 +306,7 @@ func (s *source) load(ctx context.Context) error {
 		return err
 	}
 	s.base, s.ignored = map[schemas.Type]map[schemas.ID]*known{}, map[schemas.Type]map[schemas.ID]uint64{}
-	s.modes = map[schemas.Type]visualcron.SecretMode{}
+	s.modes, s.paces = map[schemas.Type]visualcron.SecretMode{}, map[schemas.Type]pace{}
 	var filters []string
 	for _, t := range s.types {
 		s.base[t], s.ignored[t] = map[schemas.ID]*known{}, map[schemas.ID]uint64{}
@@ -382,6 +390,7 @@ func (s *source) degrade(ctx context.Context, err error) {
 		s.status.Since = time.Now()
 	}
 	s.status.State, s.status.Class, s.status.Reason = Degraded, class, err.Error()
+	_, s.status.Partly = errors.AsType[*typesFailed](err)
 	if again {
 		s.said = time.Now()
 	}
@@ -400,7 +409,7 @@ func (s *source) recover(ctx context.Context) {
 	s.mu.Lock()
 	was, since := s.status.State, s.status.Since
 	if was != Capturing {
-		s.status.State, s.status.Class, s.status.Reason, s.status.Since = Capturing, "", "", time.Now()
+		s.status.State, s.status.Class, s.status.Reason, s.status.Partly, s.status.Since = Capturing, "", "", false, time.Now()
 	}
 	s.mu.Unlock()
 	switch was {

@@ -27,6 +27,9 @@ type Status struct {
 	// Class and Reason say why the source is degraded; Since since when.
 	Class  string
 	Reason string
+	// Partly tells that only some types could not be listed; see their own Class. The
+	// others are captured.
+	Partly bool
 	Since  time.Time
 	// Feed tells that the server's change hints arrive.
 	Feed  bool

@@ -480,6 +480,10 @@ func TestREADMEHasARowForEveryField(t *testing.T) {
 	}
 	h, _ := mustEncode(t, aLargeEvent())
 	RefOf([]byte{1}).SetHeader(h)
+	itself := aDeletion()
+	itself.RemovedItself = true
+	hd, _ := mustEncode(t, itself)
+	maps.Copy(h, hd)
 	var headers []string
 	for name := range h {
 		headers = append(headers, name)

@@ -32,6 +32,7 @@ const (
 	HeaderBaseDigest = "Vc-Base-Digest"
 	HeaderOriginPath = "Vc-Origin-Path"
 	HeaderWho        = "Vc-Who"
+	HeaderItself     = "Vc-Removed-Itself"
 )
 
 const (
@@ -98,6 +99,9 @@ type Event struct {
 	OriginPath []Slug
 	// Who changed the object, as far as the source tells; may be empty.
 	Who string
+	// RemovedItself tells of a deletion that nobody made: the object has deleted itself
+	// at its source, as it was set to. No copy is deleted because of it.
+	RemovedItself bool
 	// Time is when vcsync captured the change.
 	Time time.Time
 	// Object is the envelope; its Body is nil for a deletion.
@@ -155,6 +159,8 @@ func (e Event) Validate() error {
 		}
 	}
 	switch {
+	case e.RemovedItself && e.Kind != Deleted:
+		return bad("%s of an object that removed itself", e.Kind)
 	case e.Version.Epoch == 0 || e.Version.Revision == 0:
 		return bad("version %s, both numbers start at 1", e.Version)
 	case e.Kind == Deleted && (e.Digest != "" || e.Object.Body != nil):
@@ -218,6 +224,9 @@ func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 	}
 	set(HeaderOriginPath, strings.Join(path, ","))
 	set(HeaderWho, cutText(e.Who))
+	if e.RemovedItself {
+		set(HeaderItself, "true")
+	}
 	return header, data, nil
 }
 
@@ -232,7 +241,9 @@ type Head struct {
 	BaseDigest Digest
 	OriginPath []Slug
 	Who        string
-	Time       time.Time
+	// RemovedItself is as in Event.
+	RemovedItself bool
+	Time          time.Time
 	// Encoding says how the data is compressed, empty where it is not.
 	Encoding string
 	// Ref stands for the data where that is not in the message.
@@ -321,6 +332,13 @@ func ParseHead(subject string, header map[string][]string) (Head, error) {
 	if h.Ref, err = parseRef(get(HeaderDataDigest), get(HeaderDataSize)); err != nil {
 		return bad("%w", err)
 	}
+	switch v := get(HeaderItself); {
+	case v == "":
+	case v != "true" || h.Kind != Deleted:
+		return bad("header %s: %.32q in an event of kind %s, want true in a deletion", HeaderItself, v, h.Kind)
+	default:
+		h.RemovedItself = true
+	}
 	h.Who, h.Name = cutText(get(HeaderWho)), cutText(get(HeaderName))
 	msgID := Event{Source: h.Key.Source, Version: h.Version, Object: Object{Type: h.Key.Type, ID: h.ID}}.MsgID()
 	for _, x := range []struct{ name, want string }{
@@ -366,7 +384,7 @@ func ParseEvent(subject string, header map[string][]string, data []byte) (Event,
 		return Event{}, fmt.Errorf("%w on %.200q: the envelope holds another object", ErrEvent, subject)
 	}
 	e := Event{Source: h.Key.Source, Kind: h.Kind, Version: h.Version, Digest: h.Digest, BaseDigest: h.BaseDigest,
-		OriginPath: h.OriginPath, Who: h.Who, Time: h.Time, Object: o}
+		OriginPath: h.OriginPath, Who: h.Who, RemovedItself: h.RemovedItself, Time: h.Time, Object: o}
 	if err := e.Validate(); err != nil {
 		return Event{}, err
 	}

@@ -83,6 +83,9 @@ func goldenEvents() map[string]Event {
 	long := goldenEvent(Variable, Added)
 	long.Object.ID = ID(strings.Repeat("long/", 26))
 	all["Variable.added.long-id.txt"] = long
+	itself := goldenEvent(Job, Deleted)
+	itself.RemovedItself = true
+	all["Job.deleted.itself.txt"] = itself
 	return all
 }
 

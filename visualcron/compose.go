@@ -46,7 +46,7 @@ type Composed struct {
 // Compose makes the body that a target shall hold: the source's configuration, the
 // target's own volatile fields (an update never resets run statistics; a new object
 // starts without any), its own secrets where the source's do not travel, and the
-// Active flag as the policy says. An object that lacks a secret is new as inactive,
+// Active flag as the policy says. A job or a user that lacks a secret is new as inactive,
 // and its flag is the target's own until the secret is there. A job that deactivates
 // or deletes itself when it has run follows the source's flag when it is new only:
 // it must not run twice. Target is nil where the object is new there. The error
@@ -97,6 +97,13 @@ func Compose(t schemas.Type, source, target []byte, c Composition) (Composed, er
 			}
 		}
 	}
+	if f.login != nil && len(k.needs) > 0 { // nobody shall be able to log on without the password
+		active := own.get("Active")
+		if active == nil {
+			active = boolNode(false)
+		}
+		s.set("Active", active)
+	}
 	return Composed{s.append(nil), k.needs}, nil
 }
 
@@ -146,9 +153,9 @@ func (k *carrier) carry(r *rule, at, called string, s, own *node) {
 				continue
 			}
 			fr := r.field(om.name)
-			// Where secrets travel, a source without one means that there is none.
+			// A source that says nothing of a secret does not say that there is none.
 			// Of the server settings nothing is taken out: every server has its own.
-			if fr.volatile || r.own != nil || (k.Withholds || fr.value && !k.Values) && fr.hides(om.value) {
+			if fr.volatile || r.own != nil || fr.hides(om.value) {
 				if v := k.sendable(fr, om.value); v != nil {
 					out = append(out, member{om.name, v})
 				}
@@ -245,7 +252,9 @@ func (k *carrier) keeps(r *rule, place string, v, own *node) bool {
 		return true
 	}
 	hidden := r.hides(v) || v.kind == 'n' || own != nil && !own.empty() && r.hides(own)
-	return hidden && (k.Withholds || k.Secrets != SecretsEqual)
+	// A null never takes a secret away, whatever the server says of itself: only an
+	// empty text does.
+	return hidden && (k.Withholds || k.Secrets != SecretsEqual || v.kind == 'n')
 }
 
 // secret returns what a write sends at a place that keeps the target's own; nil to

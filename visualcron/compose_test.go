@@ -58,8 +58,10 @@ func TestComposeCarriesSecretsAsTheModesSay(t *testing.T) {
 	}{
 		{"both equal: the source's", schemas.Credential, credential(`,"Password":"s"`), credential(`,"Password":"t"`), compose(equal), credential(`,"Password":"s"`), ""},
 		{"both equal: an empty one empties", schemas.Credential, credential(`,"Password":""`), credential(`,"Password":"t"`), compose(equal), credential(`,"Password":""`), ""},
-		{"both equal: null removes", schemas.Credential, credential(`,"Password":null`), credential(`,"Password":"t"`), compose(equal), credential(`,"Password":null`), ""},
-		{"both equal: none removes", schemas.Credential, credential(``), credential(`,"Password":"t"`), compose(equal), credential(``), ""},
+		{"both equal: a null takes nothing away", schemas.Credential, credential(`,"Password":null`), credential(`,"Password":"t"`), compose(equal), credential(`,"Password":"t"`), ""},
+		{"both equal: nor does silence", schemas.Credential, credential(``), credential(`,"Password":"t"`), compose(equal), credential(`,"Password":"t"`), ""},
+		{"a new user without its password cannot log on", schemas.User, `{"Id":"11111111-1111-4111-8111-111111111111","UserName":"u","PassWord":null,"Active":true}`, "",
+			withheld(equal, "/PassWord"), `{"Id":"11111111-1111-4111-8111-111111111111","UserName":"u","Active":false}`, "/PassWord"},
 		{"withheld: the target's own", schemas.Credential, credential(`,"Password":null`), credential(`,"Password":"t"`), withheld(equal, "/Password"), credential(`,"Password":"t"`), ""},
 		{"withheld and empty: the target's own", schemas.Credential, credential(`,"Password":""`), credential(`,"Password":"t"`), withheld(equal), credential(`,"Password":"t"`), ""},
 		{"withheld and not there: the target's own", schemas.Credential, credential(``), credential(`,"Password":"t"`), withheld(equal), credential(`,"Password":"t"`), ""},

@@ -82,7 +82,7 @@ func FormOf(t schemas.Type) (Form, bool) {
 			walk(r.any, at+"[]")
 		}
 		if r.own != nil {
-			out.Volatile = append(out.Volatile, "at any depth: the licence, ServerId, and whatever has Port, Folder, Directory or Path as a word of its name")
+			out.Volatile = append(out.Volatile, "at any depth: the licence, ServerId, and whatever has Port, Folder, Directory, Dir, Path, File, Location, Guid, Serial, Activation or Machine as a word of its name")
 		}
 	}
 	walk(f.root, "")

@@ -380,12 +380,14 @@ func serverSettings() *rule {
 // isServersOwn tells whether a member of the server settings belongs to the one
 // server, by the words of its name: MailPort does, Support does not.
 func isServersOwn(name string) bool {
-	if strings.EqualFold(name, "ServerId") || strings.Contains(strings.ToLower(name), "licen") {
+	lower := strings.ToLower(name)
+	if lower == "serverid" || strings.Contains(lower, "licen") || strings.HasSuffix(lower, "folder") {
 		return true
 	}
 	for _, w := range words(name) {
 		switch strings.ToLower(w) {
-		case "port", "ports", "folder", "folders", "directory", "path":
+		case "port", "ports", "folder", "folders", "directory", "directories", "dir", "dirs", "path", "paths", "file", "location",
+			"guid", "serial", "activation", "machine":
 			return true
 		}
 	}

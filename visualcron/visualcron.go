@@ -40,7 +40,11 @@ type Connector interface {
 	// Put creates or replaces one object, keeping its id, and returns the object
 	// as the server has stored it. It returns an *Error of class Timeout where the
 	// outcome is unknown; read back before the next write then.
-	Put(ctx context.Context, t schemas.Type, id schemas.ID, body []byte) ([]byte, error)
+	//
+	// Made is how the server gave its secrets when the body was made, "" where that
+	// does not matter. Where it gives them otherwise now, the same members would mean
+	// something else: nothing is written, and the *Error is of class Changed.
+	Put(ctx context.Context, t schemas.Type, id schemas.ID, body []byte, made SecretMode) ([]byte, error)
 
 	// Delete removes one object. One that is already absent is no error. It
 	// returns an *Error of class Timeout where the outcome is unknown.

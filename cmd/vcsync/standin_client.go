@@ -175,7 +175,7 @@ func seedOver(ctx context.Context, c visualcron.Connector) error {
 	for range 16 { // each waits for the stand-in's disk
 		wg.Go(func() {
 			for o := range work {
-				if _, err := c.Put(ctx, o.Type, o.ID, o.Body); err != nil {
+				if _, err := c.Put(ctx, o.Type, o.ID, o.Body, ""); err != nil {
 					cancel(err) // the first one counts
 				}
 			}
@@ -323,7 +323,7 @@ minimal one where no file is given. An id that the file lacks is taken from TYPE
 		if body, err = applySets(body, sets); err != nil {
 			return err
 		}
-		if _, err := b.Put(cmd.Context(), t, id, body); err != nil {
+		if _, err := b.Put(cmd.Context(), t, id, body, ""); err != nil {
 			return err
 		}
 		done := "created"
@@ -371,7 +371,7 @@ func newStandinEditCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, err := b.Put(cmd.Context(), t, id, changed); err != nil {
+		if _, err := b.Put(cmd.Context(), t, id, changed, ""); err != nil {
 			return err
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "edited %s/%.64s\n", t, clean(string(id)))

@@ -57,6 +57,7 @@ const (
 	maxRetryAfter = time.Hour
 
 	identityHeader = "VisualCron-Server-Id"
+	secretsHeader  = "VisualCron-Secrets"
 )
 
 // Bridge is a visualcron.Connector.
@@ -215,6 +216,8 @@ type act struct {
 	op string
 	t  schemas.Type
 	id schemas.ID
+	// made is how the server gave secrets when the body of a put was made.
+	made visualcron.SecretMode
 }
 
 // Server asks the server who it is and what it can do.
@@ -297,7 +300,7 @@ func (b *Bridge) List(ctx context.Context, t schemas.Type, yield func(visualcron
 
 // Get returns one object's body.
 func (b *Bridge) Get(ctx context.Context, t schemas.Type, id schemas.ID) ([]byte, error) {
-	a := act{"get", t, id}
+	a := act{op: "get", t: t, id: id}
 	if err := b.offered(a, func(c visualcron.Capability) bool { return c.Get }); err != nil {
 		return nil, err
 	}
@@ -318,8 +321,8 @@ func (b *Bridge) Get(ctx context.Context, t schemas.Type, id schemas.ID) ([]byte
 }
 
 // Put creates or replaces one object and returns it as stored.
-func (b *Bridge) Put(ctx context.Context, t schemas.Type, id schemas.ID, body []byte) ([]byte, error) {
-	a := act{"put", t, id}
+func (b *Bridge) Put(ctx context.Context, t schemas.Type, id schemas.ID, body []byte, made visualcron.SecretMode) ([]byte, error) {
+	a := act{op: "put", t: t, id: id}
 	if err := b.offered(a, func(c visualcron.Capability) bool { return c.Put }); err != nil {
 		return nil, err
 	}
@@ -331,6 +334,7 @@ func (b *Bridge) Put(ctx context.Context, t schemas.Type, id schemas.ID, body []
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.requestTimeout)
 	defer cancel()
+	a.made = made
 	res, err := b.do(ctx, a, http.MethodPut, b.path("objects", string(t), string(id)), body)
 	if err != nil {
 		return nil, err
@@ -344,7 +348,7 @@ func (b *Bridge) Put(ctx context.Context, t schemas.Type, id schemas.ID, body []
 
 // Delete removes one object.
 func (b *Bridge) Delete(ctx context.Context, t schemas.Type, id schemas.ID) error {
-	a := act{"delete", t, id}
+	a := act{op: "delete", t: t, id: id}
 	if err := b.offered(a, func(c visualcron.Capability) bool { return c.Delete }); err != nil {
 		return err
 	}

@@ -253,7 +253,7 @@ func TestAnswersToOneObject(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b, _ := fake(t, c.answer)
 			_, gerr := b.Get(t.Context(), schemas.Job, guid)
-			_, perr := b.Put(t.Context(), schemas.Job, guid, []byte(good))
+			_, perr := b.Put(t.Context(), schemas.Job, guid, []byte(good), "")
 			derr := b.Delete(t.Context(), schemas.Job, guid)
 			for _, x := range []struct {
 				what string
@@ -347,7 +347,7 @@ func TestWhatAServerDoesNotOfferIsNotAskedFor(t *testing.T) {
 	if len(info.Types) != 1 || info.Types[schemas.Job] != (visualcron.Capability{List: true, Get: true}) || info.Changes {
 		t.Errorf("%+v", info)
 	}
-	_, err1 := b.Put(t.Context(), schemas.Job, guid, []byte(`{"Id":"`+guid+`"}`))
+	_, err1 := b.Put(t.Context(), schemas.Job, guid, []byte(`{"Id":"`+guid+`"}`), "")
 	err2 := b.Delete(t.Context(), schemas.Job, guid)
 	_, err3 := b.Get(t.Context(), schemas.User, guid)
 	for _, err := range []error{err1, err2, err3} {
@@ -445,7 +445,7 @@ func TestARequestEndsInTime(t *testing.T) {
 	})
 	bubble(t, stuck, visualcron.Config{}, func(t *testing.T, b *bridge.Bridge) {
 		start := time.Now()
-		_, err := b.Put(t.Context(), schemas.Job, guid, []byte(`{"Id":"`+guid+`"}`))
+		_, err := b.Put(t.Context(), schemas.Job, guid, []byte(`{"Id":"`+guid+`"}`), "")
 		if visualcron.ClassOf(err) != visualcron.Timeout || time.Since(start) != 10*time.Second {
 			t.Errorf("after %s: %v", time.Since(start), err)
 		}
@@ -518,7 +518,7 @@ func TestOneNewLogonAfter401(t *testing.T) {
 		w.WriteHeader(401)
 	}
 	bubble(t, h, visualcron.Config{}, func(t *testing.T, b *bridge.Bridge) {
-		_, err := b.Put(t.Context(), schemas.Job, guid, []byte(`{"Id":"`+guid+`"}`))
+		_, err := b.Put(t.Context(), schemas.Job, guid, []byte(`{"Id":"`+guid+`"}`), "")
 		if visualcron.ClassOf(err) != visualcron.Unauthorized || logons.Load() != 2 || puts.Load() != 2 {
 			t.Errorf("%d logons, %d puts, %v; want 2, 2, Unauthorized", logons.Load(), puts.Load(), err)
 		}

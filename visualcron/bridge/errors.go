@@ -180,6 +180,8 @@ func (res *response) answerError() error {
 		e.Class, e.RetryAfter = visualcron.Busy, retryAfter(res.header.Get("Retry-After"), time.Now())
 	case status >= 500:
 		e.Class = visualcron.Fault
+	case status == http.StatusPreconditionFailed && isProblem && res.a.made != "":
+		e.Class = visualcron.Changed
 	case status == http.StatusNotFound, status == http.StatusGone:
 		switch {
 		case !isProblem:

@@ -79,6 +79,9 @@ func (b *Bridge) send(ctx context.Context, a act, method string, u *url.URL, bod
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if a.made != "" {
+		req.Header.Set(secretsHeader, string(a.made))
+	}
 	if token.text != nil {
 		req.Header.Set("Authorization", "Bearer "+token.reveal())
 	}

@@ -148,7 +148,7 @@ func calls() []call {
 			return err
 		}},
 		{"Put", true, func(ctx context.Context, c visualcron.Connector) error {
-			_, err := c.Put(ctx, schemas.Job, id, body)
+			_, err := c.Put(ctx, schemas.Job, id, body, "")
 			return err
 		}},
 		{"Delete", true, func(ctx context.Context, c visualcron.Connector) error { return c.Delete(ctx, schemas.Job, id) }},
@@ -228,7 +228,7 @@ func run(t *testing.T, sub func(t *testing.T, name string, test func(*testing.T)
 		h := open(t)
 		id, _ := Sample(schemas.Job, 1)
 		_, other := Sample(schemas.Job, 2)
-		wantClass(t, "put", second(h.Open(nil).Put(t.Context(), schemas.Job, id, other)), visualcron.Refused)
+		wantClass(t, "put", second(h.Open(nil).Put(t.Context(), schemas.Job, id, other, "")), visualcron.Refused)
 		if _, ok := h.Get(schemas.Job, id); ok {
 			t.Error("something was written")
 		}
@@ -262,7 +262,7 @@ func run(t *testing.T, sub func(t *testing.T, name string, test func(*testing.T)
 			h.Forget()
 		}
 		id, body := Sample(schemas.Job, 1)
-		if _, err := c.Put(t.Context(), schemas.Job, id, body); err != nil {
+		if _, err := c.Put(t.Context(), schemas.Job, id, body, ""); err != nil {
 			t.Errorf("put after a forgotten logon: %v", err)
 		}
 	})
@@ -339,12 +339,12 @@ func roundTrip(t *testing.T, h Harness, typ schemas.Type) {
 	can := info(t, c).Types[typ]
 	id, body := Sample(typ, 1)
 	if !can.Put {
-		wantClass(t, "put of what is not offered", second(c.Put(t.Context(), typ, id, body)), visualcron.Unsupported)
+		wantClass(t, "put of what is not offered", second(c.Put(t.Context(), typ, id, body, "")), visualcron.Unsupported)
 	} else {
 		if typ != schemas.ServerSettings {
 			wantClass(t, "get before the put", second(c.Get(t.Context(), typ, id)), visualcron.NotFound)
 		}
-		stored, err := c.Put(t.Context(), typ, id, body)
+		stored, err := c.Put(t.Context(), typ, id, body, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -359,7 +359,7 @@ func roundTrip(t *testing.T, h Harness, typ schemas.Type) {
 		}
 		equal(t, "the answer to the put", stored, truth)
 		changed := bytes.Replace(body, []byte("made by"), []byte("changed by"), 1)
-		if _, err := c.Put(t.Context(), typ, id, changed); err != nil {
+		if _, err := c.Put(t.Context(), typ, id, changed, ""); err != nil {
 			t.Errorf("replace: %v", err)
 		}
 		if truth, _ := h.Get(typ, id); !bytes.Contains(truth, []byte("changed by")) {
@@ -419,7 +419,7 @@ func secrets(t *testing.T, h Harness, typ schemas.Type) {
 			t.Errorf("%s the secret at %s is %s, want %s", what, at, got, want)
 		}
 	}
-	if _, err := c.Put(t.Context(), typ, id, []byte(with)); err != nil {
+	if _, err := c.Put(t.Context(), typ, id, []byte(with), ""); err != nil {
 		t.Fatal(err)
 	}
 	holds("written,", at, truth)
@@ -431,7 +431,7 @@ func secrets(t *testing.T, h Harness, typ schemas.Type) {
 		t.Errorf("mode %q, and it shows %.400s", can.Secrets, shown)
 	}
 	if can.Secrets != visualcron.SecretsEqual {
-		if _, err := c.Put(t.Context(), typ, id, []byte(without)); err != nil {
+		if _, err := c.Put(t.Context(), typ, id, []byte(without), ""); err != nil {
 			t.Fatal(err)
 		}
 		if typ == schemas.Job {
@@ -440,7 +440,7 @@ func secrets(t *testing.T, h Harness, typ schemas.Type) {
 		holds("left out,", at, truth)
 		shown, _ = h.Get(typ, id)
 	}
-	if _, err := c.Put(t.Context(), typ, id, shown); err != nil {
+	if _, err := c.Put(t.Context(), typ, id, shown, ""); err != nil {
 		t.Fatal(err)
 	}
 	if can.Secrets == visualcron.SecretsEqual || can.Secrets == visualcron.SecretsOpaque {
@@ -449,7 +449,7 @@ func secrets(t *testing.T, h Harness, typ schemas.Type) {
 		t.Errorf("mode %q, and what was sent back did not become the secret", can.Secrets)
 	}
 	if can.Secrets == visualcron.SecretsEqual {
-		if _, err := c.Put(t.Context(), typ, id, []byte(without)); err != nil {
+		if _, err := c.Put(t.Context(), typ, id, []byte(without), ""); err != nil {
 			t.Fatal(err)
 		}
 		for at, v := range h.Hidden(typ, id) {
@@ -479,7 +479,7 @@ func oddIDs(t *testing.T, h Harness) {
 			t.Fatal(err)
 		}
 		body := fmt.Appendf(nil, `{"Name":%s,"Description":"of %d bytes"}`, name, len(id))
-		stored, err := c.Put(t.Context(), schemas.Variable, id, body)
+		stored, err := c.Put(t.Context(), schemas.Variable, id, body, "")
 		if err != nil {
 			t.Errorf("put %.40q: %v", id, err)
 			continue
@@ -516,7 +516,7 @@ func sideBySide(t *testing.T, h Harness) {
 				what string
 				err  error
 			}{
-				{"put", second(c.Put(t.Context(), schemas.Job, id, body))},
+				{"put", second(c.Put(t.Context(), schemas.Job, id, body, ""))},
 				{"get", second(c.Get(t.Context(), schemas.Job, id))},
 				{"list", second(c.List(t.Context(), schemas.Job, func(visualcron.Row) error { return nil }))},
 			} {

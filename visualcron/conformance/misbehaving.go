@@ -131,7 +131,7 @@ func Misbehaving(t *testing.T, h Harness, on func(), want Expected) {
 				is(what, got, truth, err)
 			case "Put":
 				var got []byte
-				got, err = c.Put(t.Context(), schemas.Job, id, changed)
+				got, err = c.Put(t.Context(), schemas.Job, id, changed, "")
 				now, _ := h.Get(schemas.Job, id)
 				is(what, got, now, err)
 				effect(t, what, err, want.Lands, holdsChange)

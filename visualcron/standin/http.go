@@ -331,6 +331,10 @@ func (s *Server) serveGet(w http.ResponseWriter, t schemas.Type, id schemas.ID) 
 }
 
 func (s *Server) servePut(w http.ResponseWriter, r *http.Request, t schemas.Type, id schemas.ID) {
+	if made := r.Header.Get("VisualCron-Secrets"); made != "" && made != string(s.SecretMode(t)) {
+		refuse(w, http.StatusPreconditionFailed, "the body was made for secrets that are %.16q here, and they are %q now", made, s.SecretMode(t))
+		return
+	}
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
 		refuse(w, http.StatusUnsupportedMediaType, "want application/json")
 		return

@@ -187,13 +187,13 @@ func TestIgnoresAField(t *testing.T) {
 			s := open(t, standin.Config{})
 			misbehave(t, s, "ignores-field="+field)
 			b := over(t, s)
-			if _, err := b.Put(t.Context(), schemas.Connection, "a", []byte(before)); err != nil {
+			if _, err := b.Put(t.Context(), schemas.Connection, "a", []byte(before), ""); err != nil {
 				t.Fatal(err)
 			}
 			if got, _ := s.Get(schemas.Connection, "a"); string(got) != before {
 				t.Errorf("created as %s", got)
 			}
-			stored, err := b.Put(t.Context(), schemas.Connection, "a", []byte(after))
+			stored, err := b.Put(t.Context(), schemas.Connection, "a", []byte(after), "")
 			if err != nil || string(stored) != want {
 				t.Errorf("%v\ngot  %s\nwant %s", err, stored, want)
 			}
@@ -321,7 +321,7 @@ func TestALateWriteLandsOnceAndNotAfterClose(t *testing.T) {
 			id := schemas.ID(mode)
 			body, _ := json.Marshal(map[string]string{"Id": mode})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			if _, err := b.Put(ctx, schemas.Connection, id, body); err == nil {
+			if _, err := b.Put(ctx, schemas.Connection, id, body, ""); err == nil {
 				t.Errorf("%s: no error", mode)
 			}
 			cancel()
@@ -335,7 +335,7 @@ func TestALateWriteLandsOnceAndNotAfterClose(t *testing.T) {
 			}
 		}
 		misbehave(t, s, "lands-late=5s")
-		if _, err := b.Put(t.Context(), schemas.Connection, "late", []byte(`{"Id":"late"}`)); err == nil {
+		if _, err := b.Put(t.Context(), schemas.Connection, "late", []byte(`{"Id":"late"}`), ""); err == nil {
 			t.Error("no error")
 		}
 		_ = s.Close()

@@ -89,7 +89,7 @@ func TestSecretModes(t *testing.T) {
 				if err != nil || info.Types[typ].Secrets != mode {
 					t.Fatalf("the server says %+v %v", info.Types[typ], err)
 				}
-				answer, err := b.Put(t.Context(), typ, id, []byte(c.body))
+				answer, err := b.Put(t.Context(), typ, id, []byte(c.body), "")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -123,7 +123,7 @@ func TestSecretModes(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := b.Put(t.Context(), typ, id, without); err != nil {
+				if _, err := b.Put(t.Context(), typ, id, without, ""); err != nil {
 					t.Fatal(err)
 				}
 				kept := held(s, typ, id)
@@ -138,7 +138,7 @@ func TestSecretModes(t *testing.T) {
 				}
 
 				// What is sent back destroys the secret, the server's own ciphertext apart.
-				if _, err := b.Put(t.Context(), typ, id, read); err != nil {
+				if _, err := b.Put(t.Context(), typ, id, read, ""); err != nil {
 					t.Fatal(err)
 				}
 				back := s.Secrets(typ, id)
@@ -156,7 +156,7 @@ func TestSecretModes(t *testing.T) {
 					t.Fatal(err)
 				}
 				theirs, _ := other.Shown(typ, id)
-				if _, err := b.Put(t.Context(), typ, id, theirs); err != nil {
+				if _, err := b.Put(t.Context(), typ, id, theirs, ""); err != nil {
 					t.Fatal(err)
 				}
 				for at, v := range s.Secrets(typ, id) {
