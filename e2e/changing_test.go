@@ -433,3 +433,37 @@ type nowhere struct{ h http.Header }
 func (n *nowhere) Header() http.Header         { return n.h }
 func (n *nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (n *nowhere) WriteHeader(int)             {}
+
+// A refused parent that a person discards: its child goes without it.
+func TestADiscardedParentIsNotWaitedFor(t *testing.T) {
+	pairWorld(t, schemas.Keep, func(w *e2e.World, prod, test *e2e.Host) {
+		putText(t, prod, schemas.Credential, credentialOf("d1"))
+		selfJob(t, prod, 1, true, "child", `,"X":{"Credential":"`+string(someCredential)+`"}`)
+		test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodPut || !strings.Contains(r.URL.Path, "/Credential/") {
+				return false
+			}
+			rw.Header().Set("Content-Type", "application/problem+json")
+			rw.WriteHeader(http.StatusUnprocessableEntity)
+			return true
+		}))
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(2 * time.Minute)
+		parked := map[schemas.Type]string{}
+		for _, p := range listParked(t, w) {
+			parked[p.Type] = p.Class + ": " + p.Reason
+			if p.Type == schemas.Credential {
+				p.Discarded = "not there"
+				w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+			}
+		}
+		if !strings.Contains(parked[schemas.Job], "(parked: refused)") {
+			t.Errorf("the job: %q", parked[schemas.Job])
+		}
+		time.Sleep(30 * time.Second)
+		if _, _, there := jobAt(t, test, 1); !there {
+			t.Error("the job still waits for what a person has discarded")
+		}
+	})
+}

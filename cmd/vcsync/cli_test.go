@@ -108,6 +108,8 @@ func TestRules(t *testing.T) {
 		{"no id", "Job/=new", false},
 		{"an object with a mode", "Job/x=all:new", false},
 		{"an object without rights", "Job/x=", false},
+		{"the word of the help in place of an id", "Job/ID=none", false},
+		{"the same in brackets", "Job/<id>=none", false},
 	} {
 		if _, err := parseRules([]string{c.flag}); (err == nil) != c.ok {
 			t.Errorf("%s: %q: %v", c.name, c.flag, err)

@@ -182,7 +182,7 @@ vcsync %s is up.
   standby    (stand-in) %s   takes all of them; every job is inactive
   data                  %s
 
-Three things to try, in another terminal:
+Four things to try, in another terminal:
 
   1. Edit a job on production and see it arrive on both:
        bin/vcsync standin edit production Job/%s --set Description="edited by hand"
@@ -190,7 +190,10 @@ Three things to try, in another terminal:
   2. Watch what happens:
        bin/vcsync events --follow
        bin/vcsync status
-  3. Edit again, kill this with kill -9 in the same moment, and start it again:
+  3. Make production misbehave, and see what vcsync makes of it (--off ends it):
+       bin/vcsync standin misbehave production listing=login-page --type Variable
+       bin/vcsync status
+  4. Edit again, kill this with kill -9 in the same moment, and start it again:
      nothing is lost.
 
 Stop with Ctrl-C.

@@ -92,6 +92,9 @@ func parseRule(f string) (ruleChange, error) {
 		if c.id, err = schemas.ParseID(object); err != nil {
 			return c, usageError("--rule %q: %w", f, err)
 		}
+		if strings.EqualFold(strings.Trim(object, "<>"), "id") { // copied from a help text
+			return c, usageError("--rule %q: put the %s's id in place of %s; vcsync events shows ids", f, t, object)
+		}
 		if c.rights, err = schemas.ParseRights(right); err != nil {
 			return c, usageError("--rule %q: %w", f, err)
 		}

@@ -96,7 +96,7 @@ func newSettingEdit(a *app) *cobra.Command {
 		Short: "Change a sync setting",
 		Long: `Changes what the flags name and leaves the rest as it is. A rule for a type
 replaces that type's rule. A rule for an object adds or replaces its row; on a type
-that was not listed it makes it listed, with just these rows.
+that is not taken at all it makes it listed, with just these rows.
 
 ` + ruleHelp,
 		Args: exactly(1, "the setting's name"),

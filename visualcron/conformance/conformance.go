@@ -233,6 +233,26 @@ func run(t *testing.T, sub func(t *testing.T, name string, test func(*testing.T)
 			t.Error("something was written")
 		}
 	})
+	sub(t, "a body that was made for secrets given otherwise is not written", func(t *testing.T) {
+		h := open(t)
+		c := h.Open(nil)
+		can := info(t, c).Types[schemas.Credential]
+		if !can.Put {
+			return
+		}
+		id, body := Sample(schemas.Credential, 1)
+		for _, made := range []visualcron.SecretMode{visualcron.SecretsEqual, visualcron.SecretsOpaque, visualcron.SecretsMasked, visualcron.SecretsNull} {
+			if made != can.Secrets {
+				wantClass(t, "put of a body made for "+string(made), second(c.Put(t.Context(), schemas.Credential, id, body, made)), visualcron.Changed)
+			}
+		}
+		if _, ok := h.Get(schemas.Credential, id); ok {
+			t.Error("something was written")
+		}
+		if _, err := c.Put(t.Context(), schemas.Credential, id, body, can.Secrets); err != nil {
+			t.Errorf("put of one that was made for it: %v", err)
+		}
+	})
 	sub(t, "an empty id never stands for the whole type", func(t *testing.T) {
 		h := open(t)
 		id, body := Sample(schemas.Job, 1)
