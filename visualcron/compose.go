@@ -67,7 +67,7 @@ func Compose(t schemas.Type, source, target []byte, c Composition) (Composed, er
 		}
 	}
 	k := carrier{Composition: c, f: f}
-	if f.active != nil && len(f.active) > 1 {
+	if len(f.active) > 1 {
 		if home := s.get(f.active[0]); home == nil || home.kind != '{' {
 			s.set(f.active[0], &node{kind: '{'}) // so that the target's own is carried into it
 		}
