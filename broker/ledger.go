@@ -56,6 +56,9 @@ type Entry struct {
 	// lacks one, so that it was left inactive.
 	Needs []string `json:"needs,omitzero"`
 	Waits bool     `json:"waits,omitzero"`
+	// Open tells of an Intent to create a job that deletes itself that a write may have
+	// arrived: the job may have run and gone.
+	Open bool `json:"open,omitzero"`
 	// Ours tells of an Intent that the object was Applied or Adopted before; the
 	// intent alone is no ownership, since the write may have been refused (G4).
 	Ours bool      `json:"ours,omitzero"`

@@ -87,6 +87,7 @@ type look struct {
 	retryParked bool
 
 	entered   bool // the gate let it in
+	replanned bool // the target said that it gives its secrets otherwise
 	wasParked bool // the state stays parked, or is flagged
 	event     schemas.Event
 	setting   schemas.Slug
@@ -144,6 +145,9 @@ func (l *look) apply(ctx context.Context) error {
 		}
 		l.event = *ev
 		stale, err := l.applyUnder(ctx, v, tm)
+		if visualcron.ClassOf(err) == visualcron.Changed {
+			_ = l.probe(ctx) // the next try knows; what fails here fails there too
+		}
 		if err != nil || !stale {
 			return err
 		}
@@ -273,9 +277,16 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		}
 		defer done()
 	}
+	can, asked := l.capability(t)
 	have, err := l.read(ctx)
+	if visualcron.ClassOf(err) == visualcron.Changed {
+		return l.changed(ctx, can, err)
+	}
 	if err != nil {
 		return false, err
+	}
+	if now, _ := l.capability(t); now.Secrets != can.Secrets {
+		return true, nil // which of both was in force when it was read is not known
 	}
 	source, err := l.open(ev)
 	if err != nil {
@@ -285,7 +296,6 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if err != nil {
 		return false, err
 	}
-	can, asked := l.capability(t)
 	composition := visualcron.Composition{Policy: tm.policy, Values: tm.values, Secrets: can.Secrets,
 		Withholds: ev.Object.Withholds, Withheld: ev.Object.Withheld}
 	ours := known && entry.Source == ev.Source
@@ -293,7 +303,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		composition.Needs = entry.Needs
 	}
 	if tm.policy == schemas.Follow { // under the others a new object is inactive anyway
-		composition.Wait = l.lacksSecret(refs)
+		if composition.Wait, err = l.lacksSecret(ctx, refs); err != nil {
+			return false, err
+		}
 	}
 	made, err := visualcron.Compose(t, source, have, composition)
 	if err != nil {
@@ -339,7 +351,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	} else if !tm.rights.New || known && owned(entry) && want.RemovesItself {
 		// A job that was here, ran and deleted itself must not run again.
 		return false, l.passBy(ctx)
-	} else if known && entry.State == broker.Intent && want.RemovesItself && l.hand.RetryAsked <= l.hand.RetryDone {
+	} else if known && entry.State == broker.Intent && entry.Open && l.hand.RetryAsked <= l.hand.RetryDone {
 		return false, &parkError{"may have run", "the job deletes itself when it has run, and whether an earlier write of it arrived is not known: it may have run there",
 			"retry to create it again, or discard this version"}
 	}
@@ -349,8 +361,10 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if err := l.missing(ctx, v, refs); err != nil {
 		return false, err
 	}
-	if tm.policy == schemas.Follow && l.lacksSecret(refs) != composition.Wait {
-		return true, nil // it landed since, without its secret
+	if tm.policy == schemas.Follow {
+		if wait, err := l.lacksSecret(ctx, refs); err != nil || wait != composition.Wait {
+			return err == nil, err // it landed since, without its secret
+		}
 	}
 	if t == schemas.User {
 		done, err := l.guardUsers(ctx, have, made.Body)
@@ -362,12 +376,19 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if now, _ := l.current(); now != v {
 		return true, nil // G13
 	}
+	var intent broker.Entry
 	if have == nil || v.isSource {
 		// Before a first create: a crash after it and a later deletion would leave an
 		// orphan. Before any write to a server that is a source too: its producer has
 		// to recognise the echo, however early it looks.
-		intent := record
-		intent.State = broker.Intent
+		if l.hand.RetryAsked > l.hand.RetryDone && entry.Open {
+			// A person has said to create it again: once.
+			if err := l.spend(ctx); err != nil {
+				return false, err
+			}
+		}
+		intent = record
+		intent.State, intent.Open = broker.Intent, have == nil && want.RemovesItself
 		if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
 			return false, err
 		}
@@ -380,16 +401,21 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			return false, err
 		}
 		if now, _ := l.current(); now != v {
-			return true, nil // G13
+			return true, l.unsent(ctx, intent) // G13
 		}
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
-	if visualcron.ClassOf(err) == visualcron.Changed {
-		return true, l.probe(ctx) // and what it holds in place of secrets is read anew
-	}
 	if err != nil {
+		if !mayLand(err) && req.Err() == nil {
+			if uerr := l.unsent(ctx, intent); uerr != nil {
+				return false, uerr
+			}
+		}
+		if visualcron.ClassOf(err) == visualcron.Changed {
+			return l.changed(ctx, can, err)
+		}
 		return false, l.openOutcome(ctx, req, err)
 	}
 	got, err := full.Normalize(t, stored)
@@ -405,6 +431,40 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	l.count(func(s *TargetStatus) { s.Applied++ })
 	return false, l.record(ctx, record)
+}
+
+// changed asks the target anew after it said that it gives its secrets otherwise
+// than can says. It returns true, once a look, where that is so now, and the error
+// otherwise: a server that contradicts itself is tried as any that fails.
+func (l *look) changed(ctx context.Context, can visualcron.Capability, err error) (stale bool, _ error) {
+	if perr := l.probe(ctx); perr != nil {
+		return false, perr
+	}
+	if now, _ := l.capability(l.key.t); now.Secrets == can.Secrets || l.replanned {
+		return false, err
+	}
+	l.replanned = true
+	return true, nil
+}
+
+// unsent takes back that a write may have arrived.
+func (l *look) unsent(ctx context.Context, intent broker.Entry) error {
+	if !intent.Open {
+		return nil
+	}
+	intent.Open = false
+	return l.put(ctx, intent)
+}
+
+// spend notes that what a person asked to try again is tried now.
+func (l *look) spend(ctx context.Context) error {
+	p, ok := l.parked.get(l.key.t, l.key.id.Token())
+	if !ok {
+		return nil
+	}
+	p.RetryDone = l.hand.RetryAsked
+	l.hand.RetryDone = l.hand.RetryAsked
+	return l.parked.put(ctx, p)
 }
 
 // remove takes an object that is gone at the source from the target.
@@ -553,7 +613,7 @@ func (l *look) record(ctx context.Context, e broker.Entry) error {
 		if visualcron.HasActive(e.Type) {
 			reason += "; until it is there the Active flag is the target's own, inactive where the object was new"
 		}
-	case e.Waits && visualcron.HasActive(e.Type):
+	case e.Waits:
 		reason = "left inactive, because something that it refers to lacks its secret"
 	default:
 		return l.unpark(ctx)

@@ -118,7 +118,7 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 		req, cancel := l.deadline(ctx)
 		_, err = l.conn.Get(req, r.Type, r.ID)
 		cancel()
-		if err == nil {
+		if err == nil || visualcron.ClassOf(err) == visualcron.Changed { // it is there
 			continue // its own look has not come to it yet, or leaves it as it is
 		}
 		if visualcron.ClassOf(err) != visualcron.NotFound {
@@ -145,13 +145,40 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 	return e
 }
 
-// lacksSecret tells whether one of the objects referred to was written without a
-// secret that it needs, or refers to such a one itself.
-func (l *look) lacksSecret(refs []visualcron.Reference) bool {
-	return slices.ContainsFunc(refs, func(r visualcron.Reference) bool {
+// lacksSecret tells whether one of the objects referred to, or one that these refer
+// to, was written without a secret that it needs. Other jobs do not count: each has
+// its own flag.
+func (l *look) lacksSecret(ctx context.Context, refs []visualcron.Reference) (bool, error) {
+	seen := map[objectKey]bool{}
+	for len(refs) > 0 {
+		r := refs[0]
+		refs = refs[1:]
+		key := objectKey{r.Type, r.ID}
+		if visualcron.HasActive(r.Type) || seen[key] {
+			continue
+		}
+		seen[key] = true
 		e, ok := l.ledger.Get(r.Type, r.ID)
-		return ok && !r.Task && (e.Waits || len(e.Needs) > 0) && !l.isSaidToBeThere(r.Type, r.ID)
-	})
+		switch {
+		case !ok || e.State == broker.Removed:
+			continue
+		case len(e.Needs) > 0 && !l.isSaidToBeThere(r.Type, r.ID):
+			return true, nil
+		}
+		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: e.Source, Type: r.Type, Token: r.ID.Token()})
+		switch {
+		case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent), err == nil && ev.Kind == schemas.Deleted:
+			continue
+		case err != nil:
+			return false, err
+		}
+		more, err := visualcron.References(r.Type, ev.Object.Body)
+		if err != nil {
+			continue // it is parked itself because of that
+		}
+		refs = append(refs, more...)
+	}
+	return false, nil
 }
 
 // isSaidToBeThere tells whether a person has discarded the flag of an object that
@@ -175,9 +202,4 @@ func (s *session) onSecret() {
 			s.onParked(p)
 		}
 	}
-	s.ledger.Each(func(e broker.Entry) { // what has no Active flag waits without a flag
-		if e.Waits && !visualcron.HasActive(e.Type) {
-			s.lanes.look(objectKey{e.Type, e.ID}, nil, nil, true)
-		}
-	})
 }

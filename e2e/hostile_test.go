@@ -118,6 +118,7 @@ func spoilSecrets(mode, mask string) func(http.Handler) http.Handler {
 				rw.Header()[k] = v
 			}
 			rw.Header().Del("Content-Length")
+			rw.Header().Del("VisualCron-Secrets")
 			rw.WriteHeader(rec.Code)
 			io.WriteString(rw, strings.NewReplacer(`"dmFsdWU="`, mask, `"secrets":"equal"`, fmt.Sprintf(`"secrets":%q`, mode)).Replace(rec.Body.String()))
 		})

@@ -55,7 +55,7 @@ func treat(t testing.TB, h *e2e.Host, mode visualcron.SecretMode) {
 func silentOfSecrets(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/api/v1/server" {
-			next.ServeHTTP(rw, r)
+			next.ServeHTTP(withoutMode{rw}, r)
 			return
 		}
 		rec := httptest.NewRecorder()
@@ -66,6 +66,16 @@ func silentOfSecrets(next http.Handler) http.Handler {
 		_, _ = rw.Write(bytes.ReplaceAll(rec.Body.Bytes(), []byte(`"secrets":"null"`), []byte(`"secrets":""`)))
 	})
 }
+
+// withoutMode leaves out of an answer how secrets are given.
+type withoutMode struct{ http.ResponseWriter }
+
+func (w withoutMode) WriteHeader(status int) {
+	w.Header().Del("VisualCron-Secrets")
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w withoutMode) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // someOfTheSeed stores n objects of every type and returns them, with more where it
 // takes them to have every kind of secret four times.
@@ -625,7 +635,7 @@ func TestASourceThatBeginsToGiveItsSecrets(t *testing.T) {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				rec := httptest.NewRecorder()
 				if r.URL.Path != "/api/v1/server" {
-					next.ServeHTTP(rw, r)
+					next.ServeHTTP(withoutMode{rw}, r)
 					return
 				}
 				next.ServeHTTP(rec, r)

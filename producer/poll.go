@@ -62,7 +62,11 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		}
 	}
 	for _, t := range slices.Backward(types) { // deletes go in reverse
-		if err := s.deleteGone(ctx, t, gone[t]); err != nil {
+		ids, listed := gone[t]
+		if !listed {
+			continue // what waits there still waits
+		}
+		if err := s.deleteGone(ctx, t, ids); err != nil {
 			return info, err
 		}
 	}
@@ -74,8 +78,8 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 
 // pace is what is known of the listings of a type.
 type pace struct {
-	// took is how long the last complete one took; zero before the first.
-	took time.Duration
+	// budget is how long the next one may take; zero before the first complete one.
+	budget time.Duration
 	// until is when the type is listed again after one that took too long, why its
 	// error.
 	until time.Time
@@ -106,18 +110,19 @@ func (s *source) resting(t schemas.Type) error {
 func (s *source) listing(ctx context.Context, t schemas.Type, yield func(visualcron.Row) error) (visualcron.Complete, error) {
 	p := s.paces[t]
 	in := ctx
-	if p.took > 0 {
+	if p.budget > 0 {
 		var cancel context.CancelFunc
-		in, cancel = context.WithTimeout(ctx, max(leastBudget, budgetFactor*p.took))
+		in, cancel = context.WithTimeout(ctx, p.budget)
 		defer cancel()
 	}
 	begun := time.Now()
 	complete, err := s.conn.List(in, t, yield)
 	switch took := time.Since(begun); {
 	case err == nil:
-		s.paces[t] = pace{took: max(took, time.Millisecond)}
+		s.paces[t] = pace{budget: max(leastBudget, budgetFactor*took)}
 	case visualcron.ClassOf(err) == visualcron.Timeout && ctx.Err() == nil && took >= leastBudget/2:
-		s.paces[t] = pace{took: p.took, until: time.Now().Add(slowRest), why: err}
+		// It may have grown: the next one gets more, up to the connector's own limit.
+		s.paces[t] = pace{budget: 2 * p.budget, until: time.Now().Add(slowRest), why: err}
 	}
 	return complete, err
 }
@@ -137,7 +142,7 @@ func (s *source) onlyThisType(ctx context.Context, err error) bool {
 		return false
 	}
 	switch e.Class {
-	case visualcron.Unsupported, visualcron.Refused, visualcron.NotFound:
+	case visualcron.Unsupported, visualcron.Refused, visualcron.NotFound, visualcron.Changed:
 		return true
 	case visualcron.Unauthorized:
 		return e.Status == 403 && e.Op == "list"
@@ -442,7 +447,11 @@ func (s *source) deleteGone(ctx context.Context, t schemas.Type, gone []schemas.
 		if t != schemas.Job && len(gone) > limit {
 			break
 		}
-		if ev, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: s.server.ID, Type: t, Token: id.Token()}); err == nil {
+		ev, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: s.server.ID, Type: t, Token: id.Token()})
+		if err != nil && !errors.Is(err, broker.ErrNotFound) && !errors.Is(err, schemas.ErrEvent) {
+			return &degraded{classBroker, err.Error()}
+		}
+		if err == nil {
 			// Jobs that delete themselves do not take others with them: no target deletes
 			// one because of it, so they do not count.
 			itself[id] = visualcron.RemovesItself(t, ev.Object.Body)

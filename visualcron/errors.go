@@ -35,8 +35,8 @@ const (
 	BadAnswer Class = "bad answer"
 	// WrongServer: another server answers at this address.
 	WrongServer Class = "wrong server"
-	// Changed: the server gives its secrets otherwise than when the request was made,
-	// which therefore had no effect. Ask it anew what it can do.
+	// Changed: the server gives its secrets otherwise than it said when it was last
+	// asked. A write had no effect. Ask it anew what it can do.
 	Changed Class = "changed"
 	// Unsupported: the server cannot do this, by its own capabilities.
 	Unsupported Class = "unsupported"

@@ -268,6 +268,9 @@ func (b *Bridge) List(ctx context.Context, t schemas.Type, yield func(visualcron
 	if err := res.want(http.StatusOK); err != nil {
 		return visualcron.Complete{}, err
 	}
+	if err := b.checkSecrets(a, res.header.Get(secretsHeader)); err != nil {
+		return visualcron.Complete{}, err
+	}
 	if res.namesNext() {
 		return visualcron.Complete{}, b.errorOf(a, &visualcron.Error{Class: visualcron.BadAnswer, Status: res.status,
 			Detail: "the answer is a page: its Link header says that more rows follow", Hint: hintAddress})
@@ -315,6 +318,9 @@ func (b *Bridge) Get(ctx context.Context, t schemas.Type, id schemas.ID) ([]byte
 	}
 	defer res.close()
 	if err := res.want(http.StatusOK); err != nil {
+		return nil, err
+	}
+	if err := b.checkSecrets(a, res.header.Get(secretsHeader)); err != nil {
 		return nil, err
 	}
 	return res.object()
@@ -388,6 +394,18 @@ func (b *Bridge) checkID(a act) error {
 		return b.errorOf(a, &visualcron.Error{Class: visualcron.Refused, Detail: "not sent: the id is not an object id in its canonical form"})
 	}
 	return nil
+}
+
+// checkSecrets compares how an answer gives secrets, where it says so, with how the
+// server gave them when it was last asked: what looks like a secret may be a mask.
+func (b *Bridge) checkSecrets(a act, got string) error {
+	b.mu.Lock()
+	known, can := b.types != nil, b.types[a.t]
+	b.mu.Unlock()
+	if got == "" || !known || got == string(can.Secrets) {
+		return nil
+	}
+	return b.errorOf(a, &visualcron.Error{Class: visualcron.Changed, Detail: fmt.Sprintf("the server gives its secrets as %.16q now, and gave them as %q", got, can.Secrets)})
 }
 
 // checkIdentity compares the id that a server gave with the one it should have;

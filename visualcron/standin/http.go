@@ -294,6 +294,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, t schemas.Type) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("VisualCron-Secrets", string(s.SecretMode(t)))
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
 	lead := "["
@@ -327,6 +328,7 @@ func (s *Server) serveGet(w http.ResponseWriter, t schemas.Type, id schemas.ID) 
 		refuse(w, http.StatusNotFound, "there is no %s with this id", t)
 		return
 	}
+	w.Header().Set("VisualCron-Secrets", string(s.SecretMode(t)))
 	answer(w, http.StatusOK, body)
 }
 
