@@ -1,0 +1,127 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+// work does one look at one object and decides what follows.
+func (s *session) work(ctx context.Context, ln *lane) {
+	msgs, passes, retryParked := s.lanes.take(ln)
+	l := &look{session: s, key: ln.key, retryParked: retryParked}
+	err := l.redact(l.apply(ctx))
+	if ctx.Err() != nil || l.soft.Err() != nil && errors.Is(err, context.Canceled) {
+		return // the next writer takes it up; nothing was acknowledged
+	}
+	parked := false
+	if err != nil {
+		if m, ok := errors.AsType[*errMismatch](err); ok {
+			if fields := strings.Join(m.fields, " "); fields != ln.mismatch {
+				ln.mismatch, ln.mismatched = fields, 0
+			}
+			ln.mismatched++
+			ln.mismatches++
+		} else {
+			ln.mismatched = 0
+		}
+		// One that is another each time is parked too, after twice as many.
+		v := Judge(err, ln.waited, max(ln.mismatched, ln.mismatches/2))
+		l.report(err, v)
+		switch v.Fate {
+		case Abort:
+			s.fail(err)
+			return
+		case TargetDown:
+			s.lanes.again(ctx, ln, 0, msgs, passes, retryParked)
+			return
+		case Retry:
+			if ln.backoff == nil {
+				ln.backoff = fullJitter(500*time.Millisecond, 30*time.Second)
+			}
+			wait := max(ln.backoff.NextBackOff(), v.After)
+			if shut, _, _ := s.gate.state(); !shut {
+				ln.waited += wait // a target that is down uses up nobody's patience
+			}
+			s.lanes.again(ctx, ln, wait, msgs, passes, retryParked)
+			return
+		case Wait:
+			ln.waited += parentPatience
+			s.lanes.await(ctx, ln, parentPatience, msgs, passes, retryParked)
+			return
+		case Park:
+			if perr := l.park(ctx, err, v); perr != nil {
+				s.log.WarnContext(ctx, "an object could not be parked; trying again", "type", ln.key.t, "id", ln.key.id, "error", perr)
+				s.lanes.again(ctx, ln, time.Second, msgs, passes, retryParked)
+				return
+			}
+			parked = true
+		}
+	} else {
+		l.report(nil, Verdict{})
+		s.dealtWith(ln.key)
+		parked = l.wasParked
+	}
+	for _, m := range msgs {
+		// The effect is confirmed and on record, or the parking is; a lost
+		// acknowledgement brings the message again, and the ledger knows.
+		_ = m.Ack()
+	}
+	for _, p := range passes {
+		p.done(parked)
+	}
+	s.lanes.finish(ln)
+}
+
+// look is one look at one object.
+type look struct {
+	*session
+	key         objectKey
+	retryParked bool
+
+	entered   bool // the gate let it in
+	replanned bool // the target said that it gives its secrets otherwise
+	wasParked bool // the state stays parked, or is flagged
+	event     schemas.Event
+	setting   schemas.Slug
+	hand      broker.Parked // the record that a person or the clock asks to try again
+	secrets   []string      // of the event's body, never to be shown
+}
+
+// redact takes the object's own secrets out of what the target said of it.
+func (l *look) redact(err error) error {
+	if e, ok := errors.AsType[*visualcron.Error](err); ok {
+		for _, s := range l.secrets {
+			if len(s) < 4 {
+				continue
+			}
+			e.Detail = strings.ReplaceAll(e.Detail, s, "***")
+		}
+	}
+	return err
+}
+
+// report tells the gate how the target behaved, where the look got so far.
+func (l *look) report(err error, v Verdict) {
+	switch {
+	case v.Fate == TargetDown:
+		l.gate.down(err)
+	case !l.entered:
+	case err != nil && v.Fate == Retry && targetLevel(err):
+		l.gate.bad(l.key, err)
+	default:
+		l.gate.ok(l.key)
+	}
+}
+
+// count counts what a look came to.
+func (l *look) count(f func(*TargetStatus)) {
+	l.target.mu.Lock()
+	f(&l.target.status)
+	l.target.mu.Unlock()
+}

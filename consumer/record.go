@@ -1,0 +1,125 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+// owned tells whether vcsync brought the object to the target or found it equal
+// there.
+func owned(e broker.Entry) bool {
+	return e.State == broker.Applied || e.State == broker.Adopted || e.State == broker.Intent && e.Ours
+}
+
+// record stores what was done, and frees a parked record of the object: only then
+// may the stream forget the message. An object that was written without a secret
+// that it has at its source is flagged: a person has to enter it at the target.
+func (l *look) record(ctx context.Context, e broker.Entry) error {
+	before, _ := l.ledger.Get(e.Type, e.ID)
+	if err := l.put(ctx, e); err != nil {
+		return err
+	}
+	if len(before.Needs) > 0 && len(e.Needs) == 0 || before.Waits && !e.Waits {
+		l.onSecret()
+	}
+	var reason string
+	switch {
+	case len(e.Needs) > 0:
+		reason = fmt.Sprintf("written without %s: %s", strings.Join(e.Needs, ", "), l.whyWithout())
+		if visualcron.HasActive(e.Type) {
+			reason += "; until it is there the Active flag is the target's own, inactive where the object was new"
+		}
+	case e.Waits:
+		reason = "left inactive, because something that it refers to lacks its secret"
+	default:
+		return l.unpark(ctx)
+	}
+	l.wasParked = true
+	return l.park(ctx, errors.New(reason), Verdict{Class: classSecret, Fix: "enter what is missing at the target, then retry"})
+}
+
+// whyWithout says whose fault a missing secret is.
+func (l *look) whyWithout() string {
+	if l.event.Object.Withholds {
+		return fmt.Sprintf("%s does not give its secrets", l.event.Source)
+	}
+	can, _ := l.capability(l.key.t)
+	if can.Secrets == visualcron.SecretsEqual {
+		return "a token that a server refreshes by itself is every server's own"
+	}
+	return fmt.Sprintf("%s takes no secrets of other servers (it says %q)", l.server.ID, can.Secrets)
+}
+
+func (l *look) put(ctx context.Context, e broker.Entry) error {
+	e.At = time.Now().UTC()
+	if err := l.ledger.Put(ctx, e); err != nil {
+		return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err) // the ledger takes no more; begin anew
+	}
+	return nil
+}
+
+// passBy notes that the settings do not take what would have to be done now.
+func (l *look) passBy(ctx context.Context) error {
+	l.session.mu.Lock()
+	l.passedBy[l.key] = l.event.Version
+	l.session.mu.Unlock()
+	return l.unpark(ctx)
+}
+
+func (l *look) unpark(ctx context.Context) error {
+	// What is freed is the record of an older version, or of this one.
+	return l.parked.free(ctx, l.key.t, l.key.id.Token())
+}
+
+// park records why the object's state cannot be applied now.
+func (l *look) park(ctx context.Context, cause error, v Verdict) error {
+	now := time.Now().UTC()
+	p := broker.Parked{Target: l.server.ID, Setting: l.setting, Source: l.event.Source, Type: l.key.t, Token: l.key.id.Token(), ID: l.key.id,
+		Name: l.event.Object.Name, Version: l.event.Version, Class: v.Class, Reason: cause.Error(), Fix: v.Fix, First: now, Last: now, Attempts: 1}
+	if m, ok := errors.AsType[*errMismatch](cause); ok {
+		p.Reason += ": " + strings.Join(m.fields, ", ")
+	}
+	if v.Again {
+		p.NextTry = now.Add(tryAgain)
+	}
+	p.RetryDone = l.hand.RetryAsked
+	if have, ok := l.parked.get(p.Type, p.Token); ok && !v.Again && have.RetryAsked == have.RetryDone && have.Source == p.Source && have.Version == p.Version && have.Class == p.Class && have.Reason == p.Reason {
+		return nil // as it stands, a person's discard included
+	}
+	if err := l.parked.put(ctx, p); err != nil {
+		return err
+	}
+	if v.Class == classSecret {
+		l.log.WarnContext(ctx, "flagged: the object is written, and somebody has to complete it at the target", "type", l.key.t, "id", l.key.id, "name", p.Name, "reason", p.Reason)
+		return nil
+	}
+	l.log.WarnContext(ctx, "parked: this object state is not applied until somebody or something helps", "type", l.key.t, "id", l.key.id, "name", p.Name, "class", p.Class, "reason", p.Reason)
+	return nil
+}
+
+
+// unsent takes back that a write may have arrived.
+func (l *look) unsent(ctx context.Context, intent broker.Entry) error {
+	if !intent.Open {
+		return nil
+	}
+	intent.Open = false
+	return l.put(ctx, intent)
+}
+
+// spend notes that what a person asked to try again is tried now.
+func (l *look) spend(ctx context.Context) error {
+	p, ok := l.parked.get(l.key.t, l.key.id.Token())
+	if !ok {
+		return nil
+	}
+	p.RetryDone = l.hand.RetryAsked
+	l.hand.RetryDone = l.hand.RetryAsked
+	return l.parked.put(ctx, p)
+}
