@@ -103,7 +103,6 @@ func (l *look) park(ctx context.Context, cause error, v Verdict) error {
 	return nil
 }
 
-
 // unsent takes back that a write may have arrived.
 func (l *look) unsent(ctx context.Context, intent broker.Entry) error {
 	if !intent.Open {
