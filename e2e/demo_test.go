@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
@@ -112,7 +114,7 @@ func TestDemo(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 		}
 	})
-	t.Run("what the API and the page say holds no password", func(t *testing.T) {
+	t.Run("what the API and the page say holds no secret", func(t *testing.T) {
 		for _, path := range []string{"/", "/livez", "/readyz", "/api/v1/servers", "/api/v1/servers/test", "/api/v1/settings", "/api/v1/settings/production-to-test", "/api/v1/status", "/api/v1/parked", "/api/v1/events?limit=1000"} {
 			resp, err := http.Get("http://" + d.api + path)
 			if err != nil {
@@ -122,6 +124,9 @@ func TestDemo(t *testing.T) {
 			resp.Body.Close()
 			if resp.StatusCode != http.StatusOK || len(body) == 0 {
 				t.Errorf("%s: %s", path, resp.Status)
+			}
+			for _, hit := range leaks(t, standin.SeedSecrets(), map[string][]byte{path: body}, "") {
+				t.Error(hit)
 			}
 			for _, s := range e2e.Spellings(standin.DefaultPassword) {
 				if bytes.Contains(body, []byte(s)) {
@@ -148,12 +153,41 @@ func TestDemo(t *testing.T) {
 	for _, h := range hits {
 		t.Error(h)
 	}
+	d.noSeededSecret()
 	// The control: the search finds what is there.
 	if err := os.WriteFile(filepath.Join(d.dir, "control"), []byte(e2e.Spellings("x" + standin.DefaultPassword + "y")[5]), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if hits, err := e2e.FindSecret(standin.DefaultPassword, d.dir); err != nil || len(hits) == 0 {
 		t.Errorf("the search is blind: %v, %v", hits, err)
+	}
+}
+
+// noSeededSecret looks for every secret of the seed in what the stopped demo has
+// left, the stand-ins' own folders apart: files, the log, and all that lies in the
+// store, decompressed.
+func (d *demo) noSeededSecret() {
+	t := d.t
+	t.Helper()
+	log, err := os.ReadFile(filepath.Join(d.dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(d.dir, "data")
+	b, err := broker.Open(t.Context(), broker.Config{Dir: data, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err := e2e.Stored(t.Context(), b)
+	if cerr := b.Close(); err != nil || cerr != nil {
+		t.Fatal(err, cerr)
+	}
+	if len(leaks(t, []string{"just before the kill"}, stored, "")) == 0 {
+		t.Errorf("the search of %d streams is blind", len(stored))
+	}
+	stored["the log"] = log
+	for _, hit := range leaks(t, standin.SeedSecrets(), stored, filepath.Join(data, "broker")) {
+		t.Error(hit)
 	}
 }
 
