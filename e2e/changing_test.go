@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,11 +98,10 @@ func TestASourceThatBeginsToMaskInAPoll(t *testing.T) {
 		w.StartProducer()
 		w.StartConsumer()
 		time.Sleep(2 * time.Minute)
-		done := false
+		var done atomic.Bool
 		prod.SetFaults(func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == "/api/v1/objects/UserGroup" && !done { // the first listing of a poll
-					done = true
+				if r.URL.Path == "/api/v1/objects/UserGroup" && done.CompareAndSwap(false, true) { // the first listing of a poll
 					if err := prod.Server.Misbehave(standin.Misbehaviour{Mode: "secrets", Arg: "masked"}); err != nil {
 						t.Error(err)
 					}
@@ -111,7 +111,7 @@ func TestASourceThatBeginsToMaskInAPoll(t *testing.T) {
 		})
 		time.Sleep(10 * time.Minute)
 		body, _ := test.Server.Get(schemas.Credential, someCredential)
-		t.Logf("switched %v target: %s", done, body)
+		t.Logf("switched %v target: %s", done.Load(), body)
 		if !bytes.Contains(body, []byte("true-secret-1")) {
 			t.Errorf("secret destroyed at the target")
 		}
@@ -240,11 +240,11 @@ func TestAJobThatRemovesItselfRunsOnce(t *testing.T) {
 
 func TestAJobWhoseWriteIsOpenIsNotMadeAgain(t *testing.T) {
 	selfWorld(t, func(w *e2e.World, prod, test *e2e.Host) {
-		n := 0
+		var n atomic.Int32
 		test.SetFaults(func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				if r.Method == http.MethodPut {
-					if n++; n == 1 { // done, it runs at once and goes, and the answer is lost
+					if n.Add(1) == 1 { // done, it runs at once and goes, and the answer is lost
 						next.ServeHTTP(&nowhere{h: http.Header{}}, r)
 						_, _ = test.Server.Delete(schemas.Job, jobID(1))
 						panic(http.ErrAbortHandler)

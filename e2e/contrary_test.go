@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,11 +26,11 @@ func problem(rw http.ResponseWriter, code int) {
 func TestAServerThatContradictsItselfIsNotFlooded(t *testing.T) {
 	pairWorld(t, schemas.Keep, func(w *e2e.World, prod, test *e2e.Host) {
 		putText(t, prod, schemas.Credential, credentialOf("d1"))
-		n := 0
+		var n atomic.Int32
 		test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
 			time.Sleep(5 * time.Millisecond)
 			if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/Credential/") {
-				n++
+				n.Add(1)
 				problem(rw, 412)
 				return true
 			}
@@ -38,16 +39,16 @@ func TestAServerThatContradictsItselfIsNotFlooded(t *testing.T) {
 		w.StartProducer()
 		w.StartConsumer()
 		time.Sleep(20 * time.Second)
-		a := n
+		a := n.Load()
 		time.Sleep(60 * time.Second)
-		t.Logf("PUTs in a minute: %d", n-a)
+		t.Logf("PUTs in a minute: %d", n.Load()-a)
 		t.Logf("parked %v", listParked(t, w))
 		_, ss := w.Cons.Status()
 		t.Logf("status %+v", ss)
 		begun := time.Now()
 		w.StopConsumer(nil)
 		t.Logf("stop took %s", time.Since(begun))
-		if n-a > 100 {
+		if n.Load()-a > 100 {
 			t.Error("hot loop")
 		}
 	})
@@ -58,10 +59,10 @@ func TestAJobWhoseWriteHadNoEffectIsMade(t *testing.T) {
 	for _, c := range []string{"busy", "changed", "unavailable"} {
 		t.Run(c, func(t *testing.T) {
 			selfWorld(t, func(w *e2e.World, prod, test *e2e.Host) {
-				n := 0
+				var n atomic.Int32
 				test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
 					if r.Method == http.MethodPut {
-						if n++; n == 1 {
+						if n.Add(1) == 1 {
 							switch c {
 							case "busy":
 								rw.Header().Set("Retry-After", "5")
@@ -91,7 +92,7 @@ func TestAJobWhoseWriteHadNoEffectIsMade(t *testing.T) {
 					t.Log("v2", p.Class)
 				}
 				if !there || !there2 {
-					t.Errorf("there %v, after newer version %v, PUTs %d", there, there2, n)
+					t.Errorf("there %v, after newer version %v, PUTs %d", there, there2, n.Load())
 				}
 			})
 		})
