@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
@@ -120,7 +122,13 @@ func TestARetryOfAJobThatMayHaveRunIsOneTry(t *testing.T) {
 					t.Log(p.Class, "runs so far", runs)
 					p.RetryAsked = p.RetryDone + 1
 					asked++
-					w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+					w.Do(func(ctx context.Context) error {
+						_, err := w.Broker.PutParked(ctx, p)
+						if errors.Is(err, broker.ErrConflict) {
+							return nil // looked at meanwhile
+						}
+						return err
+					})
 				}
 			}
 		}
@@ -210,7 +218,13 @@ func TestWaitingForASecretKnowsNoCycle(t *testing.T) {
 				for range 5 {
 					for _, p := range listParked(t, w) {
 						p.RetryAsked = p.RetryDone + 1
-						w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+						w.Do(func(ctx context.Context) error {
+							_, err := w.Broker.PutParked(ctx, p)
+							if errors.Is(err, broker.ErrConflict) {
+								return nil // looked at meanwhile
+							}
+							return err
+						})
 					}
 					time.Sleep(5 * time.Minute)
 				}
@@ -271,14 +285,26 @@ func TestConnectionsInACycleWaitForNoSecret(t *testing.T) {
 		for range 5 {
 			for _, p := range listParked(t, w) {
 				p.RetryAsked = p.RetryDone + 1
-				w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+				w.Do(func(ctx context.Context) error {
+					_, err := w.Broker.PutParked(ctx, p)
+					if errors.Is(err, broker.ErrConflict) {
+						return nil // looked at meanwhile
+					}
+					return err
+				})
 			}
 			time.Sleep(5 * time.Minute)
 		}
 		for _, p := range listParked(t, w) {
 			t.Log("after", p.Type, p.Class, p.Reason)
 			p.Discarded = "done"
-			w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+			w.Do(func(ctx context.Context) error {
+				_, err := w.Broker.PutParked(ctx, p)
+				if errors.Is(err, broker.ErrConflict) {
+					return nil // looked at meanwhile
+				}
+				return err
+			})
 		}
 		time.Sleep(5 * time.Minute)
 		selfJob(t, prod, 1, true, "edited", `,"X":{"ConnectionId":"`+conn1+`"}`)

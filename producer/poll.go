@@ -117,6 +117,10 @@ func (s *source) listing(ctx context.Context, t schemas.Type, yield func(visualc
 	}
 	begun := time.Now()
 	complete, err := s.conn.List(in, t, yield)
+	if err != nil && in.Err() != nil && ctx.Err() == nil {
+		err = &visualcron.Error{Class: visualcron.Timeout, Op: "list", Server: s.server.ID, Type: t,
+			Detail: fmt.Sprintf("the listing did not end in time, which is %s", p.budget.Round(time.Second)), Hint: "it gets more the next time, in some minutes"}
+	}
 	switch took := time.Since(begun); {
 	case err == nil:
 		s.paces[t] = pace{budget: max(leastBudget, budgetFactor*took)}
