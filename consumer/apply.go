@@ -186,7 +186,8 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if ours && !l.isSaidToBeThere(t, id) {
 		composition.Needs = entry.Needs
 	}
-	if tm.policy == schemas.Follow { // under the others a new object is inactive anyway
+	follows := tm.policy == schemas.Follow && visualcron.HasActive(t) // under the others a new object is inactive anyway
+	if follows {
 		if composition.Wait, err = l.lacksSecret(ctx, refs); err != nil {
 			return false, err
 		}
@@ -245,7 +246,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if err := l.missing(ctx, v, refs); err != nil {
 		return false, err
 	}
-	if tm.policy == schemas.Follow {
+	if follows {
 		if wait, err := l.lacksSecret(ctx, refs); err != nil || wait != composition.Wait {
 			return err == nil, err // it landed since, without its secret
 		}

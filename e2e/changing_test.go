@@ -92,7 +92,14 @@ func TestATargetThatStopsMaskingKeepsItsSecrets(t *testing.T) {
 }
 
 // It does so between the question who it is and its listing.
+// Its answers say so, or only whoever asks it again learns of it.
 func TestASourceThatBeginsToMaskInAPoll(t *testing.T) {
+	for _, says := range []bool{true, false} {
+		t.Run(fmt.Sprintf("says so %v", says), func(t *testing.T) { beginsToMaskInAPoll(t, says) })
+	}
+}
+
+func beginsToMaskInAPoll(t *testing.T, says bool) {
 	pairWorld(t, schemas.Keep, func(w *e2e.World, prod, test *e2e.Host) {
 		putText(t, prod, schemas.Credential, credentialOf("d1"))
 		w.StartProducer()
@@ -105,6 +112,9 @@ func TestASourceThatBeginsToMaskInAPoll(t *testing.T) {
 					if err := prod.Server.Misbehave(standin.Misbehaviour{Mode: "secrets", Arg: "masked"}); err != nil {
 						t.Error(err)
 					}
+				}
+				if !says {
+					rw = withoutMode{rw}
 				}
 				next.ServeHTTP(rw, r)
 			})
@@ -154,7 +164,9 @@ func TestAJobWaitsForASecretBehindAConnection(t *testing.T) {
 			}
 		}
 		for _, p := range listParked(t, w) {
-			t.Log(p.Type, p.Name, p.Class, p.Reason)
+			if p.Type == schemas.Connection {
+				t.Errorf("a connection has no Active flag, and lacks nothing itself: %s", p.Reason)
+			}
 		}
 	})
 }
