@@ -26,6 +26,7 @@ const (
 	BucketLease  = "VCS_LEASE"  // who writes to which target
 	BucketLedger = "VCS_LEDGER" // what was last applied where, in packed pages
 	BucketParked = "VCS_PARKED" // what waits for a person or another object
+	BucketStatus = "VCS_STATUS" // what each process says of itself; forgotten after statusAge
 
 	BucketBodies = "VCS_BODY" // the data of events that is too large for a message
 )
@@ -42,6 +43,8 @@ const (
 	leastBodies = 1 << 30
 	// history is how many versions a subject of VCS_EV keeps; an object has three.
 	history = 20
+	// statusAge is how long the last words of a process are kept.
+	statusAge = time.Hour
 	// duplicateWindow is how long the broker remembers message ids.
 	duplicateWindow = 2 * time.Minute
 )
@@ -77,6 +80,9 @@ func layout(eventsMaxBytes int64, replicas int) []jetstream.StreamConfig {
 		{Name: streamBodies, Subjects: []string{bodyChunks + ">", bodyNames + ">"}, Discard: jetstream.DiscardNew,
 			MaxBytes: max(eventsMaxBytes, leastBodies), DenyDelete: true, AllowRollup: true, Duplicates: duplicateWindow},
 	}
+	status := bucket(BucketStatus, 1, false)
+	status.MaxAge = statusAge
+	all = append(all, status)
 	for i := range all {
 		all[i].Storage = jetstream.FileStorage
 		all[i].Replicas = replicas
@@ -123,7 +129,7 @@ func assertStream(want, got jetstream.StreamConfig) error {
 	check("retention", want.Retention == got.Retention, want.Retention, got.Retention)
 	check("storage", want.Storage == got.Storage, want.Storage, got.Storage)
 	check("messages per subject", max(want.MaxMsgsPerSubject, 0) == max(got.MaxMsgsPerSubject, 0), want.MaxMsgsPerSubject, got.MaxMsgsPerSubject)
-	check("maximum age", got.MaxAge == 0, "none", got.MaxAge)
+	check("maximum age", want.MaxAge == got.MaxAge, want.MaxAge, got.MaxAge)
 	check("maximum messages", got.MaxMsgs <= 0, "none", got.MaxMsgs)
 	if want.MaxBytes > 0 {
 		check("maximum bytes", got.MaxBytes > 0, "a limit", got.MaxBytes)
