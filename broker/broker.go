@@ -15,21 +15,59 @@ import (
 	"github.com/nats-io/nuid"
 )
 
+// Role says which part of vcsync a process is.
+type Role string
+
+// Roles. All is everything in one process, as vcsync up runs it.
+const (
+	All      Role = ""
+	Control  Role = "control"
+	Producer Role = "producer"
+	Consumer Role = "consumer"
+)
+
+// owns tells whether the role makes the streams, keeps the keyring and may accept a
+// loss. The others wait for it, and assert what it made.
+func (r Role) owns() bool { return r == All || r == Control }
+
+// Files in the folder of keys, as Init writes them for each role.
+const (
+	// SeedFile holds the nkey seed with which the process signs in.
+	SeedFile = "role.nk"
+	// CAFile holds the certificate authority that the broker's certificate is of.
+	CAFile = "ca.pem"
+)
+
 // Config says which broker to use and where the data folder is.
 type Config struct {
-	// Dir is the data folder. It holds the keyring and the high-water file, and the
-	// embedded broker's store.
+	// Dir is the data folder, which this process alone writes to. It holds the
+	// high-water file, and the embedded broker's store.
 	Dir string
+	// Keys is the folder of the keyring; Dir where empty. Producer and Consumer only
+	// read it.
+	Keys string
+	// Role is which part of vcsync opens the store; All where empty. Only All and
+	// Control make and assert what is missing; Producer and Consumer wait for it.
+	Role Role
+	// Name is that of the process, in the names of its connections; none where empty.
+	Name string
 	// Listen is the loopback address on which the embedded broker listens, such as
 	// 127.0.0.1:4222, for clients that sign with the nkey in the data folder. Empty,
 	// the default, means no listening port at all.
 	Listen string
-	// URL is an external NATS server or cluster; empty means the embedded one.
+	// URL is an external NATS server or cluster, its addresses with commas between
+	// them; empty means the embedded one.
 	URL string
 	// Creds is the file with the credentials for URL.
 	Creds string
-	// Replicas is the number of copies of what vcsync creates on an external
-	// cluster; 1 where 0.
+	// Seed is the file with the nkey seed for URL, in place of Creds.
+	Seed string
+	// CA is the file with the only certificate authority that the broker at URL may
+	// have its certificate from; with it nothing below TLS 1.3 is spoken. Empty: those
+	// of the system.
+	CA string
+	// Replicas is the number of copies of what vcsync creates on an external broker;
+	// where 0 it is 3 on a cluster and else 1.
 	Replicas int
 	// EventsMaxBytes limits VCS_EV when it is created, and VCS_BODY by as much, at
 	// least 1 GiB; 8 GiB where 0. A full stream refuses new events, it forgets none.
@@ -60,6 +98,7 @@ type Broker struct {
 	js   jetstream.JetStream
 	// boot tells this process from every other that ever held a lease here.
 	boot string
+	lost chan error
 
 	upload sync.Mutex // held while a body is stored
 
@@ -82,6 +121,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.EventsMaxBytes == 0 {
 		cfg.EventsMaxBytes = 8 << 30
 	}
+	if cfg.Keys == "" {
+		cfg.Keys = cfg.Dir
+	}
 	if cfg.Settle == 0 {
 		cfg.Settle = 100 * time.Millisecond
 	}
@@ -89,7 +131,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the data folder: %w", err)
 	}
-	b := &Broker{cfg: cfg, log: cfg.Log, boot: nuid.Next()}
+	b := &Broker{cfg: cfg, log: cfg.Log, boot: nuid.Next(), lost: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
@@ -156,6 +198,10 @@ func (b *Broker) keepMark(ctx context.Context) {
 	}
 }
 
+// Lost yields the error of a store that went backwards while it was in use: its
+// user has to end then. It never yields where the broker is embedded.
+func (b *Broker) Lost() <-chan error { return b.lost }
+
 // JS returns the JetStream context of the broker's own connection.
 func (b *Broker) JS() jetstream.JetStream { return b.js }
 
@@ -212,17 +258,17 @@ func (b *Broker) JetStreamOn(nc *nats.Conn) (jetstream.JetStream, error) { retur
 // sealed, none is made in its place: that would look like a working installation
 // whose passwords are all lost and whose every object has changed.
 func (b *Broker) openKeys(ctx context.Context, cfg Config) error {
-	if !hasKeyring(cfg.Dir) && !cfg.AcceptLoss {
+	if !hasKeyring(cfg.Keys) && !cfg.AcceptLoss {
 		s, err := b.js.Stream(ctx, "KV_"+BucketSecret)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", BucketSecret, err)
 		}
 		if s.CachedInfo().State.Msgs > 0 {
-			return fmt.Errorf("%w: the store holds passwords sealed with a keyring that is not in %s: bring it back from a backup; or start once with --accept-loss, and enter every server's password again", ErrKeyring, cfg.Dir)
+			return fmt.Errorf("%w: the store holds passwords sealed with a keyring that is not in %s: bring it back from a backup; or start once with --accept-loss, and enter every server's password again", ErrKeyring, cfg.Keys)
 		}
 	}
 	var err error
-	b.Keys, err = OpenKeyring(cfg.Dir)
+	b.Keys, err = OpenKeyring(cfg.Keys)
 	return err
 }
 

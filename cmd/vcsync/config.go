@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,21 +17,30 @@ import (
 	"github.com/kelseyhightower/envconfig"
 
 	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/schemas"
 )
 
 const (
 	envPrefix      = "VCSYNC_"
 	defaultAPIAddr = "127.0.0.1:7780"
+	// defaultNATSListen is where vcsync broker listens.
+	defaultNATSListen = "127.0.0.1:4222"
 )
 
-// config is the environment of `vcsync up` and `vcsync demo`. The tags are the
-// documentation too: docs/configuration.md is made from them.
+var instanceName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// config is the environment of `vcsync up`, `vcsync demo` and the roles that run
+// apart. The tags are the documentation too: docs/configuration.md is made from them.
 type config struct {
 	APIAddr        string        `envconfig:"API_ADDR" default:"127.0.0.1:7780" desc:"Address of the HTTP API and the status page; a loopback one. The client commands use it too."`
-	Data           string        `envconfig:"DATA" default:"./data" desc:"Data folder: the embedded broker's store, the keyring and the high-water file. One process at a time."`
-	NATSListen     string        `envconfig:"NATS_LISTEN" desc:"Loopback address on which the embedded broker listens for clients that sign with the nkey in the data folder. Empty: no listening port."`
-	NATSURL        string        `envconfig:"NATS_URL" desc:"An external NATS server or cluster in place of the embedded broker."`
-	NATSCreds      string        `envconfig:"NATS_CREDS" desc:"File with the credentials for VCSYNC_NATS_URL."`
+	Data           string        `envconfig:"DATA" default:"./data" desc:"Folder that this process writes to: the high-water file; and, where it runs the broker, its store. One process at a time."`
+	Keys           string        `envconfig:"KEYS" desc:"Folder of the keys, which may be read-only and shared: keyring.json; and for VCSYNC_NATS_URL what vcsync broker init wrote for the role (role.nk, ca.pem). Empty: VCSYNC_DATA."`
+	Instance       string        `envconfig:"INSTANCE" desc:"Name of this process in status and leases: letters, digits, - and _, at most 64. Two processes never share one. Empty: host name and process id."`
+	NATSListen     string        `envconfig:"NATS_LISTEN" desc:"Address on which the broker listens. For vcsync broker any address, 127.0.0.1:4222 where empty. For vcsync up a loopback one, for clients that sign with the nkey in the data folder; none where empty."`
+	NATSURL        string        `envconfig:"NATS_URL" desc:"An external NATS server, or several of one cluster with commas between them, in place of the embedded broker, such as tls://host:4222."`
+	NATSCreds      string        `envconfig:"NATS_CREDS" desc:"File with the credentials for VCSYNC_NATS_URL, where that is not a broker of vcsync broker init."`
+	Replicas       int           `envconfig:"REPLICAS" default:"0" desc:"Copies of each stream on an external broker, used when the stream is created: 1, 3 or 5; 0 means 3 on a cluster, else 1."`
+	Sources        string        `envconfig:"SOURCES" desc:"Servers that this producer may capture, with commas between them. Empty: all."`
 	EventsMaxBytes byteSize      `envconfig:"EVENTS_MAX_BYTES" default:"8GiB" desc:"Size at which the event stream refuses new events; it forgets none. The object store of large bodies gets as much beside it, at least 1 GiB. Used when the stream is created. A number of bytes, or with KiB, MiB, GiB."`
 	Poll           time.Duration `envconfig:"POLL" default:"30s" desc:"Time between two listings of a source; 100ms to 24h."`
 	Lanes          int           `envconfig:"LANES" default:"8" desc:"Objects of one target that are written at the same time; 1 to 64."`
@@ -87,7 +97,11 @@ func options() []option {
 // loadConfig reads the environment. It reports all faults at once, also variables
 // that nothing reads: a mistyped name would otherwise be a setting that is not
 // followed.
-func loadConfig() (config, error) {
+func loadConfig() (config, error) { return loadConfigOf(false) }
+
+// loadConfigOf is loadConfig for vcsync broker, which may listen on any address
+// because it has TLS, or for every other command.
+func loadConfigOf(brokerRole bool) (config, error) {
 	var c config
 	errs := unknownVariables(os.Environ())
 	v := reflect.ValueOf(&c).Elem()
@@ -124,8 +138,19 @@ func loadConfig() (config, error) {
 	check("LOG_FORMAT", slices.Contains([]string{"auto", "text", "json"}, c.LogFormat), "auto, text or json")
 	check("NATS_CREDS", c.NATSCreds == "" || c.NATSURL != "", "VCSYNC_NATS_URL beside it")
 	check("EVENTS_MAX_BYTES", c.EventsMaxBytes >= 64<<20, "64MiB or more; the largest event alone takes 4MiB")
-	check("NATS_LISTEN", c.NATSListen == "" || loopback(c.NATSListen), "a loopback address and port, such as 127.0.0.1:4222")
-	check("NATS_URL", c.NATSURL == "" || strings.Contains(c.NATSURL, "://"), "a URL such as nats://host:4222")
+	if brokerRole {
+		_, port, err := net.SplitHostPort(cmp.Or(c.NATSListen, defaultNATSListen))
+		check("NATS_LISTEN", err == nil && port != "", "an address and port, such as 0.0.0.0:4222")
+	} else {
+		check("NATS_LISTEN", c.NATSListen == "" || loopback(c.NATSListen), "a loopback address and port, such as 127.0.0.1:4222")
+	}
+	check("NATS_URL", c.NATSURL == "" || !slices.ContainsFunc(strings.Split(c.NATSURL, ","), func(u string) bool { return !strings.Contains(u, "://") }), "URLs such as tls://host:4222, with commas between them")
+	check("REPLICAS", slices.Contains([]int{0, 1, 3, 5}, c.Replicas), "0, 1, 3 or 5")
+	check("INSTANCE", c.Instance == "" || instanceName.MatchString(c.Instance), "at most 64 letters, digits, - and _")
+	for s := range strings.SplitSeq(c.Sources, ",") {
+		_, err := schemas.ParseSlug(strings.TrimSpace(s))
+		check("SOURCES", c.Sources == "" || err == nil, "names of servers with commas between them")
+	}
 	for name, addr := range map[string]string{"PRODUCTION": c.Production, "TEST": c.Test, "STANDBY": c.Standby} {
 		check("STANDIN_"+name+"_ADDR", loopback(addr), "a loopback address and port, such as 127.0.0.1:7701: a stand-in's password is known to all")
 	}

@@ -56,8 +56,7 @@ func up(ctx context.Context, cfg config, acceptLoss bool, stderr io.Writer, begu
 		return failed(environmentCode(err), err)
 	}
 	defer l.Close() // closed by Serve where that was reached
-	b, err := broker.Open(ctx, broker.Config{Dir: cfg.Data, Listen: cfg.NATSListen, URL: cfg.NATSURL, Creds: cfg.NATSCreds,
-		EventsMaxBytes: int64(cfg.EventsMaxBytes), AcceptLoss: acceptLoss, Log: log})
+	b, err := broker.Open(ctx, brokerConfig(cfg, broker.All, acceptLoss, log))
 	if err != nil {
 		return failed(environmentCode(err), err)
 	}
