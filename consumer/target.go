@@ -29,6 +29,10 @@ const (
 	sayAgain    = 10 * time.Minute
 	// bigBody is the size in bytes of which one body at a time is worked on per target.
 	bigBody = 8 << 20
+	// passAfter is how long a target must be out of this process's reach until another
+	// one is to try, and passFor how long this one then leaves it alone.
+	passAfter = 2 * time.Minute
+	passFor   = 30 * time.Minute
 )
 
 // view is what the settings say of one target; it is replaced as a whole, so that
@@ -357,6 +361,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 		}
 	}
 	wg.Go(func() { s.gate.run(ctx) })
+	wg.Go(func() { s.passOn(soft) })
 	if err := s.probe(soft); err != nil && soft.Err() == nil {
 		s.gate.down(err)
 	}
@@ -414,6 +419,25 @@ func (s *session) probe(ctx context.Context) error {
 	s.identity, s.info = identity, info
 	s.mu.Unlock()
 	return nil
+}
+
+// passOn lets another process try a target that this one cannot reach: the way to it
+// may be what is broken. A target that answers, however badly, is the same for all.
+func (s *session) passOn(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(passAfter / 4):
+		}
+		shut, since, why := s.gate.state()
+		class := visualcron.ClassOf(why)
+		if !shut || time.Since(since) < passAfter || class != visualcron.Unreachable && class != visualcron.Timeout || !s.share.Others(string(s.server.ID)) {
+			continue
+		}
+		s.log.InfoContext(ctx, "the target cannot be reached from here; another process is to try", "reason", why)
+		s.share.Pass(string(s.server.ID), passFor)
+	}
 }
 
 // capability returns what the target can do with a type, as it said last.
