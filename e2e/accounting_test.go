@@ -301,3 +301,66 @@ func TestTheAccountsBalanceUnderLoad(t *testing.T) {
 		}
 	})
 }
+
+// In a ring every server's own events come back: they are filtered.
+func TestTheAccountsOfARingBalance(t *testing.T) {
+	world(t, nil, func(w *e2e.World) {
+		for _, id := range []schemas.Slug{"test", "standby"} {
+			w.AddHost(id)
+		}
+		w.Setting(e2e.AllJobs("a", "production", "test", schemas.Follow))
+		w.Setting(e2e.AllJobs("b", "test", "standby", schemas.Follow))
+		w.Setting(e2e.AllJobs("c", "standby", "production", schemas.Follow))
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(30 * time.Second)
+		putJob(t, w.Hosts["production"], 1, "once round")
+		putJob(t, w.Hosts["test"], 2, "from the middle")
+		time.Sleep(2 * time.Minute)
+		balanced(t, w, w.Cons, "a", "production to test", 2, 1, 0, 1, 0, 0)
+		balanced(t, w, w.Cons, "b", "test to standby", 2, 2, 0, 0, 0, 0)
+		balanced(t, w, w.Cons, "c", "standby to production", 2, 1, 0, 1, 0, 0)
+		putJob(t, w.Hosts["production"], 1, "edited")
+		time.Sleep(2 * time.Minute)
+		balanced(t, w, w.Cons, "a", "production to test", 3, 2, 0, 1, 0, 0)
+		balanced(t, w, w.Cons, "c", "standby to production: of what was passed by only the newest counts as filtered", 3, 1, 1, 1, 0, 0)
+		deleteJob(t, w.Hosts["production"], 1)
+		time.Sleep(2 * time.Minute)
+		balanced(t, w, w.Cons, "a", "production to test", 4, 3, 0, 1, 0, 0)
+		balanced(t, w, w.Cons, "b", "test to standby", 4, 4, 0, 0, 0, 0)
+	})
+}
+
+// Two sources of one object: the same is another's, what differs is parked.
+func TestTheAccountsOfTwoSourcesBalance(t *testing.T) {
+	world(t, nil, func(w *e2e.World) {
+		for _, id := range []schemas.Slug{"second", "test"} {
+			w.AddHost(id)
+		}
+		putJob(t, w.Hosts["production"], 1, "the same")
+		putJob(t, w.Hosts["second"], 1, "the same")
+		w.Setting(e2e.AllJobs("one", "production", "test", schemas.Keep))
+		w.Setting(e2e.AllJobs("two", "second", "test", schemas.Keep))
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		balanced(t, w, w.Cons, "one", "who came first", 1, 1, 0, 0, 0, 0)
+		balanced(t, w, w.Cons, "two", "who has the same", 1, 0, 0, 1, 0, 0)
+		putJob(t, w.Hosts["second"], 1, "not the same")
+		time.Sleep(time.Minute)
+		balanced(t, w, w.Cons, "one", "who came first", 1, 1, 0, 0, 0, 0)
+		balanced(t, w, w.Cons, "two", "a conflict", 2, 0, 1, 0, 1, 0)
+		putJob(t, w.Hosts["production"], 1, "a third")
+		time.Sleep(time.Minute)
+		balanced(t, w, w.Cons, "one", "a conflict", 2, 1, 0, 0, 1, 0)
+		balanced(t, w, w.Cons, "two", "a conflict", 2, 0, 1, 0, 1, 0)
+		deleteJob(t, w.Hosts["production"], 1)
+		time.Sleep(2 * time.Minute)
+		a := account(t, w, w.Cons, "one")
+		b := account(t, w, w.Cons, "two")
+		t.Logf("%+v\n%+v", a, b)
+		if a.Unaccounted+a.Open+b.Unaccounted+b.Open != 0 {
+			t.Errorf("after the owner's deletion: %+v, %+v", a, b)
+		}
+	})
+}
