@@ -270,6 +270,8 @@ func sourceSeq(h nats.Header) (uint64, error) {
 type msgGet struct {
 	Seq           uint64 `json:"seq,omitzero"`
 	LastBySubject string `json:"last_by_subj,omitzero"`
+	// NextBySubject asks for the first message of these subjects from Seq on.
+	NextBySubject string `json:"next_by_subj,omitzero"`
 }
 
 // storedMsg asks the stream's leader for one message; unlike a direct get, which a

@@ -254,7 +254,9 @@ type session struct {
 	// passedBy holds the versions that the settings do not take, so that the target
 	// is not asked about them again and again.
 	passedBy map[objectKey]schemas.Version
-	waits    waits
+	// comparedAt holds the revisions of the settings that were compared in this session.
+	comparedAt map[schemas.Slug]uint64
+	waits      waits
 	// big is held while a body of many megabytes is worked on: each takes many times
 	// its size.
 	big baton
@@ -373,6 +375,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 			}
 		})
 	}
+	wg.Go(func() { s.account(ctx) })
 	s.follow(soft, &wg)
 	<-soft.Done()
 	// A write that is under way is let finish and be recorded, for a while.
@@ -682,5 +685,8 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 		s.log.WarnContext(ctx, "a message in the state stream is no event of vcsync and is left alone", "subject", u.Subject, "error", u.Err)
 	})
 	p.done(false)
+	if err == nil {
+		s.compared(set)
+	}
 	return err
 }
