@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -99,6 +100,11 @@ type Broker struct {
 	// boot tells this process from every other that ever held a lease here.
 	boot string
 	lost chan error
+	// signIn are the options with which an external broker is reached, and own the
+	// prefix of this key's inboxes.
+	signIn []nats.Option
+	own    string
+	denied atomic.Uint64
 
 	upload sync.Mutex // held while a body is stored
 
@@ -111,9 +117,10 @@ type Broker struct {
 }
 
 // Open opens the store: the keyring, the embedded or external broker, the streams
-// and buckets, and the high-water check, in this order. It returns errors that
-// wrap ErrInUse, ErrKeyring, ErrLayout or ErrWentBackwards where one of these
-// stopped it; nothing runs then.
+// and buckets, and the high-water check. A role that runs apart waits until ctx ends
+// for a broker that cannot be reached, and Producer and Consumer for what Control
+// has not made yet. It returns errors that wrap ErrInUse, ErrKeyring, ErrLayout,
+// ErrBroker or ErrWentBackwards where one of these stopped it; nothing runs then.
 func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -127,7 +134,6 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Settle == 0 {
 		cfg.Settle = 100 * time.Millisecond
 	}
-	cfg.Replicas = max(cfg.Replicas, 1)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the data folder: %w", err)
 	}
@@ -143,59 +149,53 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if b.mark, err = openHighWater(cfg.Dir); err != nil {
 		return nil, err
 	}
+	if !cfg.Role.owns() { // before anything waits for others
+		if b.Keys, err = readKeyring(cfg.Keys); err != nil {
+			return nil, err
+		}
+	}
 	if cfg.URL == "" {
+		if !cfg.Role.owns() {
+			return nil, fmt.Errorf("a %s has no broker of its own: say where it is with VCSYNC_NATS_URL, such as tls://host:4222", cfg.Role)
+		}
 		if b.srv, err = startEmbedded(ctx, cfg); err != nil {
 			return nil, err
 		}
-	} else {
-		b.log.WarnContext(ctx, "the broker is external and does not tell whether it writes to disk before it acknowledges: set sync_interval to always in its jetstream block, or a power cut loses what vcsync shows as captured")
-	}
-	if b.nc, err = b.Connect("vcsync"); err != nil {
+	} else if b.signIn, err = signInOptions(cfg); err != nil {
 		return nil, err
 	}
-	if most := b.nc.MaxPayload(); most < MaxPayload {
-		return nil, fmt.Errorf("%w: the broker takes messages of at most %d bytes, want %d: set max_payload to 8MB in its configuration", ErrLayout, most, MaxPayload)
+	if b.own, err = inboxPrefix(cfg.Seed); err != nil {
+		return nil, err
+	}
+	if b.nc, err = b.firstConnection(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.checkServer(ctx); err != nil {
+		return nil, err
 	}
 	if b.js, err = newJetStream(b.nc); err != nil {
 		return nil, err
 	}
-	if err := b.openLayout(ctx, cfg); err != nil {
+	if cfg.Role.owns() {
+		if err := b.openLayout(ctx); err != nil {
+			return nil, err
+		}
+		if err := b.openKeys(ctx, cfg); err != nil {
+			return nil, err
+		}
+	} else if err := b.waitLayout(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.openKeys(ctx, cfg); err != nil {
-		return nil, err
-	}
-	if err := b.checkHighWater(ctx, cfg.AcceptLoss); err != nil {
+	if err := b.checkHighWater(ctx, cfg.AcceptLoss && cfg.Role.owns()); err != nil {
 		return nil, err
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b.stop = stop
 	b.wg.Go(func() { b.keepMark(run) })
-	b.wg.Go(func() { b.keepBodies(run) })
-	return b, nil
-}
-
-// keepMark writes the high-water file every second in which something moved.
-func (b *Broker) keepMark(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	failed := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		err := b.Mark(ctx)
-		switch {
-		case err != nil && !failed && ctx.Err() == nil:
-			failed = true
-			b.log.WarnContext(ctx, "the high-water mark cannot be kept; a store that goes backwards now may go unnoticed", "error", err)
-		case err == nil && failed:
-			failed = false
-			b.log.InfoContext(ctx, "the high-water mark is kept again")
-		}
+	if cfg.Role.owns() {
+		b.wg.Go(func() { b.keepBodies(run) })
 	}
+	return b, nil
 }
 
 // Lost yields the error of a store that went backwards while it was in use: its
@@ -208,42 +208,6 @@ func (b *Broker) JS() jetstream.JetStream { return b.js }
 // Exclusive tells that nobody but this process can reach the broker: it is
 // embedded, has no listening port, and the data folder is locked.
 func (b *Broker) Exclusive() bool { return b.srv != nil && b.cfg.Listen == "" }
-
-// Connect returns a new connection that reconnects for ever; Close of the broker
-// closes it, its user may do so before. About 20 consumers should share one: with
-// hundreds on one connection deliveries were measured to stall.
-func (b *Broker) Connect(name string) (*nats.Conn, error) {
-	opts := []nats.Option{nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(100*time.Millisecond, time.Second),
-		nats.CustomInboxPrefix("_INBOX_vcsync"), nats.Timeout(10 * time.Second),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				b.log.Warn("connection to the broker lost", "connection", name, "error", err)
-			}
-		}),
-		nats.ReconnectHandler(func(*nats.Conn) { b.log.Info("connection to the broker is back", "connection", name) }),
-		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
-			b.log.Warn("the broker reports a fault", "connection", name, "error", err)
-		})}
-	url := b.cfg.URL
-	if b.srv != nil {
-		url = ""
-		opts = append(opts, nats.InProcessServer(b.srv.server), nats.Nkey(b.srv.public, b.srv.key.Sign))
-	} else if b.cfg.Creds != "" {
-		opts = append(opts, nats.UserCredentials(b.cfg.Creds))
-	}
-	nc, err := nats.Connect(url, opts...)
-	if err != nil {
-		return nil, fmt.Errorf("connect to the broker: %w", err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		nc.Close()
-		return nil, fmt.Errorf("connect to the broker: %w", nats.ErrConnectionClosed)
-	}
-	b.conns = append(b.conns, nc)
-	return nc, nil
-}
 
 // NewJetStream returns a JetStream context on a connection of Connect, with the
 // limits that vcsync uses everywhere.

@@ -8,6 +8,9 @@ var (
 	ErrInUse = errors.New("the data folder is in use by another process")
 	// ErrLayout says that a stream or bucket on the broker is not what vcsync needs.
 	ErrLayout = errors.New("a stream or bucket differs from what vcsync needs")
+	// ErrBroker says that the broker refuses this process, or is none that vcsync can
+	// use.
+	ErrBroker = errors.New("the broker cannot be used")
 	// ErrWentBackwards says that a stream holds less than it once held.
 	ErrWentBackwards = errors.New("the store went backwards")
 	// ErrConflict says that the record or object was changed by somebody else since

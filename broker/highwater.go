@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -22,7 +24,17 @@ const (
 	lossHint = "the store was damaged, restored from a backup, or is another's. Nothing was started and nothing changed. " +
 		"Bring back the newest data folder; or, to go on with what is left, start once with --accept-loss: " +
 		"then every source is read anew under a new epoch and compared, and nothing is deleted because of the loss"
+	lossHintApart = "the store was damaged, restored from a backup, or is another's. Nothing was started and nothing changed. " +
+		"Bring back the newest store; or, to go on with what is left, start vcsync control once with --accept-loss: " +
+		"this process then takes it as it is"
+
+	// generationKey is the key in VCS_CFG of how often a loss was accepted.
+	generationKey = "generation"
 )
+
+// backwardsFor is how long a stream has to stay behind its mark while it is in use,
+// before that counts as a loss: a new leader of a cluster may lag for a moment.
+var backwardsFor = 30 * time.Second
 
 // highWater is the small file outside of the broker that remembers how far each
 // stream had come and the epoch of each source, so that a store that comes back
@@ -36,9 +48,13 @@ type highWater struct {
 }
 
 type highWaterRecord struct {
-	Version int                     `json:"version"`
-	Streams map[string]streamMark   `json:"streams"`
-	Epochs  map[schemas.Slug]uint64 `json:"epochs"`
+	Version int `json:"version"`
+	// Generation is how often a loss had been accepted in the store when the marks were
+	// taken. Each process has its own file, and one of them alone accepts a loss: the
+	// others know by this number that their marks are of the time before.
+	Generation uint64                  `json:"generation,omitzero"`
+	Streams    map[string]streamMark   `json:"streams"`
+	Epochs     map[schemas.Slug]uint64 `json:"epochs"`
 }
 
 type streamMark struct {
@@ -91,46 +107,119 @@ func (h *highWater) save() error {
 	return nil
 }
 
+// behind says of each stream of the layout that went backwards how.
+func (b *Broker) behind(infos map[string]*jetstream.StreamInfo) (lost []string) {
+	for _, name := range layoutNames() {
+		m, known := b.mark.stream(name)
+		info := infos[name]
+		switch {
+		case !known || info == nil:
+		case m.Incarnation != info.Config.Metadata[incarnationKey]:
+			lost = append(lost, name+" was created anew")
+		case info.State.LastSeq < m.Sequence:
+			lost = append(lost, fmt.Sprintf("%s stands at %d and had reached %d", name, info.State.LastSeq, m.Sequence))
+		}
+	}
+	return lost
+}
+
 // checkHighWater compares every stream with its mark. Where one went backwards it
 // refuses, or with accept raises the epoch of every source: all that is published
-// from then on is newer than anything that may have been lost (G7, G4).
+// from then on is newer than anything that may have been lost (G7, G4). Marks of an
+// older generation than the store's are no longer true: another process has accepted
+// a loss since.
 func (b *Broker) checkHighWater(ctx context.Context, accept bool) error {
-	var lost []string
 	infos, err := b.streams(ctx)
 	if err != nil {
 		return err
 	}
-	for _, want := range layout(1, 1) {
-		info := infos[want.Name]
-		if info == nil {
-			return fmt.Errorf("look up stream %s: %w", want.Name, jetstream.ErrStreamNotFound)
-		}
-		m, known := b.mark.stream(want.Name)
-		switch {
-		case !known:
-		case m.Incarnation != info.Config.Metadata[incarnationKey]:
-			lost = append(lost, want.Name+" was created anew")
-		case info.State.LastSeq < m.Sequence:
-			lost = append(lost, fmt.Sprintf("%s stands at %d and had reached %d", want.Name, info.State.LastSeq, m.Sequence))
+	for _, name := range layoutNames() {
+		if infos[name] == nil {
+			return fmt.Errorf("look up stream %s: %w", name, jetstream.ErrStreamNotFound)
 		}
 	}
-	if lost != nil && !accept {
-		return fmt.Errorf("%w: %v: %s", ErrWentBackwards, lost, lossHint)
+	stored, err := b.generation(ctx)
+	if err != nil {
+		return err
 	}
-	if lost != nil {
+	b.mark.mu.Lock()
+	mine := b.mark.rec.Generation
+	b.mark.mu.Unlock()
+	lost := b.behind(infos)
+	if mine > stored {
+		lost = append(lost, fmt.Sprintf("%s is of a time before a loss that was accepted since", BucketConfig))
+	}
+	switch {
+	case lost != nil && mine < stored:
+		b.log.WarnContext(ctx, "another process has accepted that the store went backwards: this one takes the store as it is", "lost", lost)
+		b.mark.outliveEpochs()
+	case lost != nil && !accept:
+		hint := lossHint
+		if !b.cfg.Role.owns() {
+			hint = lossHintApart
+		}
+		return fmt.Errorf("%w: %v: %s", ErrWentBackwards, lost, hint)
+	case lost != nil:
 		b.log.WarnContext(ctx, "going on with a store that went backwards, as asked: every source gets a new epoch", "lost", lost)
 		// The marks stay as high as they were until every epoch is raised: a start that
 		// breaks off here finds the loss again.
 		if err := b.raiseEpochs(ctx); err != nil {
 			return err
 		}
+		stored = max(stored, mine) + 1
+		if err := b.putGeneration(ctx, stored); err != nil {
+			return err
+		}
+		if infos, err = b.streams(ctx); err != nil {
+			return err
+		}
+	case mine < stored:
+		b.mark.outliveEpochs() // the lost numbers may be given out again by now
 	}
 	b.mark.mu.Lock()
+	b.mark.rec.Generation = stored
 	for name, info := range infos {
 		b.mark.rec.Streams[name] = streamMark{info.Config.Metadata[incarnationKey], info.State.LastSeq}
 	}
 	b.mark.mu.Unlock()
 	return b.mark.save()
+}
+
+// outliveEpochs makes the next epoch of every source higher than any that this
+// process has used: the store may have lost it.
+func (h *highWater) outliveEpochs() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.rec.Epochs {
+		h.rec.Epochs[s]++
+	}
+}
+
+// generation returns how often a loss was accepted in the store.
+func (b *Broker) generation(ctx context.Context) (uint64, error) {
+	m, err := b.storedMsg(ctx, "KV_"+BucketConfig, msgGet{LastBySubject: "$KV." + BucketConfig + "." + generationKey})
+	if errors.Is(err, ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("generation of the store: %w", err)
+	}
+	n, err := strconv.ParseUint(string(m.Data), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: generation of the store: %.32q", ErrRecord, m.Data)
+	}
+	return n, nil
+}
+
+func (b *Broker) putGeneration(ctx context.Context, n uint64) error {
+	kv, err := b.js.KeyValue(ctx, BucketConfig)
+	if err == nil {
+		_, err = kv.Put(ctx, generationKey, []byte(strconv.FormatUint(n, 10)))
+	}
+	if err != nil {
+		return fmt.Errorf("store that a loss was accepted: %w", err)
+	}
+	return nil
 }
 
 // Mark records how far the streams have come. It is cheap where nothing moved.
@@ -139,6 +228,10 @@ func (b *Broker) Mark(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return b.takeMarks(infos)
+}
+
+func (b *Broker) takeMarks(infos map[string]*jetstream.StreamInfo) error {
 	b.mark.mu.Lock()
 	for name, m := range b.mark.rec.Streams {
 		if info := infos[name]; info != nil && m.Incarnation == info.Config.Metadata[incarnationKey] {
@@ -150,18 +243,82 @@ func (b *Broker) Mark(ctx context.Context) error {
 	return b.mark.save()
 }
 
-// streams returns what the broker says of all its streams, in one request.
+// keepMark writes the high-water file every second in which something moved. It also
+// looks whether an external store went backwards while it was in use, which nobody
+// would notice at its next start: by then the lost numbers may be given out again.
+func (b *Broker) keepMark(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	failed := false
+	var since time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		infos, err := b.streams(ctx)
+		if err == nil && b.srv == nil {
+			lost := b.behind(infos)
+			switch {
+			case lost == nil:
+				since = time.Time{}
+			case since.IsZero():
+				since = time.Now()
+			}
+			over := lost != nil && time.Since(since) >= backwardsFor
+			var now uint64
+			if now, err = b.generation(ctx); err == nil && now != b.mark.generation() {
+				lost, over = append(lost, fmt.Sprintf("the store was exchanged, or a loss was accepted in it: generation %d in place of %d", now, b.mark.generation())), true
+			}
+			if over {
+				b.lost <- fmt.Errorf("%w while it was in use: %v: this process ends, since what it remembers is of the time before; its next start says what to do", ErrWentBackwards, lost)
+				return
+			}
+		}
+		if err == nil {
+			err = b.takeMarks(infos)
+		}
+		switch {
+		case err != nil && !failed && ctx.Err() == nil:
+			failed = true
+			b.log.WarnContext(ctx, "the high-water mark cannot be kept; a store that goes backwards now may go unnoticed", "error", err)
+		case err == nil && failed:
+			failed = false
+			b.log.InfoContext(ctx, "the high-water mark is kept again")
+		}
+	}
+}
+
+func (h *highWater) generation() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.rec.Generation
+}
+
+// streams returns what the broker says of vcsync's streams, in one request. One that
+// is offline is missing.
 func (b *Broker) streams(ctx context.Context) (map[string]*jetstream.StreamInfo, error) {
 	l := b.js.ListStreams(ctx)
 	out := map[string]*jetstream.StreamInfo{}
 	for info := range l.Info() {
-		out[info.Config.Name] = info
+		if slices.Contains(layoutNames(), info.Config.Name) {
+			out[info.Config.Name] = info
+		}
 	}
 	if err := l.Err(); err != nil {
 		return nil, fmt.Errorf("list the broker's streams: %w", err)
 	}
 	return out, nil
 }
+
+// layoutNames are the names of all streams, those behind the buckets too.
+var layoutNames = sync.OnceValue(func() (out []string) {
+	for _, s := range layout(1, 1) {
+		out = append(out, s.Name)
+	}
+	return out
+})
 
 func epochKey(source schemas.Slug) string { return "epoch." + string(source) }
 

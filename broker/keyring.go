@@ -57,6 +57,24 @@ func OpenKeyring(dir string) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKeyring, err)
 	}
+	return parseKeyring(path, raw)
+}
+
+// readKeyring is OpenKeyring for a role that never makes one: a fresh keyring could
+// open nothing, and every secret would look changed under it.
+func readKeyring(dir string) (*Keyring, error) {
+	path := filepath.Join(dir, keyringFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s is not there: copy it from where vcsync broker init wrote it for this role, or from the VCSYNC_KEYS folder of control, and name its folder with VCSYNC_KEYS", ErrKeyring, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKeyring, err)
+	}
+	return parseKeyring(path, raw)
+}
+
+func parseKeyring(path string, raw []byte) (*Keyring, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKeyring, err)

@@ -54,13 +54,20 @@ const (
 // key can empty the bucket by a header. The object store is the exception: an
 // object's record replaces the one before by a roll-up, and its pieces are purged, or
 // the disk would keep every body for ever. What is lost there is a body whose source
-// still has it, and never in silence. It is read from the leader only, since a body
-// is asked for as soon as its event is there.
+// still has it, and never in silence.
+//
+// Who reads what it has just written needs the leader: on a cluster any member
+// answers a direct get, also one that lags. So the buckets have no direct get, and
+// their values come from the leader. The exceptions: VCS_SEC, where the right to read
+// one password can only be given for a direct get (a password that is read a moment
+// too early is refused by its server and read again); and the two streams, for
+// producers that may see only some sources (see storedMsg). Large bodies come from
+// the leader, since one is asked for as soon as its event is there.
 func layout(eventsMaxBytes int64, replicas int) []jetstream.StreamConfig {
 	bucket := func(name string, history int64, atomic bool) jetstream.StreamConfig {
 		return jetstream.StreamConfig{Name: "KV_" + name, Subjects: []string{"$KV." + name + ".>"},
 			MaxMsgsPerSubject: history, Discard: jetstream.DiscardNew, DenyDelete: true, DenyPurge: true,
-			AllowDirect: true, AllowAtomicPublish: atomic, Duplicates: duplicateWindow}
+			AllowDirect: name == BucketSecret, AllowAtomicPublish: atomic, Duplicates: duplicateWindow}
 	}
 	all := []jetstream.StreamConfig{
 		{Name: StreamEvents, Subjects: []string{schemas.EventSubjects}, MaxMsgsPerSubject: history,
@@ -93,27 +100,104 @@ func layout(eventsMaxBytes int64, replicas int) []jetstream.StreamConfig {
 // openLayout creates what was never there and asserts all that is. A stream that
 // this installation has had before and that is gone is not made anew: an empty
 // stream in its place would forget every object.
-func (b *Broker) openLayout(ctx context.Context, cfg Config) error {
-	for _, want := range layout(cfg.EventsMaxBytes, cfg.Replicas) {
+func (b *Broker) openLayout(ctx context.Context) error {
+	replicas := b.cfg.Replicas
+	if cluster := b.nc.ConnectedClusterName(); replicas == 0 && cluster != "" && b.srv == nil {
+		replicas = clusterReplicas
+	}
+	replicas = max(replicas, 1)
+	var other []string
+	for _, want := range layout(b.cfg.EventsMaxBytes, replicas) {
 		s, err := b.js.Stream(ctx, want.Name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			if _, known := b.mark.stream(want.Name); known && !cfg.AcceptLoss {
+			if _, known := b.mark.stream(want.Name); known && !b.cfg.AcceptLoss {
 				return fmt.Errorf("%w: %s is gone, although this installation has had it: %s", ErrWentBackwards, want.Name, lossHint)
 			}
 			want.Metadata = map[string]string{incarnationKey: nuid.Next()}
 			if _, err := b.js.CreateStream(ctx, want); err != nil {
-				return fmt.Errorf("create stream %s: %w", want.Name, err)
+				return fmt.Errorf("create stream %s: %w", want.Name, explainPlacement(err, replicas))
 			}
 		case err != nil:
 			return fmt.Errorf("look up stream %s: %w", want.Name, err)
 		default:
-			if err := assertStream(want, s.CachedInfo().Config); err != nil {
+			got := s.CachedInfo().Config
+			if err := assertStream(want, got); err != nil {
 				return err
+			}
+			if got.Replicas != replicas {
+				other = append(other, fmt.Sprintf("%s: %d", want.Name, got.Replicas))
 			}
 		}
 	}
+	if other != nil && b.srv == nil {
+		b.log.WarnContext(ctx, "streams have another number of copies than wanted and are left as they are; change it with the nats command (nats stream edit NAME --replicas N), or set VCSYNC_REPLICAS to what is meant",
+			"wanted", replicas, "streams", other)
+	}
 	return nil
+}
+
+// clusterReplicas is how many copies a cluster keeps unless told otherwise.
+const clusterReplicas = 3
+
+// explainPlacement says what to do where the broker cannot keep that many copies.
+func explainPlacement(err error, replicas int) error {
+	var api *jetstream.APIError
+	if replicas > 1 && errors.As(err, &api) && slices.Contains([]jetstream.ErrorCode{10005, 10023, 10074}, api.ErrorCode) {
+		return fmt.Errorf("%w: the broker cannot keep %d copies: start more of its servers, with JetStream and room on each, or set VCSYNC_REPLICAS to what it can keep (with 1 copy the loss of one disk loses data)", err, replicas)
+	}
+	return err
+}
+
+// waitLayout waits until Control has made all streams and asserts them.
+func (b *Broker) waitLayout(ctx context.Context) error {
+	said := ""
+	for {
+		missing, err := b.seeLayout(ctx)
+		if missing == "" && err == nil {
+			if said != "" {
+				b.log.InfoContext(ctx, "the streams and buckets are there")
+			}
+			return nil
+		}
+		if errors.Is(err, ErrLayout) || errors.Is(err, ErrWentBackwards) {
+			return err
+		}
+		if now := fmt.Sprint(missing, err); now != said && ctx.Err() == nil {
+			said = now
+			if err != nil {
+				b.log.WarnContext(ctx, "waiting for the broker's streams and buckets", "error", err)
+			} else {
+				b.log.InfoContext(ctx, "waiting for vcsync control to make the streams and buckets: start it if it does not run", "first missing", missing)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the streams and buckets: %w", errors.Join(err, ctx.Err()))
+		case <-time.After(retryConnect):
+		}
+	}
+}
+
+// seeLayout asserts all streams. It names the first that is missing and was never
+// there.
+func (b *Broker) seeLayout(ctx context.Context) (missing string, err error) {
+	for _, want := range layout(b.cfg.EventsMaxBytes, 1) {
+		s, err := b.js.Stream(ctx, want.Name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			if _, known := b.mark.stream(want.Name); known {
+				return "", fmt.Errorf("%w: %s is gone, although this process has seen it: %s", ErrWentBackwards, want.Name, lossHintApart)
+			}
+			return want.Name, nil
+		case err != nil:
+			return "", fmt.Errorf("look up stream %s: %w", want.Name, err)
+		}
+		if err := assertStream(want, s.CachedInfo().Config); err != nil {
+			return "", err
+		}
+	}
+	return "", nil
 }
 
 // assertStream compares what vcsync relies on; what an operator may choose
@@ -144,7 +228,9 @@ func assertStream(want, got jetstream.StreamConfig) error {
 	check("deny purge", want.DenyPurge == got.DenyPurge, want.DenyPurge, got.DenyPurge)
 	check("roll-up", want.AllowRollup == got.AllowRollup, want.AllowRollup, got.AllowRollup)
 	check("message TTL", !got.AllowMsgTTL, false, got.AllowMsgTTL)
-	check("direct get", want.AllowDirect == got.AllowDirect, want.AllowDirect, got.AllowDirect)
+	// Earlier versions made every bucket with direct get. With one copy it is no fault.
+	check("direct get", want.AllowDirect == got.AllowDirect || strings.HasPrefix(want.Name, "KV_") && !want.AllowDirect && got.Replicas <= 1, want.AllowDirect, got.AllowDirect)
+	check("direct get from mirrors", !got.MirrorDirect, false, got.MirrorDirect)
 	check("atomic publish", want.AllowAtomicPublish == got.AllowAtomicPublish, want.AllowAtomicPublish, got.AllowAtomicPublish)
 	check("compression", want.Compression == got.Compression, want.Compression, got.Compression)
 	check("sealed", !got.Sealed, false, got.Sealed)
