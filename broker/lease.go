@@ -41,6 +41,9 @@ type Lease struct {
 	ctx   context.Context
 	end   context.CancelCauseFunc
 	done  chan struct{}
+	// wanted is closed when another process is to have it.
+	wanted chan struct{}
+	ask    sync.Once
 
 	mu    sync.Mutex
 	rev   uint64
@@ -50,9 +53,15 @@ type Lease struct {
 }
 
 type leaseRecord struct {
-	Holder string `json:"holder"` // empty when given back
-	Token  string `json:"token"`  // of this acquisition
-	Boot   string `json:"boot"`   // of the holder's process
+	Holder string `json:"holder"`          // for people; empty when given back
+	Token  string `json:"token,omitempty"` // of this acquisition
+	Boot   string `json:"boot"`            // of the holder's process
+	// Member is the holder's id among the processes that share, see Share.
+	Member string `json:"member,omitempty"`
+	// Only and Not are in heartbeats: the items that the process may have, nil for
+	// any, and those that it passes on.
+	Only []string `json:"only,omitempty"`
+	Not  []string `json:"not,omitempty"`
 }
 
 // AcquireLease waits until it holds the lease of that name (letters, digits, "-",
@@ -66,11 +75,6 @@ func (b *Broker) AcquireLease(ctx context.Context, name, holder string, times Le
 	kv, err := b.js.KeyValue(ctx, BucketLease)
 	if err != nil {
 		return nil, fmt.Errorf("lease %s: %w", name, err)
-	}
-	l := &Lease{name: name, kv: kv, times: times, token: nuid.Next(), boot: b.boot, done: make(chan struct{})}
-	rec, err := json.Marshal(leaseRecord{Holder: holder, Token: l.token, Boot: b.boot})
-	if err != nil {
-		return nil, err
 	}
 	var seen uint64
 	var since time.Time
@@ -98,11 +102,7 @@ func (b *Broker) AcquireLease(ctx context.Context, name, holder string, times Le
 			return nil, fmt.Errorf("lease %s: %w", name, ctx.Err())
 		}
 		if free {
-			sent := time.Now()
-			if l.rev, err = kv.Update(ctx, name, rec, rev); err == nil {
-				l.until = sent.Add(times.TTL - times.Margin)
-				l.ctx, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
-				go l.keep(rec)
+			if l, err := b.takeLease(ctx, ctx, kv, name, leaseRecord{Holder: holder}, times, rev); err == nil {
 				return l, nil
 			}
 		}
@@ -112,6 +112,25 @@ func (b *Broker) AcquireLease(ctx context.Context, name, holder string, times Le
 		case <-time.After(min(times.TTL/10, 500*time.Millisecond)):
 		}
 	}
+}
+
+// takeLease takes a lease whose record has that revision. The lease's context has
+// the values of values, and does not end with it.
+func (b *Broker) takeLease(ctx, values context.Context, kv jetstream.KeyValue, name string, r leaseRecord, times LeaseTimes, rev uint64) (*Lease, error) {
+	l := &Lease{name: name, kv: kv, times: times, token: nuid.Next(), boot: b.boot, done: make(chan struct{}), wanted: make(chan struct{})}
+	r.Token, r.Boot = l.token, l.boot
+	rec, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	sent := time.Now()
+	if l.rev, err = kv.Update(ctx, name, rec, rev); err != nil {
+		return nil, fmt.Errorf("lease %s: %w", name, err)
+	}
+	l.until = sent.Add(times.TTL - times.Margin)
+	l.ctx, l.end = context.WithCancelCause(context.WithoutCancel(values))
+	go l.keep(rec)
+	return l, nil
 }
 
 // keep renews the lease every fifth of its TTL until it ends.
@@ -163,6 +182,15 @@ func (l *Lease) keep(rec []byte) {
 
 // Context ends when the lease does; context.Cause then tells why.
 func (l *Lease) Context() context.Context { return l.ctx }
+
+// Wanted is closed when another process is to have the lease: give it back soon.
+func (l *Lease) Wanted() <-chan struct{} { return l.wanted }
+
+func (l *Lease) want() { l.ask.Do(func() { close(l.wanted) }) }
+
+// Valid tells whether the lease is held at this very moment, by the clock: a process
+// that was stopped for a while finds out by it before its context does.
+func (l *Lease) Valid() bool { return l.ctx.Err() == nil && time.Now().Before(l.Until()) }
 
 // Until returns the instant before which every request under the lease must have
 // ended: the last renewal that was confirmed, plus TTL, minus the margin. It is the

@@ -136,6 +136,12 @@ func (b *Broker) scan(ctx context.Context, stream string, filters []string, each
 // the body lies outside of the event and is not there, or not what it was, and one
 // that wraps schemas.ErrEvent there and where the message is no event.
 func (b *Broker) NewestOf(ctx context.Context, k schemas.Key) (schemas.Event, Newest, error) {
+	return b.NewestWith(ctx, k, func(int) error { return nil })
+}
+
+// NewestWith is NewestOf, and tells room about how many bytes the event will take
+// before they are read or decompressed. Its error ends the reading.
+func (b *Broker) NewestWith(ctx context.Context, k schemas.Key, room func(size int) error) (schemas.Event, Newest, error) {
 	var n Newest
 	for {
 		m, err := b.storedMsg(ctx, StreamState, msgGet{LastBySubject: k.StateSubject()})
@@ -148,6 +154,9 @@ func (b *Broker) NewestOf(ctx context.Context, k schemas.Key) (schemas.Event, Ne
 			return schemas.Event{}, n, err
 		}
 		data := m.Data
+		if err := room(max(schemas.DataSize(m.Header, data), n.Ref.Size)); err != nil {
+			return schemas.Event{}, n, err
+		}
 		if !n.Ref.IsZero() {
 			if len(data) > 0 {
 				return schemas.Event{}, n, fmt.Errorf("%w on %.200q: it has data, and names other", schemas.ErrEvent, m.Subject)

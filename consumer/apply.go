@@ -54,7 +54,8 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 		if !tm.rights.Use() {
 			continue
 		}
-		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: src, Type: l.key.t, Token: l.key.id.Token()})
+		ev, _, err := l.cfg.Broker.NewestWith(ctx, schemas.Key{Source: src, Type: l.key.t, Token: l.key.id.Token()},
+			func(size int) error { return l.room(ctx, size) })
 		if errors.Is(err, broker.ErrNotFound) {
 			continue
 		}
@@ -153,13 +154,6 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	t, id := l.key.t, l.key.id
 	if waited, err := l.enter(); err != nil || waited {
 		return waited, err
-	}
-	if len(ev.Object.Body) > bigBody {
-		done, err := l.big.take(ctx)
-		if err != nil {
-			return false, err
-		}
-		defer done()
 	}
 	can, asked := l.capability(t)
 	have, err := l.read(ctx)

@@ -17,17 +17,17 @@ import (
 	"github.com/vcsync/vcsync/visualcron"
 )
 
-// ErrCrash as the cause of the end of Run's context ends the manager as a crash
-// would: no lease is given back and nothing more is recorded. For simulations.
-var ErrCrash = errors.New("crash")
+// ErrCrash is broker.ErrCrash: as the cause of the end of Run's context it ends the
+// manager as a crash would. For simulations.
+var ErrCrash = broker.ErrCrash
 
 // Config is what the consumer needs.
 type Config struct {
 	Broker *broker.Broker
 	// Open makes the connector of a server; it contacts nobody yet.
 	Open func(s schemas.Server, password string) (visualcron.Connector, error)
-	// Holder names this instance in leases, for people.
-	Holder string
+	// Instance names this process in leases, for people; "vcsync" where empty.
+	Instance string
 	// Lease are the times of a target's lease.
 	Lease broker.LeaseTimes
 	// Lanes is how many objects of one target are written at the same time; 8 where
@@ -37,14 +37,16 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Manager applies every active sync setting to its target.
+// Manager applies the active sync settings to their targets: to all of them, or to
+// its share of them where other processes run one too.
 type Manager struct {
-	cfg Config
+	cfg   Config
+	share *broker.Share
+	pool  *broker.Pool
 
 	mu       sync.Mutex
 	targets  map[schemas.Slug]*runningTarget
 	settings map[schemas.Slug]broker.StoredSetting
-	durables func() // stops the upkeep of the durable consumers
 	// ending holds the writers that were stopped and may still finish a request.
 	ending []chan struct{}
 }
@@ -64,8 +66,8 @@ func New(cfg Config) *Manager {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if cfg.Holder == "" {
-		cfg.Holder = "vcsync"
+	if cfg.Instance == "" {
+		cfg.Instance = "vcsync"
 	}
 	return &Manager{cfg: cfg, targets: map[schemas.Slug]*runningTarget{}, settings: map[schemas.Slug]broker.StoredSetting{}}
 }
@@ -74,7 +76,19 @@ func New(cfg Config) *Manager {
 // Whatever it started has ended when it returns, and its leases are given back. It
 // returns an error only where the store cannot be watched any more.
 func (m *Manager) Run(ctx context.Context) error {
-	defer m.reconcile(ctx, broker.Snapshot{})
+	var err error
+	m.share, err = m.cfg.Broker.NewShare(ctx, broker.ShareConfig{Role: "consumer", Prefix: "target.", Instance: m.cfg.Instance, Times: m.cfg.Lease})
+	if err != nil {
+		return err
+	}
+	defer func() { m.share.Close(errors.Is(context.Cause(ctx), ErrCrash)) }()
+	m.pool = m.cfg.Broker.NewPool("vcsync settings of " + m.cfg.Instance)
+	defer m.pool.Close()
+	defer func() {
+		ended, end := context.WithCancel(ctx)
+		end() // also where it is the watch that ended
+		m.reconcile(ended, broker.Snapshot{})
+	}()
 	return m.cfg.Broker.WatchConfig(ctx, func(s broker.Snapshot) { m.reconcile(ctx, s) })
 }
 
@@ -125,10 +139,6 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		}
 	}
 	ending := slices.Clone(m.ending)
-	if m.durables != nil {
-		m.durables()
-		m.durables = nil
-	}
 	m.mu.Unlock()
 	if ctx.Err() != nil {
 		for _, done := range ending {
@@ -136,15 +146,19 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		}
 		return
 	}
+	var names []string
+	for id := range views {
+		names = append(names, string(id))
+	}
+	m.share.Want(names)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.durables = m.keepDurables(ctx, snap)
 	for _, id := range slices.Sorted(maps.Keys(views)) {
 		if m.targets[id] != nil {
 			continue
 		}
 		run, stop := context.WithCancel(ctx)
-		r := &runningTarget{t: newTarget(m.cfg, snap.Servers[id].Server, views[id]), rev: snap.Servers[id].Revision, stop: stop, done: make(chan struct{})}
+		r := &runningTarget{t: newTarget(m, snap.Servers[id].Server, views[id]), rev: snap.Servers[id].Revision, stop: stop, done: make(chan struct{})}
 		m.targets[id] = r
 		go func() {
 			defer close(r.done)
@@ -175,34 +189,86 @@ func durableConfig(s broker.StoredSetting) jetstream.ConsumerConfig {
 		MaxAckPending: 1000, MaxDeliver: -1}
 }
 
-// keepDurables brings the durable consumers in line with the settings, trying
-// until it has, and returns what stops that.
-func (m *Manager) keepDurables(ctx context.Context, snap broker.Snapshot) func() {
-	run, stop := context.WithCancel(ctx)
+// Durables keeps the durable consumers of the sync settings, one each, in line with
+// the settings. One process per installation runs it: the one that changes settings.
+type Durables struct {
+	b   *broker.Broker
+	log *slog.Logger
+}
+
+// NewDurables returns a Durables; Run starts it. It logs to slog.Default() where log
+// is nil.
+func NewDurables(b *broker.Broker, log *slog.Logger) *Durables {
+	if log == nil {
+		log = slog.Default()
+	}
+	return &Durables{b, log}
+}
+
+// lookAgain is how often the durables are looked at without any cause: one that
+// somebody else removed is made again.
+const lookAgain = 10 * time.Second
+
+// Run keeps the durables until ctx ends. It returns an error only where the
+// settings cannot be watched any more.
+func (d *Durables) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := make(chan broker.Snapshot, 1)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for wait := 200 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
-			err := m.syncDurables(run, snap)
-			if err == nil || run.Err() != nil {
-				return
-			}
-			m.cfg.Log.WarnContext(run, "the durable consumers of the sync settings could not be brought in line; trying again", "error", err)
-			select {
-			case <-run.Done():
-				return
-			case <-time.After(wait):
-			}
-		}
+		d.keep(ctx, changed)
 	}()
-	return func() { stop(); <-done }
+	err := d.b.WatchConfig(ctx, func(s broker.Snapshot) {
+		select {
+		case <-changed: // an older one
+		default:
+		}
+		changed <- s
+	})
+	cancel()
+	<-done
+	return err
+}
+
+func (d *Durables) keep(ctx context.Context, changed <-chan broker.Snapshot) {
+	var snap broker.Snapshot
+	wait, failing := time.Duration(0), false
+	for {
+		var timer <-chan time.Time
+		if wait > 0 {
+			timer = time.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case snap = <-changed:
+		case <-timer:
+		}
+		err := syncDurables(ctx, d.b.JS(), snap)
+		switch {
+		case err == nil:
+			if failing {
+				d.log.InfoContext(ctx, "the durable consumers of the sync settings are in line again")
+			}
+			wait, failing = lookAgain, false
+		case ctx.Err() == nil:
+			if !failing {
+				d.log.WarnContext(ctx, "the durable consumers of the sync settings could not be brought in line; trying again", "error", err)
+			}
+			if !failing {
+				wait = 100 * time.Millisecond
+			}
+			wait, failing = min(2*wait, lookAgain), true
+		}
+	}
 }
 
 // forEver is when a paused consumer would go on by itself.
 var forEver = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func (m *Manager) syncDurables(ctx context.Context, snap broker.Snapshot) error {
-	js := m.cfg.Broker.JS()
+func syncDurables(ctx context.Context, js jetstream.JetStream, snap broker.Snapshot) error {
 	st, err := js.Stream(ctx, broker.StreamState)
 	if err != nil {
 		return err

@@ -16,6 +16,9 @@ func (s *session) work(ctx context.Context, ln *lane) {
 	msgs, passes, retryParked := s.lanes.take(ln)
 	l := &look{session: s, key: ln.key, retryParked: retryParked}
 	err := l.redact(l.apply(ctx))
+	if l.roomy != nil {
+		l.roomy()
+	}
 	if ctx.Err() != nil || l.soft.Err() != nil && errors.Is(err, context.Canceled) {
 		return // the next writer takes it up; nothing was acknowledged
 	}
@@ -91,6 +94,16 @@ type look struct {
 	setting   schemas.Slug
 	hand      broker.Parked // the record that a person or the clock asks to try again
 	secrets   []string      // of the event's body, never to be shown
+	roomy     func()        // gives back the room of a large body; nil where none was taken
+}
+
+// room waits until a body of that size may be held in memory: of large ones one at a
+// time per target, because each takes many times its size (G11).
+func (l *look) room(ctx context.Context, size int) (err error) {
+	if size > bigBody && l.roomy == nil {
+		l.roomy, err = l.big.take(ctx)
+	}
+	return err
 }
 
 // redact takes the object's own secrets out of what the target said of it.

@@ -88,6 +88,8 @@ func (v *view) sources() []schemas.Slug {
 // target is the writer of one target server.
 type target struct {
 	cfg    Config
+	share  *broker.Share
+	pool   *broker.Pool
 	server schemas.Server
 	log    *slog.Logger
 
@@ -101,8 +103,8 @@ type target struct {
 	parked   *parkedSet
 }
 
-func newTarget(cfg Config, server schemas.Server, v *view) *target {
-	t := &target{cfg: cfg, server: server, log: cfg.Log.With("target", server.ID), view: v, changed: make(chan struct{}),
+func newTarget(m *Manager, server schemas.Server, v *view) *target {
+	t := &target{cfg: m.cfg, share: m.share, pool: m.pool, server: server, log: m.cfg.Log.With("target", server.ID), view: v, changed: make(chan struct{}),
 		settings: map[schemas.Slug]*SettingStatus{}}
 	t.status = TargetStatus{Target: server.ID, State: Waiting, Since: time.Now()}
 	return t
@@ -170,15 +172,33 @@ func (t *target) setState(s TargetState) {
 	}
 }
 
+// errWanted: another process is to write to the target.
+var errWanted = errors.New("another process is to write to this target")
+
 // run writes to the target whenever it holds the lease, until ctx ends.
 func (t *target) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		t.setState(Waiting)
-		lease, err := t.cfg.Broker.AcquireLease(ctx, "target."+string(t.server.ID), t.cfg.Holder, t.cfg.Lease)
+		lease, err := t.share.Acquire(ctx, string(t.server.ID))
 		if err == nil {
 			t.setState(Working)
 			var settled time.Time
-			settled, err = t.session(ctx, lease)
+			tenure, end := context.WithCancelCause(ctx)
+			given := make(chan struct{})
+			go func() {
+				defer close(given)
+				select {
+				case <-tenure.Done():
+				case <-lease.Wanted():
+					end(errWanted)
+				}
+			}()
+			settled, err = t.session(tenure, lease)
+			if errors.Is(context.Cause(tenure), errWanted) {
+				err = errWanted
+			}
+			end(nil)
+			<-given
 			if errors.Is(context.Cause(ctx), ErrCrash) {
 				lease.Abandon()
 			} else {
@@ -192,8 +212,12 @@ func (t *target) run(ctx context.Context) {
 				cancel()
 			}
 		}
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return
+		case errors.Is(err, errWanted):
+			t.log.InfoContext(ctx, "another process takes this target over; nothing is lost")
+			continue
 		}
 		t.log.WarnContext(ctx, "the writer of this target starts anew; nothing is lost", "reason", err)
 		select {
@@ -292,12 +316,12 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 		}
 	})
 	defer stop()
-	password, err := t.cfg.Broker.Password(ctx, t.server.ID)
+	password, err := t.cfg.Broker.Password(soft, t.server.ID)
 	if err != nil {
 		return settled, fmt.Errorf("%w; set it by adding the server anew", err)
 	}
 	server := t.server
-	if server.Identity, err = t.cfg.Broker.Identity(ctx, server.ID); err != nil {
+	if server.Identity, err = t.cfg.Broker.Identity(soft, server.ID); err != nil {
 		return settled, err
 	}
 	conn, err := t.cfg.Open(server, password) // told who it is to be, it refuses others from the first answer on
@@ -305,6 +329,9 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 		return settled, err
 	}
 	defer conn.Close()
+	if c, ok := conn.(visualcron.Bounded); ok {
+		c.NotAfter(lease.Until) // G3: also where this process stood still between a look at the clock and the request
+	}
 	ledger, err := t.cfg.Broker.OpenLedger(ctx, t.server.ID)
 	if err != nil {
 		return settled, err
@@ -330,7 +357,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 		}
 	}
 	wg.Go(func() { s.gate.run(ctx) })
-	if err := s.probe(ctx); err != nil && ctx.Err() == nil {
+	if err := s.probe(soft); err != nil && soft.Err() == nil {
 		s.gate.down(err)
 	}
 	var workers sync.WaitGroup
@@ -353,7 +380,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	if err := context.Cause(ctx); err != nil {
 		return settled, err
 	}
-	return settled, context.Cause(soft)
+	return settled, context.Cause(parent)
 }
 
 // probe is the cheap read that tells whether the target answers, and who it is.
@@ -504,15 +531,16 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 	}
 	compared := time.Time{}
 	var last *pass // not over while the target is away; its objects wait in their lanes
+	gone := false
 	for ctx.Err() == nil {
 		cons, stop, broken, err := s.consume(ctx, set)
-		if errors.Is(err, jetstream.ErrConsumerNotFound) && time.Since(begun) > 10*time.Second {
-			// Not one that is being made: it is gone. Whatever it had delivered or not,
-			// the comparison below finds what is left to do.
-			if _, merr := s.cfg.Broker.JS().CreateOrUpdateConsumer(ctx, broker.StreamState, durableConfig(set)); merr == nil {
-				compared = time.Time{}
-				cons, stop, broken, err = s.consume(ctx, set)
-			}
+		switch {
+		case errors.Is(err, jetstream.ErrConsumerNotFound):
+			gone = true // or being made
+		case err == nil && gone:
+			// Whatever the one before had delivered or not, a comparison finds what is left
+			// to do.
+			gone, compared = false, time.Time{}
 		}
 		if err != nil {
 			said("read its durable consumer", err)
@@ -536,7 +564,7 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 				if info, ierr := cons.Info(ctx); ierr == nil {
 					status(func(st *SettingStatus) { st.Pending = info.NumPending + uint64(info.NumAckPending) })
 				} else if errors.Is(ierr, jetstream.ErrConsumerNotFound) {
-					err = ierr
+					err, gone = ierr, true
 					break
 				}
 				select {
@@ -558,8 +586,13 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 // consume starts reading the setting's durable consumer. Its errors end the
 // reading, which is then begun anew.
 func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstream.Consumer, func(), chan error, error) {
-	cons, err := s.cfg.Broker.JS().Consumer(ctx, broker.StreamState, durablePrefix+string(set.ID))
+	js, back, err := s.pool.Take()
 	if err != nil {
+		return nil, nil, nil, err
+	}
+	cons, err := js.Consumer(ctx, broker.StreamState, durablePrefix+string(set.ID))
+	if err != nil {
+		back()
 		return nil, nil, nil, err
 	}
 	broken := make(chan error, 1)
@@ -581,9 +614,10 @@ func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstr
 			}
 		}))
 	if err != nil {
+		back()
 		return nil, nil, nil, err
 	}
-	return cons, func() { cc.Stop(); <-cc.Closed() }, broken, nil
+	return cons, func() { cc.Stop(); <-cc.Closed(); back() }, broken, nil
 }
 
 // compare asks for a look at every object of the setting whose newest state the

@@ -110,7 +110,7 @@ type World struct {
 	ListTimeout time.Duration
 	Log         *slog.Logger
 
-	producer, consumer *role
+	producer, consumer, durables *role
 	// Prod and Cons are the running managers, nil when stopped.
 	Prod *producer.Manager
 	Cons *consumer.Manager
@@ -262,6 +262,7 @@ func (w *World) StartProducer() {
 // StartConsumer starts the consumer role.
 func (w *World) StartConsumer() {
 	w.Cons = consumer.New(consumer.Config{Broker: w.Broker, Open: w.Open, Lease: w.Lease, Log: w.Log})
+	w.durables = start(consumer.NewDurables(w.Broker, w.Log).Run)
 	w.consumer = start(w.Cons.Run)
 }
 
@@ -277,7 +278,11 @@ func start(run func(context.Context) error) *role {
 func (w *World) StopProducer(cause error) { w.producer = stop(w.producer, cause); w.Prod = nil }
 
 // StopConsumer ends the consumer role, see StopProducer.
-func (w *World) StopConsumer(cause error) { w.consumer = stop(w.consumer, cause); w.Cons = nil }
+func (w *World) StopConsumer(cause error) {
+	w.consumer = stop(w.consumer, cause)
+	w.durables = stop(w.durables, cause)
+	w.Cons = nil
+}
 
 func stop(r *role, cause error) *role {
 	if r != nil {

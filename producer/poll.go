@@ -347,6 +347,10 @@ func (l *listing) flush(ctx context.Context) error {
 // publish stores the changes and learns from the outcome. An object that somebody
 // else published meanwhile is looked at again in the next poll, made immediate.
 func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.Change, quick []uint64, refused func(broker.Change, error)) error {
+	if !s.lease.Valid() {
+		// G4: what was seen before this process stood still is no evidence any more.
+		return fmt.Errorf("publish %s of %s: %w", t, s.server.ID, broker.ErrLeaseLost)
+	}
 	stored, err := s.cfg.Broker.Publish(ctx, changes)
 	var done uint64
 	for i, st := range stored {

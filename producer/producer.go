@@ -2,12 +2,15 @@ package producer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/schemas"
@@ -21,13 +24,23 @@ type Config struct {
 	Open func(s schemas.Server, password string) (visualcron.Connector, error)
 	// Poll is the time between two listings of a source; 30 s where zero.
 	Poll time.Duration
+	// Instance names this process in leases, for people; "vcsync" where empty.
+	Instance string
+	// Only are the sources that this process may capture; nil for all.
+	Only []schemas.Slug
+	// LeaseTTL is how long another process waits before it takes over a source; 15 s
+	// where zero.
+	LeaseTTL time.Duration
 	// Log is where the producer speaks; slog.Default() where nil.
 	Log *slog.Logger
 }
 
-// Manager captures every server that is the source of an active sync setting.
+// Manager captures the servers that are the source of an active sync setting: all
+// of them, or its share of them where other processes run one too. Of two processes
+// one captures a source, and the other stands by.
 type Manager struct {
-	cfg Config
+	cfg   Config
+	share *broker.Share
 
 	mu      sync.Mutex
 	sources map[schemas.Slug]*running
@@ -48,6 +61,10 @@ type wanted struct {
 	values bool // of user variables
 }
 
+// sourceMargin is the margin of a source's lease. Nothing of a capture lands late: the
+// broker refuses what does not name the event that it replaces.
+const sourceMargin = 100 * time.Millisecond
+
 // New returns a Manager; Run starts it.
 func New(cfg Config) *Manager {
 	if cfg.Poll == 0 {
@@ -56,6 +73,9 @@ func New(cfg Config) *Manager {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.Instance == "" {
+		cfg.Instance = "vcsync"
+	}
 	return &Manager{cfg: cfg, sources: map[schemas.Slug]*running{}}
 }
 
@@ -63,7 +83,22 @@ func New(cfg Config) *Manager {
 // Whatever it started has ended when it returns. It returns an error only where
 // the store cannot be watched any more.
 func (m *Manager) Run(ctx context.Context) error {
-	defer m.reconcile(ctx, broker.Snapshot{})
+	var only []string
+	for _, id := range m.cfg.Only {
+		only = append(only, string(id))
+	}
+	var err error
+	m.share, err = m.cfg.Broker.NewShare(ctx, broker.ShareConfig{Role: "producer", Prefix: "source.", Instance: m.cfg.Instance, Only: only,
+		Times: broker.LeaseTimes{TTL: m.cfg.LeaseTTL, Margin: sourceMargin}})
+	if err != nil {
+		return err
+	}
+	defer func() { m.share.Close(errors.Is(context.Cause(ctx), broker.ErrCrash)) }()
+	defer func() {
+		ended, end := context.WithCancel(ctx)
+		end() // also where it is the watch that ended
+		m.reconcile(ended, broker.Snapshot{})
+	}()
 	return m.cfg.Broker.WatchConfig(ctx, func(s broker.Snapshot) { m.reconcile(ctx, s) })
 }
 
@@ -87,6 +122,9 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		values[s.Source] = values[s.Source] || s.VariableValues
 	}
 	for id, ts := range types {
+		if m.cfg.Only != nil && !slices.Contains(m.cfg.Only, id) {
+			continue // another process has it
+		}
 		srv, ok := snap.Servers[id]
 		if !ok {
 			m.cfg.Log.WarnContext(ctx, "a sync setting names a source that is not there; add the server or remove the setting", "server", id)
@@ -116,6 +154,11 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	if ctx.Err() != nil {
 		return
 	}
+	var names []string
+	for id := range want {
+		names = append(names, string(id))
+	}
+	m.share.Want(names)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(want)) {
@@ -128,13 +171,29 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			ts = append(ts, schemas.Type(f))
 		}
 		run, stop := context.WithCancel(ctx)
-		r := &running{src: newSource(m.cfg, w.server, ts, w.values), want: w, stop: stop, done: make(chan struct{})}
+		r := &running{src: newSource(m.cfg, m.share, w.server, ts, w.values), want: w, stop: stop, done: make(chan struct{})}
 		m.sources[id] = r
 		go func() {
 			defer close(r.done)
+			defer m.listen(run, id, r.src)()
 			r.src.run(run)
 		}()
 	}
+}
+
+// PokeSubject is where a message makes the next listing of a source immediate. It
+// holds nothing, and only the process that captures the source acts on it.
+func PokeSubject(source schemas.Slug) string { return "vcsync.poke." + string(source) }
+
+// listen makes listings immediate that another process asks for, until what it
+// returns is called.
+func (m *Manager) listen(ctx context.Context, id schemas.Slug, s *source) func() {
+	sub, err := m.cfg.Broker.JS().Conn().Subscribe(PokeSubject(id), func(*nats.Msg) { s.pokeAll() })
+	if err != nil {
+		m.cfg.Log.WarnContext(ctx, "requests for a listing do not reach this process; it lists at intervals", "source", id, "error", err)
+		return func() {}
+	}
+	return func() { _ = sub.Unsubscribe() } // the connection may be gone
 }
 
 // Status returns what is known of every captured source, by name.

@@ -85,12 +85,14 @@ func (k *known) last() schemas.Digest {
 // source captures one server.
 type source struct {
 	cfg    Config
+	share  *broker.Share
 	server schemas.Server
 	types  []schemas.Type
 	values bool // the values of user variables are captured too
 	log    *slog.Logger
 
 	// The fields below belong to the goroutine of run.
+	lease    *broker.Lease
 	conn     visualcron.Connector
 	identity string
 	view     visualcron.View // of the type that is being listed
@@ -112,10 +114,10 @@ type source struct {
 	wake   chan struct{}
 }
 
-func newSource(cfg Config, server schemas.Server, types []schemas.Type, values bool) *source {
-	s := &source{cfg: cfg, server: server, types: types, values: values, log: cfg.Log.With("source", server.ID), quick: visualcron.NewQuickHasher(),
+func newSource(cfg Config, share *broker.Share, server schemas.Server, types []schemas.Type, values bool) *source {
+	s := &source{cfg: cfg, share: share, server: server, types: types, values: values, log: cfg.Log.With("source", server.ID), quick: visualcron.NewQuickHasher(),
 		dirty: map[schemas.Type]bool{}, wake: make(chan struct{}, 1)}
-	s.status = Status{Server: server.ID, State: Starting, Since: time.Now(), Types: map[schemas.Type]TypeStatus{}}
+	s.status = Status{Server: server.ID, State: Standby, Since: time.Now(), Types: map[schemas.Type]TypeStatus{}}
 	for _, t := range types {
 		s.status.Types[t] = TypeStatus{}
 	}
@@ -166,9 +168,53 @@ func (s *source) takeDirty(all bool) []schemas.Type {
 	return out
 }
 
-// run captures until ctx ends. Its state is rebuilt from the stream after every
-// fault of the broker.
+// run captures whenever it holds the source's lease, until ctx ends.
 func (s *source) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		lease, err := s.share.Acquire(ctx, string(s.server.ID))
+		if err != nil {
+			return // ctx ended
+		}
+		s.lease = lease
+		s.setState(Starting)
+		tenure, end := context.WithCancel(lease.Context())
+		stop := context.AfterFunc(ctx, end)
+		wanted := make(chan struct{})
+		go func() {
+			defer close(wanted)
+			select {
+			case <-tenure.Done():
+			case <-lease.Wanted():
+				s.log.InfoContext(ctx, "another process captures this source from now on")
+				end()
+			}
+		}()
+		s.capture(tenure)
+		stop()
+		end()
+		<-wanted
+		if errors.Is(context.Cause(ctx), broker.ErrCrash) {
+			lease.Abandon()
+			return
+		}
+		s.setState(Standby)
+		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		if err := lease.Release(release); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "the lease of this source could not be given back; the next holder waits until it runs out", "error", err)
+		}
+		cancel()
+	}
+}
+
+func (s *source) setState(state State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.State, s.status.Since, s.status.Class, s.status.Reason, s.status.Partly = state, time.Now(), "", "", false
+}
+
+// capture captures until ctx ends. Its state is rebuilt from the stream after every
+// fault of the broker.
+func (s *source) capture(ctx context.Context) {
 	retry := backoff.NewExponentialBackOff(backoff.WithInitialInterval(time.Second), backoff.WithMultiplier(2),
 		backoff.WithMaxInterval(s.cfg.Poll), backoff.WithMaxElapsedTime(0))
 	for ctx.Err() == nil {

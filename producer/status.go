@@ -11,6 +11,8 @@ type State string
 
 // Source states.
 const (
+	// Standby: another process captures the source, or this one has not begun.
+	Standby State = "standing by"
 	// Starting: nothing has been listed since the start.
 	Starting State = "starting"
 	// Capturing: the last listing of every wanted type was complete.

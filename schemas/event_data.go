@@ -91,6 +91,19 @@ func decompress(data []byte, encoding string) ([]byte, error) {
 	return nil, fmt.Errorf("unknown encoding %.32q, want %s", encoding, EncodingZstd)
 }
 
+// DataSize returns how many bytes the data of a message will have when it is
+// decompressed, as it says itself; at most MaxData.
+func DataSize(header map[string][]string, data []byte) int {
+	if v := header[HeaderEncoding]; len(v) == 1 && v[0] == EncodingZstd {
+		var h zstd.Header
+		if h.Decode(data) != nil || !h.HasFCS || h.FrameContentSize > MaxData {
+			return MaxData // or it is nothing that can be decompressed
+		}
+		return int(h.FrameContentSize)
+	}
+	return len(data)
+}
+
 // Ref stands for data that lies outside of its message: the SHA-256 of the bytes,
 // by which they are found and checked, and their number. The zero Ref says that the
 // data is in the message.

@@ -17,6 +17,14 @@ import (
 	"github.com/vcsync/vcsync/schemas"
 )
 
+// Bounded is a Connector that sends nothing after an instant, looked at again each
+// time before bytes go out: what a process that was stopped for minutes was about to
+// send, it does not send when it goes on.
+type Bounded interface {
+	// NotAfter sets what tells the instant.
+	NotAfter(until func() time.Time)
+}
+
 // Connector speaks to one VisualCron server. Each technology is a folder of its
 // own (bridge, later webapi and settings), and every one of them passes the suite
 // in package conformance. All methods are safe for concurrent use, obey their

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/control"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
@@ -154,7 +155,7 @@ func demo(ctx context.Context, cfg config, stdout, stderr io.Writer) (err error)
 			}
 		})
 	}
-	err = up(upCtx, cfg, false, stderr, func(ctx context.Context) error {
+	err = runProcess(upCtx, cfg, broker.All, false, stderr, func(ctx context.Context) error {
 		urls := map[string]string{}
 		for _, r := range all {
 			urls[r.name] = "http://" + r.l.Addr().String()

@@ -23,7 +23,10 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
@@ -51,6 +54,9 @@ const (
 	idleConns = 16
 	// maxSmall bounds an answer that holds no object.
 	maxSmall = 1 << 20
+	// maxLarge bounds what all answers of a server take together beyond the first MiB
+	// of each.
+	maxLarge = 2 * visualcron.MaxBody
 	// maxProblem bounds what is read of an answer that tells of an error.
 	maxProblem = 64 << 10
 	// maxRetryAfter bounds what a server may ask to wait.
@@ -72,6 +78,8 @@ type Bridge struct {
 	listIdle       time.Duration
 
 	transport http.RoundTripper
+	large     *semaphore.Weighted              // bytes of answers beyond the first MiB of each
+	until     atomic.Pointer[func() time.Time] // nil where nothing bounds it
 
 	mu       sync.Mutex
 	identity string // as configured or learned; "" before
@@ -118,6 +126,7 @@ func New(cfg visualcron.Config, opts ...Option) (*Bridge, error) {
 	b := &Bridge{
 		server: cfg.Server, user: cfg.User, password: newSecret(cfg.Password),
 		requestTimeout: cfg.RequestTimeout, listTimeout: cfg.ListTimeout, listIdle: cfg.ListIdle,
+		large: semaphore.NewWeighted(maxLarge),
 	}
 	var errs []error
 	for _, d := range []struct {
@@ -154,7 +163,7 @@ func New(cfg visualcron.Config, opts ...Option) (*Bridge, error) {
 	if b.transport == nil {
 		b.transport = &http.Transport{
 			Proxy:               nil, // the servers are inside; a proxy would see the account
-			DialContext:         (&net.Dialer{Timeout: b.requestTimeout, KeepAlive: 30 * time.Second}).DialContext,
+			DialContext:         b.dial,
 			TLSHandshakeTimeout: b.requestTimeout,
 			MaxIdleConnsPerHost: idleConns,
 			IdleConnTimeout:     time.Minute, // below the server's, so that a write seldom meets a connection just closed
@@ -162,6 +171,49 @@ func New(cfg visualcron.Config, opts ...Option) (*Bridge, error) {
 		}
 	}
 	return b, nil
+}
+
+var errTooLate = errors.New("not sent: the time in which it may be sent is over")
+
+// NotAfter is of visualcron.Bounded.
+func (b *Bridge) NotAfter(until func() time.Time) { b.until.Store(&until) }
+
+func (b *Bridge) tooLate() error {
+	if until := b.until.Load(); until != nil && !time.Now().Before((*until)()) {
+		return errTooLate
+	}
+	return nil
+}
+
+// dial connects, and bounds what is sent.
+func (b *Bridge) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: b.requestTimeout, KeepAlive: 30 * time.Second}
+	c, err := d.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		// Closing drops what the system has not delivered yet: a request that was given
+		// up must not arrive minutes later, when a network is whole again.
+		if err := t.SetLinger(0); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return &boundedConn{c, b}, nil
+}
+
+// boundedConn looks at the clock before it sends.
+type boundedConn struct {
+	net.Conn
+	b *Bridge
+}
+
+func (c *boundedConn) Write(p []byte) (int, error) {
+	if err := c.b.tooLate(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
 }
 
 // String names the server; it holds no secret.

@@ -29,6 +29,7 @@ type response struct {
 	ctx    context.Context
 	status int
 	header http.Header
+	length int64 // as announced; -1 where it is not
 	body   io.ReadCloser
 }
 
@@ -55,6 +56,9 @@ func (b *Bridge) do(ctx context.Context, a act, method string, u *url.URL, body 
 // sends none.
 func (b *Bridge) send(ctx context.Context, a act, method string, u *url.URL, body []byte, token secret) (*response, error) {
 	if err := ctx.Err(); err != nil {
+		return nil, b.transportError(ctx, a, err, false)
+	}
+	if err := b.tooLate(); err != nil {
 		return nil, b.transportError(ctx, a, err, false)
 	}
 	var asked, connected atomic.Bool
@@ -91,7 +95,7 @@ func (b *Bridge) send(ctx context.Context, a act, method string, u *url.URL, bod
 		sent := connected.Load() || !asked.Load() && !neverSent(err)
 		return nil, b.transportError(ctx, a, err, sent)
 	}
-	res := &response{b, a, ctx, hres.StatusCode, hres.Header, hres.Body}
+	res := &response{b, a, ctx, hres.StatusCode, hres.Header, hres.ContentLength, hres.Body}
 	if err := b.checkIdentity(a, hres.Header.Get(identityHeader)); err != nil {
 		res.close()
 		return nil, err
@@ -153,9 +157,23 @@ func (res *response) namesNext() bool {
 	return false
 }
 
-// whole reads the body, at most limit bytes.
+// whole reads the body, at most limit bytes. What is beyond a MiB waits for its
+// turn: answers without end, side by side, must not fill the memory (G11).
 func (res *response) whole(limit int64) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(res.body, limit+1))
+	body, err := io.ReadAll(io.LimitReader(res.body, min(limit+1, maxSmall+1)))
+	if err == nil && len(body) > maxSmall && limit > maxSmall {
+		room, first := limit, int64(4<<20)
+		if res.length > 0 && res.length < limit {
+			room, first = res.length, res.length
+		}
+		if err = res.b.large.Acquire(res.ctx, room); err == nil {
+			defer res.b.large.Release(room)
+			whole := bytes.NewBuffer(make([]byte, 0, first))
+			whole.Write(body)
+			_, err = whole.ReadFrom(io.LimitReader(res.body, limit-maxSmall))
+			body = whole.Bytes()
+		}
+	}
 	switch {
 	case isEOF(err):
 		return nil, res.b.errorOf(res.a, &visualcron.Error{Class: visualcron.BadAnswer, Status: res.status, Detail: "the answer breaks off"})
