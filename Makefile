@@ -14,7 +14,7 @@ export CGO_ENABLED = 0
 IMAGE  ?= vcsync
 DOCKER ?= docker
 
-.PHONY: build image run test check chaos fuzz clean
+.PHONY: build image compose-test run test check chaos fuzz clean
 
 # The first target, so that plain `make` gives the one binary there is.
 build:
@@ -29,6 +29,12 @@ image: build
 	cp bin/vcsync deploy/docker/Dockerfile bin/image/
 	$(DOCKER) build --build-arg VERSION='$(or $(VERSION),devel)' --build-arg REVISION='$(shell git rev-parse HEAD 2>/dev/null)' \
 		-t $(IMAGE):$(or $(subst +,-,$(VERSION)),devel) -t $(IMAGE):latest bin/image
+
+# The proof that the fleet of docker-compose.yml heals, on a real Docker. COMPOSE
+# may be "docker compose".
+COMPOSE ?= docker-compose
+compose-test: image
+	go run ./e2e/compose -docker '$(DOCKER)' -compose '$(COMPOSE)'
 
 # The demo: three stand-ins and two sync settings in the foreground. exec, so that
 # no shell is left between make and vcsync. Ctrl-C reaches both. A SIGINT sent to
