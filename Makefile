@@ -10,7 +10,7 @@ GOFLAGS_BUILD := -trimpath -ldflags '-X main.version=$(VERSION)'
 # the exception, see check.
 export CGO_ENABLED = 0
 
-# `make image` gives IMAGE:VERSION and IMAGE:latest. DOCKER may be podman.
+# `make image` gives IMAGE:VERSION and IMAGE:latest.
 IMAGE  ?= vcsync
 DOCKER ?= docker
 
