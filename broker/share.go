@@ -57,6 +57,7 @@ type Share struct {
 	held    map[string]*Lease
 	waiting map[string]chan uint64
 	not     map[string]time.Time // items that this process passes on until then
+	dead    map[string]uint64    // heartbeats that stand still, and are to be removed
 	plan    map[string]string    // item to member
 	members []member
 
@@ -91,7 +92,7 @@ func (b *Broker) NewShare(ctx context.Context, cfg ShareConfig) (*Share, error) 
 		return nil, fmt.Errorf("share out what each %s does: %w", cfg.Role, err)
 	}
 	s := &Share{cfg: cfg, b: b, log: b.log.With("role", cfg.Role), kv: kv, member: nuid.Next(), seen: map[string]sighting{}, held: map[string]*Lease{},
-		waiting: map[string]chan uint64{}, not: map[string]time.Time{}, moved: make(chan struct{}, 1), beat: make(chan struct{}, 1)}
+		waiting: map[string]chan uint64{}, not: map[string]time.Time{}, dead: map[string]uint64{}, moved: make(chan struct{}, 1), beat: make(chan struct{}, 1)}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.wg.Go(func() { s.follow(run) })
@@ -285,12 +286,28 @@ func (s *Share) keepBeating(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			s.log.DebugContext(ctx, "the heartbeat could not be written", "error", err)
 		}
+		s.bury(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		case <-s.beat:
 		}
+	}
+}
+
+// bury removes the heartbeats that stood still for a TTL, so that whoever joins now
+// does not reckon with the dead until it has seen as much. One that moves after all
+// is not removed, or written again.
+func (s *Share) bury(ctx context.Context) {
+	s.mu.Lock()
+	dead := s.dead
+	s.dead = map[string]uint64{}
+	s.mu.Unlock()
+	for name, rev := range dead {
+		del, cancel := context.WithTimeout(ctx, s.cfg.Times.TTL/3)
+		_ = s.kv.Delete(del, name, jetstream.LastRevision(rev)) // another may have been faster
+		cancel()
 	}
 }
 
@@ -377,7 +394,11 @@ func (s *Share) living(now time.Time) []member {
 	out := []member{{s.member, s.cfg.Only, not}}
 	for name, x := range s.seen {
 		id, ok := strings.CutPrefix(name, s.cfg.Role+".")
-		if !ok || id == s.member || x.rec.Holder == "" || now.Sub(x.since) >= s.cfg.Times.TTL || s.b.Exclusive() && x.rec.Boot != s.b.boot {
+		if !ok || id == s.member {
+			continue
+		}
+		if now.Sub(x.since) >= s.cfg.Times.TTL || s.b.Exclusive() && x.rec.Boot != s.b.boot {
+			s.dead[name] = x.rev
 			continue
 		}
 		out = append(out, member{id, x.rec.Only, x.rec.Not})

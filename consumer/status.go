@@ -37,6 +37,10 @@ type TargetStatus struct {
 	Parked  int
 }
 
+// Inactive is the state of a setting that is off, or that no writer of this process
+// follows.
+const Inactive = "inactive"
+
 // SettingStatus is what is known of one sync setting.
 type SettingStatus struct {
 	Setting schemas.Slug
@@ -52,4 +56,17 @@ type SettingStatus struct {
 	// LastError is the newest fault, empty where the last look went well.
 	LastError string
 	Parked    int
+}
+
+// Report is what a consumer process says of itself.
+type Report struct {
+	Targets  []TargetStatus
+	Settings []SettingStatus
+}
+
+// Report returns what is known of every target and sync setting, for a
+// broker.Reporter.
+func (m *Manager) Report() Report {
+	targets, settings := m.Status()
+	return Report{targets, settings}
 }

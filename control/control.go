@@ -39,14 +39,25 @@ type Consumers interface {
 	Status() ([]consumer.TargetStatus, []consumer.SettingStatus)
 }
 
+// Processes tells of the processes in which roles run; Reports do.
+type Processes interface {
+	Processes() []Process
+}
+
 // Config says what a Server serves.
 type Config struct {
 	// Broker is the open store; required.
 	Broker *broker.Broker
-	// Sources and Targets tell of the roles that run in this process; nil for one
-	// that does not.
+	// Sources and Targets tell of the roles: the managers themselves where they run in
+	// this process, what Reports have of them where they run apart; nil for one of
+	// which nothing is known.
 	Sources Producers
 	Targets Consumers
+	// Fleet tells of the processes where roles run apart; nil where all run in this
+	// one. Then the status also tells of sources and targets that no process has.
+	Fleet Processes
+	// Instance is the name of this process in the status; host-pid where empty.
+	Instance string
 	// Open makes a connector to a server; required.
 	Open func(s schemas.Server, password string) (visualcron.Connector, error)
 	// Supported tells whether objects of a type are synced by this version; all are

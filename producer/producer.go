@@ -181,14 +181,10 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	}
 }
 
-// PokeSubject is where a message makes the next listing of a source immediate. It
-// holds nothing, and only the process that captures the source acts on it.
-func PokeSubject(source schemas.Slug) string { return "vcsync.poke." + string(source) }
-
 // listen makes listings immediate that another process asks for, until what it
 // returns is called.
 func (m *Manager) listen(ctx context.Context, id schemas.Slug, s *source) func() {
-	sub, err := m.cfg.Broker.JS().Conn().Subscribe(PokeSubject(id), func(*nats.Msg) { s.pokeAll() })
+	sub, err := m.cfg.Broker.JS().Conn().Subscribe(broker.PokeSubject(id), func(*nats.Msg) { s.pokeAll() })
 	if err != nil {
 		m.cfg.Log.WarnContext(ctx, "requests for a listing do not reach this process; it lists at intervals", "source", id, "error", err)
 		return func() {}

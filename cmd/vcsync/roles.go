@@ -133,22 +133,32 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, b *broker.Brok
 			return err
 		}
 	})
+	report := func(name string, words func() any) {
+		role("report of the "+name, broker.Reporter{Broker: b, Role: name, Instance: instance(cfg), Version: buildVersion(), Words: words, Log: log}.Run)
+	}
 	var sources control.Producers
 	var targets control.Consumers
 	if which == broker.All || which == broker.Producer {
 		p := producer.New(producer.Config{Broker: b, Open: open, Poll: cfg.Poll, Instance: instance(cfg), Only: cfg.sources(), LeaseTTL: cfg.LeaseTTL, Log: log})
 		sources = p
 		role("producer", p.Run)
+		report(broker.RoleNameProducer, func() any { return p.Report() })
 	}
 	if which == broker.All || which == broker.Consumer {
 		c := consumer.New(consumer.Config{Broker: b, Open: open, Instance: instance(cfg), Lease: leaseTimes(cfg.LeaseTTL), Lanes: cfg.Lanes, Log: log})
 		targets = c
 		role("consumer", c.Run)
+		report(broker.RoleNameConsumer, func() any { return c.Report() })
 	}
 	if which == broker.All || which == broker.Control {
 		role("upkeep of durable consumers", consumer.NewDurables(b, log).Run)
-		api, err := control.New(control.Config{Broker: b, Sources: sources, Targets: targets, Open: open, Supported: visualcron.Supported, Addr: cfg.APIAddr,
-			Version: buildVersion(), Log: log})
+		reports := control.NewReports(b, log)
+		role("watch of other processes", reports.Run)
+		if !b.Exclusive() { // others may do what this process does not
+			sources, targets = reports.Producers(), reports.Consumers()
+		}
+		api, err := control.New(control.Config{Broker: b, Sources: sources, Targets: targets, Fleet: reports, Instance: instance(cfg), Open: open,
+			Supported: visualcron.Supported, Addr: cfg.APIAddr, Version: buildVersion(), Log: log})
 		if err != nil {
 			cancel(failed(exitUsage, err))
 		} else {
