@@ -35,7 +35,11 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 		// consumer that one was allowed to create, or whose name one knows.
 		r.pub("$JS.API.CONSUMER.MSG.NEXT."+StreamEvents+".*", "$JS.API.CONSUMER.MSG.NEXT."+StreamState+".*",
 			"$JS.API.CONSUMER.INFO."+StreamEvents+".*", "$JS.API.CONSUMER.INFO."+StreamState+".*")
+		// What vcsync itself wrote to a source, which is a target too perhaps, is no
+		// change of it.
+		r.pub("$JS.API.CONSUMER.DELETE.KV_"+BucketLedger+".*", "$JS.FC.KV_"+BucketLedger+".>")
 		for _, s := range each {
+			r.pub("$JS.API.CONSUMER.CREATE.KV_" + BucketLedger + ".*." + kvSubject(BucketLedger, s+".*"))
 			ev, st := "vcsync.ev."+s+".>", "vcsync.st."+s+".>"
 			r.pub(ev, kvSubject(BucketLease, "source."+s), kvSubject(BucketConfig, "epoch."+s), kvSubject(BucketConfig, identityPrefix+s),
 				passwordRight(s),
