@@ -122,6 +122,15 @@ func (b *Broker) openLayout(ctx context.Context) error {
 			return fmt.Errorf("look up stream %s: %w", want.Name, err)
 		default:
 			got := s.CachedInfo().Config
+			if b.cfg.Role == Control && got.AllowDirect && !want.AllowDirect && strings.HasPrefix(want.Name, "KV_") {
+				// A bucket of an earlier version. The keys of the other roles may only ask its
+				// leader; nothing of what it holds is touched.
+				got.AllowDirect = false
+				if _, err := b.js.UpdateStream(ctx, got); err != nil {
+					return fmt.Errorf("turn direct get of %s off: %w", want.Name, err)
+				}
+				b.log.InfoContext(ctx, "direct get of a bucket of an earlier version was turned off", "stream", want.Name)
+			}
 			if err := assertStream(want, got); err != nil {
 				return err
 			}
