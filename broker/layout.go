@@ -146,6 +146,50 @@ func (b *Broker) openLayout(ctx context.Context) error {
 	return nil
 }
 
+const (
+	// lookLimit bounds one look at a stream while it may be that nobody answers: a
+	// cluster without a leader does not.
+	lookLimit = 5 * time.Second
+	// storeWait is how long vcsync up waits for an external store. A role that runs
+	// apart waits until it is stopped.
+	storeWait = time.Minute
+)
+
+// waitStore waits until the store answers: a cluster needs a moment, and most of its
+// members, to choose a leader.
+func (b *Broker) waitStore(ctx context.Context) error {
+	if b.srv != nil {
+		return nil
+	}
+	if b.cfg.Role == All {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, storeWait)
+		defer cancel()
+	}
+	said := false
+	for {
+		look, cancel := context.WithTimeout(ctx, lookLimit)
+		_, err := b.js.Stream(look, StreamEvents)
+		cancel()
+		var api *jetstream.APIError
+		if err == nil || errors.As(err, &api) && api.Code < 500 {
+			return nil
+		}
+		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+			return fmt.Errorf("%w: JetStream is off there, or off for this account: %w", ErrBroker, err)
+		}
+		if !said && ctx.Err() == nil {
+			said = true
+			b.log.WarnContext(ctx, "waiting for the broker's store: a cluster needs most of its members", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the broker's store: %w", errors.Join(err, ctx.Err()))
+		case <-time.After(retryConnect):
+		}
+	}
+}
+
 // clusterReplicas is how many copies a cluster keeps unless told otherwise.
 const clusterReplicas = 3
 
@@ -192,7 +236,9 @@ func (b *Broker) waitLayout(ctx context.Context) error {
 // there.
 func (b *Broker) seeLayout(ctx context.Context) (missing string, err error) {
 	for _, want := range layout(b.cfg.EventsMaxBytes, 1) {
-		s, err := b.js.Stream(ctx, want.Name)
+		look, cancel := context.WithTimeout(ctx, lookLimit)
+		s, err := b.js.Stream(look, want.Name)
+		cancel()
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			if _, known := b.mark.stream(want.Name); known {
