@@ -183,6 +183,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		return nil, err
 	}
 	if cfg.Role.owns() {
+		if err := b.waitStore(ctx); err != nil {
+			return nil, err
+		}
 		if err := b.openLayout(ctx); err != nil {
 			return nil, err
 		}

@@ -205,7 +205,7 @@ func (b *Broker) checkServer(ctx context.Context) error {
 		if err := tooOld(b.nc.ConnectedServerVersion()); err != nil {
 			return err
 		}
-		if b.cfg.Role.owns() {
+		if b.cfg.Role.owns() && b.nc.ConnectedServerName() != serverName {
 			b.log.WarnContext(ctx, "the broker is external and does not tell whether it writes to disk before it acknowledges: vcsync broker does; another NATS server needs sync_interval: always in its jetstream block, or a power cut loses what vcsync shows as captured")
 		}
 	}

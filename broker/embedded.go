@@ -19,7 +19,9 @@ import (
 const (
 	storeFolder = "broker"
 	lockName    = "lock"
-	nkeyFile    = "broker.nk"
+	// serverName is that of a broker that vcsync runs by itself, which always syncs.
+	serverName = "vcsync"
+	nkeyFile   = "broker.nk"
 	// runningFile lies in the data folder while the embedded broker runs; found at a
 	// start it says that the last stop was none.
 	runningFile = "running"
@@ -51,7 +53,7 @@ func startEmbedded(ctx context.Context, cfg Config) (_ *embedded, err error) {
 		return nil, fmt.Errorf("broker key: %w", err)
 	}
 	opts := func(listen bool) *server.Options {
-		o := &server.Options{ServerName: "vcsync", NoSigs: true, NoLog: true, DontListen: !listen, Host: host, Port: port,
+		o := &server.Options{ServerName: serverName, NoSigs: true, NoLog: true, DontListen: !listen, Host: host, Port: port,
 			SyncAlways: !cfg.LazySync, Nkeys: []*server.NkeyUser{{Nkey: e.public}}}
 		storeOptions(o, filepath.Join(cfg.Dir, storeFolder))
 		return o

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -158,7 +159,7 @@ func (b *Broker) checkHighWater(ctx context.Context, accept bool) error {
 		if !b.cfg.Role.owns() {
 			hint = lossHintApart
 		}
-		return fmt.Errorf("%w: %v: %s", ErrWentBackwards, lost, hint)
+		return fmt.Errorf("%w: %s: %s", ErrWentBackwards, strings.Join(lost, ", "), hint)
 	case lost != nil:
 		b.log.WarnContext(ctx, "going on with a store that went backwards, as asked: every source gets a new epoch", "lost", lost)
 		// The marks stay as high as they were until every epoch is raised: a start that
@@ -272,7 +273,7 @@ func (b *Broker) keepMark(ctx context.Context) {
 				lost, over = append(lost, fmt.Sprintf("the store was exchanged, or a loss was accepted in it: generation %d in place of %d", now, b.mark.generation())), true
 			}
 			if over {
-				b.lost <- fmt.Errorf("%w while it was in use: %v: this process ends, since what it remembers is of the time before; its next start says what to do", ErrWentBackwards, lost)
+				b.lost <- fmt.Errorf("%w while it was in use: %s: this process ends, since what it remembers is of the time before; its next start says what to do", ErrWentBackwards, strings.Join(lost, ", "))
 				return
 			}
 		}

@@ -122,6 +122,15 @@ func (b *Broker) openLayout(ctx context.Context) error {
 			return fmt.Errorf("look up stream %s: %w", want.Name, err)
 		default:
 			got := s.CachedInfo().Config
+			if b.cfg.Role == Control && got.AllowDirect && !want.AllowDirect && strings.HasPrefix(want.Name, "KV_") {
+				// A bucket of an earlier version. The keys of the other roles may only ask its
+				// leader; nothing of what it holds is touched.
+				got.AllowDirect = false
+				if _, err := b.js.UpdateStream(ctx, got); err != nil {
+					return fmt.Errorf("turn direct get of %s off: %w", want.Name, err)
+				}
+				b.log.InfoContext(ctx, "direct get of a bucket of an earlier version was turned off", "stream", want.Name)
+			}
 			if err := assertStream(want, got); err != nil {
 				return err
 			}
@@ -135,6 +144,50 @@ func (b *Broker) openLayout(ctx context.Context) error {
 			"wanted", replicas, "streams", other)
 	}
 	return nil
+}
+
+const (
+	// lookLimit bounds one look at a stream while it may be that nobody answers: a
+	// cluster without a leader does not.
+	lookLimit = 5 * time.Second
+	// storeWait is how long vcsync up waits for an external store. A role that runs
+	// apart waits until it is stopped.
+	storeWait = time.Minute
+)
+
+// waitStore waits until the store answers: a cluster needs a moment, and most of its
+// members, to choose a leader.
+func (b *Broker) waitStore(ctx context.Context) error {
+	if b.srv != nil {
+		return nil
+	}
+	if b.cfg.Role == All {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, storeWait)
+		defer cancel()
+	}
+	said := false
+	for {
+		look, cancel := context.WithTimeout(ctx, lookLimit)
+		_, err := b.js.Stream(look, StreamEvents)
+		cancel()
+		var api *jetstream.APIError
+		if err == nil || errors.As(err, &api) && api.Code < 500 {
+			return nil
+		}
+		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+			return fmt.Errorf("%w: JetStream is off there, or off for this account: %w", ErrBroker, err)
+		}
+		if !said && ctx.Err() == nil {
+			said = true
+			b.log.WarnContext(ctx, "waiting for the broker's store: a cluster needs most of its members", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the broker's store: %w", errors.Join(err, ctx.Err()))
+		case <-time.After(retryConnect):
+		}
+	}
 }
 
 // clusterReplicas is how many copies a cluster keeps unless told otherwise.
@@ -183,7 +236,9 @@ func (b *Broker) waitLayout(ctx context.Context) error {
 // there.
 func (b *Broker) seeLayout(ctx context.Context) (missing string, err error) {
 	for _, want := range layout(b.cfg.EventsMaxBytes, 1) {
-		s, err := b.js.Stream(ctx, want.Name)
+		look, cancel := context.WithTimeout(ctx, lookLimit)
+		s, err := b.js.Stream(look, want.Name)
+		cancel()
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			if _, known := b.mark.stream(want.Name); known {

@@ -85,11 +85,12 @@ func (r *Rights) readsCommon() {
 }
 
 // reads lets a key read and watch buckets. A bucket has no durable consumers, so
-// whoever watches it may remove the one of a watch.
+// whoever watches it may remove the one of a watch. There is no right to direct gets:
+// their answer, with all its headers, goes wherever the request says.
 func (r *Rights) reads(buckets ...string) {
 	for _, b := range buckets {
 		s := "KV_" + b
-		r.pub("$JS.API.STREAM.MSG.GET."+s, "$JS.API.DIRECT.GET."+s+"."+kvSubject(b, ">"),
+		r.pub("$JS.API.STREAM.MSG.GET."+s,
 			"$JS.API.CONSUMER.CREATE."+s+".>", "$JS.API.CONSUMER.DELETE."+s+".*", "$JS.FC."+s+".>")
 	}
 }

@@ -228,6 +228,8 @@ func TestRights(t *testing.T) {
 		{"say how a producer does", "$KV.VCS_STATUS.producer.a", false, all + " " + east},
 		{"write the ledger", "$KV.VCS_LEDGER.test.0", false, consumer},
 		{"read the ledger", "$JS.API.STREAM.MSG.GET.KV_VCS_LEDGER", false, ctl + " " + consumer},
+		{"read the ledger from any replica", "$JS.API.DIRECT.GET.KV_VCS_LEDGER.$KV.VCS_LEDGER.test.0", false, ctl},
+		{"pull from the ledger", "$JS.API.CONSUMER.MSG.NEXT.KV_VCS_LEDGER.x", false, ctl},
 		{"park an object", "$KV.VCS_PARKED.test.Job.x", false, ctl + " " + consumer},
 		{"store a body", "$O.VCS_BODY.C.x", false, all + " " + east},
 		{"acknowledge a state", "$JS.ACK.VCS_STATE.set-a.1.2.3.4.5", false, ctl + " " + consumer},

@@ -128,7 +128,7 @@ func (cfg ServeConfig) options() (*server.Options, error) {
 	opts.ConfigFile = ""
 	opts.TLS, opts.TLSTimeout, opts.AuthTimeout = true, 5, 5
 	opts.Host, opts.Port = host, port
-	opts.ServerName, opts.NoSigs, opts.NoLog = "vcsync", true, true
+	opts.ServerName, opts.NoSigs, opts.NoLog = serverName, true, true
 	opts.PingInterval, opts.MaxPingsOut = 20*time.Second, 2
 	storeOptions(opts, filepath.Join(cfg.Dir, storeFolder))
 	opts.SyncAlways = true
