@@ -25,6 +25,9 @@ const (
 	// accountAgain is when a difference is looked at again: what is only on its way from
 	// one account to the next has arrived by then.
 	accountAgain = 5 * time.Second
+	// accountRest is how many times as long as it took to draw up the accounts of a
+	// target they rest at least.
+	accountRest = 20
 	// accountNames is how many objects a report of a difference names.
 	accountNames = 5
 )
@@ -71,7 +74,7 @@ type captured struct {
 	broker *broker.Broker
 	source schemas.Slug
 
-	reading sync.Mutex // held by who reads on
+	reading baton // held by who reads on
 	mu      sync.RWMutex
 	upTo    uint64
 	by      map[objectKey]capturedHead
@@ -90,8 +93,11 @@ var digestSeed = maphash.MakeSeed()
 
 // readOn takes in what was captured since the last call.
 func (c *captured) readOn(ctx context.Context) error {
-	c.reading.Lock()
-	defer c.reading.Unlock()
+	done, err := c.reading.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	var news []broker.StoredEvent
 	take := func() {
 		c.mu.Lock()
@@ -126,6 +132,10 @@ func (c *captured) readOn(ctx context.Context) error {
 
 // histories holds what was captured, by source, as long as a session asks for it.
 type histories struct {
+	// turn is held by who draws up an account, so that however many targets a process
+	// has, that takes one core at most.
+	turn baton
+
 	mu   sync.Mutex
 	by   map[schemas.Slug]*captured
 	used map[schemas.Slug]int
@@ -139,7 +149,7 @@ func (h *histories) take(b *broker.Broker, source schemas.Slug) (c *captured, do
 		h.by, h.used = map[schemas.Slug]*captured{}, map[schemas.Slug]int{}
 	}
 	if h.by[source] == nil {
-		h.by[source] = &captured{broker: b, source: source, by: map[objectKey]capturedHead{}}
+		h.by[source] = &captured{broker: b, source: source, reading: make(baton, 1), by: map[objectKey]capturedHead{}}
 	}
 	h.used[source]++
 	return h.by[source], sync.OnceFunc(func() {
@@ -208,14 +218,21 @@ func (s *session) account(ctx context.Context) {
 	tick := time.NewTicker(accountLook)
 	defer tick.Stop()
 	var last time.Time
+	var took time.Duration
 	var ledger uint64
 	failing := false
 	for {
-		now := s.ledger.Generation()
-		due := time.Since(last) >= accountEvery || a.doubtful() && time.Since(last) >= accountAgain || now != ledger && s.lanes.count() == 0
-		if due {
+		now, rested := s.ledger.Generation(), time.Since(last)
+		due := rested >= accountEvery || a.doubtful() && rested >= accountAgain || now != ledger && s.lanes.count() == 0
+		if due && rested >= accountRest*took {
+			done, err := s.cfg.histories.turn.take(ctx)
+			if err != nil {
+				return
+			}
 			last, ledger = time.Now(), now
 			all, err := a.draw(ctx)
+			took = time.Since(last)
+			done()
 			switch {
 			case err == nil:
 				s.showAccounts(all)
@@ -419,7 +436,10 @@ func (a *accounts) isParked(key objectKey, source schemas.Slug, head capturedHea
 func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head capturedHead, e broker.Entry, known bool) bool {
 	s := a.s
 	ours := known && e.Source == source
-	rights := v.terms(source, key.t, key.id).rights
+	var rights schemas.Rights
+	if known { // finding out costs something, and of what is new here it does not matter
+		rights = v.terms(source, key.t, key.id).rights
+	}
 	switch {
 	case source == s.server.ID || slices.Contains(head.path, s.server.ID):
 		return true // G8: it came from here

@@ -71,7 +71,7 @@ func New(cfg Config) *Manager {
 	if cfg.Instance == "" {
 		cfg.Instance = "vcsync"
 	}
-	cfg.histories = &histories{}
+	cfg.histories = &histories{turn: make(baton, 1)}
 	return &Manager{cfg: cfg, targets: map[schemas.Slug]*runningTarget{}, settings: map[schemas.Slug]broker.StoredSetting{}}
 }
 

@@ -133,3 +133,25 @@ func TestAReportIsBounded(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 }
+
+// G10: the form in which processes speak stays, and what is new in it does no harm.
+func TestWhatAnotherReleaseSaysIsRead(t *testing.T) {
+	r := control.NewReports(nil, slog.New(slog.DiscardHandler))
+	control.Hear(r, broker.ProcessStatus{Role: "consumer", Instance: "c", Boot: "x", Revision: 1, Words: []byte(`{"Later":1,"Targets":[{"Target":"b","State":"working","Lanes":3,"Applied":4,"Later":{}}],
+		"Settings":[{"Setting":"one","State":"following","Pending":2,"OK":true,"Accounting":{"Captured":9,"Applied":5,"Superseded":4,"Later":"x"}}]}`)}, false)
+	control.Hear(r, broker.ProcessStatus{Role: "producer", Instance: "p", Boot: "y", Revision: 2, Words: []byte(`{"Sources":[{"Server":"a","State":"capturing","Epoch":2,"Types":{"Job":{"Objects":7,"Held":1,"Later":[]}}}]}`)}, false)
+	control.Hear(r, broker.ProcessStatus{Role: "oracle", Instance: "o", Boot: "z", Revision: 3, Words: []byte(`{"Future":true}`)}, false)
+	ts, ss := r.Consumers().Status()
+	if len(ts) != 1 || ts[0].Target != "b" || ts[0].State != consumer.Working || ts[0].Lanes != 3 || ts[0].Applied != 4 {
+		t.Errorf("%+v", ts)
+	}
+	if len(ss) != 1 || !ss[0].OK || ss[0].Pending != 2 || ss[0].Accounting == nil || ss[0].Accounting.Captured != 9 || ss[0].Accounting.Superseded != 4 {
+		t.Errorf("%+v", ss)
+	}
+	if ps := r.Producers().Status(); len(ps) != 1 || ps[0].Epoch != 2 || ps[0].Types["Job"].Objects != 7 || ps[0].Types["Job"].Held != 1 {
+		t.Errorf("%+v", ps)
+	}
+	if ps := r.Processes(); len(ps) != 3 {
+		t.Errorf("%+v", ps)
+	}
+}

@@ -138,6 +138,24 @@ func TestTheAccountsBalance(t *testing.T) {
 		w.StopConsumer(nil)
 		putJob(t, prod, 5, "after the handover")
 		balanced(t, w, next, setting, "another holds the target", 22, 15, 6, 1, 0, 0)
+
+		// Who loses the target knows nothing of its accounts any more.
+		w.Do(func(ctx context.Context) error {
+			kv, err := w.Broker.JS().KeyValue(ctx, broker.BucketLease)
+			for range 15 {
+				if err == nil {
+					_, err = kv.Put(ctx, "target.test", []byte(`{"holder":"a thief","token":"x","boot":"y"}`))
+				}
+				time.Sleep(time.Second)
+			}
+			return err
+		})
+		ts, ss := next.Status()
+		i := slices.IndexFunc(ss, func(s consumer.SettingStatus) bool { return s.Setting == setting })
+		j := slices.IndexFunc(ts, func(s consumer.TargetStatus) bool { return s.Target == "test" })
+		if i < 0 || j < 0 || ts[j].State != consumer.Waiting || ss[i].Accounting != nil {
+			t.Errorf("without the lease: %+v, %+v", ts, ss)
+		}
 	})
 }
 

@@ -38,7 +38,7 @@ func (a *app) printStatus(r control.StatusReport) error {
 	}
 	for _, v := range r.Settings {
 		if c := v.Accounting; c != nil && c.Unaccounted > 0 {
-			fmt.Fprintf(a.out, "THE ACCOUNTS DO NOT BALANCE: %s, captured for setting %s, are in no account or in two (G7): %s. See the consumer's log.\n",
+			fmt.Fprintf(a.out, "THE ACCOUNTS DO NOT BALANCE: %s captured for setting %s in no account, or in two (G7): %s. See the consumer's log.\n",
 				versions(c.Unaccounted), clean(v.Setting), clean(strings.Join(c.Objects, ", ")))
 		}
 	}
@@ -58,7 +58,7 @@ func (a *app) printStatus(r control.StatusReport) error {
 			state = fmt.Sprintf("%s for %ds", p.State, p.Silent)
 		}
 		holds := append(slices.Clone(p.Sources), p.Targets...)
-		t.add(p.Role, shorten(p.Instance, 24), shorten(p.Host, 20), state, fmt.Sprintf("%.0f MiB", float64(p.Memory)/(1<<20)), dash(some(holds, 34)))
+		t.add(p.Role, shorten(p.Instance, 20), shorten(p.Host, 14), state, fmt.Sprintf("%.0f MiB", float64(p.Memory)/(1<<20)), dash(some(holds, 16)))
 	}
 	if len(r.Processes) > 1 {
 		if err := a.section(t, true, "", ""); err != nil {
@@ -108,7 +108,7 @@ func (a *app) printStatus(r control.StatusReport) error {
 	if err := a.section(t, true, "", "No sync settings."); err != nil {
 		return err
 	}
-	t = newTable("ACCOUNT OF", "CAPTURED", "= APPLIED", "+ SUPERSEDED", "+ FILTERED", "+ PARKED", "+ HELD", "+ PENDING", "LOST")
+	t = newTable("ACCOUNT OF", "CAPTURED", "APPLIED", "SUPERSEDED", "FILTERED", "PARKED", "HELD", "PENDING", "LOST")
 	for _, v := range r.Settings {
 		if c := v.Accounting; c != nil {
 			row := []string{shorten(v.Setting, 20)}
