@@ -10,8 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/vcsync/vcsync/schemas"
@@ -30,16 +28,9 @@ type Fleet struct {
 	Hosts map[schemas.Slug]*Host
 
 	binary    string
-	log       *os.File
 	addresses map[schemas.Slug]string
 	ends      []func()
-	process   *process
-}
-
-type process struct {
-	cmd  *exec.Cmd
-	died chan error
-	once sync.Once
+	up        *Process
 }
 
 // NewFleet prepares a fleet in a new folder under the system's temporary one; no
@@ -53,8 +44,7 @@ func NewFleet(binary string) (*Fleet, error) {
 	if f.API, err = FreeAddr(); err != nil {
 		return nil, err
 	}
-	f.log, err = os.Create(filepath.Join(dir, "vcsync.log"))
-	return f, err
+	return f, nil
 }
 
 // FreeAddr returns a loopback address that nobody listens on.
@@ -68,7 +58,7 @@ func FreeAddr() (string, error) {
 }
 
 // Log returns the name of the file that holds what the process said.
-func (f *Fleet) Log() string { return f.log.Name() }
+func (f *Fleet) Log() string { return logIn(f.Dir, "vcsync") }
 
 // AddHost starts a stand-in.
 func (f *Fleet) AddHost(ctx context.Context, name schemas.Slug) (*Host, error) {
@@ -118,20 +108,14 @@ func (f *Fleet) CLI(ctx context.Context, args ...string) (string, error) {
 
 // Start starts the process and returns when its API answers.
 func (f *Fleet) Start(ctx context.Context) error {
-	cmd := exec.Command(f.binary, "up")
-	cmd.Env = append(append(os.Environ(), "VCSYNC_DATA="+filepath.Join(f.Dir, "data"), "VCSYNC_API_ADDR="+f.API, "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug"), f.Env...)
-	cmd.Stdout, cmd.Stderr = f.log, f.log
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s (run make build first): %w", f.binary, err)
+	if f.up == nil {
+		f.up = &Process{Name: "vcsync", Log: f.Log(), binary: f.binary, args: []string{"up"},
+			ready: func(ctx context.Context, died <-chan error) error {
+				return WaitHTTP(ctx, "http://"+f.API+"/livez", died)
+			}}
 	}
-	p := &process{cmd: cmd, died: make(chan error, 1)}
-	go func() { p.died <- errors.Join(errors.New("vcsync ended"), cmd.Wait()); close(p.died) }()
-	f.process = p
-	err := WaitHTTP(ctx, "http://"+f.API+"/livez", p.died)
-	if err != nil {
-		f.Kill()
-	}
-	return err
+	f.up.env = append([]string{"VCSYNC_DATA=" + filepath.Join(f.Dir, "data"), "VCSYNC_API_ADDR=" + f.API, "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug"}, f.Env...)
+	return f.up.Start(ctx)
 }
 
 // WaitHTTP returns once the URL answers 200, within a minute, unless ctx ends or
@@ -159,27 +143,26 @@ func WaitHTTP(ctx context.Context, url string, died <-chan error) error {
 	return fmt.Errorf("no answer in a minute: %w", last)
 }
 
-// Died gets an error when the process ends, however it does.
-func (f *Fleet) Died() <-chan error { return f.process.died }
+// Died gets an error when the process ends, however it does; nil where there is none.
+func (f *Fleet) Died() <-chan error {
+	if f.up == nil {
+		return nil
+	}
+	return f.up.Died()
+}
 
 // PID returns the id of the process.
-func (f *Fleet) PID() int { return f.process.cmd.Process.Pid }
+func (f *Fleet) PID() int { return f.up.PID() }
 
 // Kill ends the process with SIGKILL. It may be called more than once.
-func (f *Fleet) Kill() { f.process.end(syscall.SIGKILL) }
+func (f *Fleet) Kill() {
+	if f.up != nil {
+		f.up.Kill()
+	}
+}
 
 // Stop ends the process with SIGINT, as Ctrl-C does.
-func (f *Fleet) Stop() { f.process.end(syscall.SIGINT) }
-
-func (p *process) end(sig syscall.Signal) {
-	if p == nil {
-		return
-	}
-	p.once.Do(func() {
-		_ = p.cmd.Process.Signal(sig)
-		<-p.died
-	})
-}
+func (f *Fleet) Stop() { f.up.Stop() }
 
 // Diverged returns in what the targets differ from production.
 func (f *Fleet) Diverged(policies map[schemas.Slug]schemas.ActivePolicy) []string {
@@ -218,7 +201,6 @@ func (f *Fleet) Close(keep bool) error {
 	for _, end := range f.ends {
 		end()
 	}
-	f.log.Close()
 	if keep {
 		return nil
 	}

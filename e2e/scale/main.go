@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -211,7 +210,7 @@ func listing(ctx context.Context) error {
 	}
 	var peak int
 	look := func(when string) error {
-		now, most, err := resident(f.PID())
+		now, most, err := e2e.Resident(f.PID())
 		if err != nil {
 			return err
 		}
@@ -266,26 +265,7 @@ func body(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, most, err := resident(f.PID())
+	_, most, err := e2e.Resident(f.PID())
 	fmt.Printf("scale: a job of %d MiB arrived in %s with %d MiB resident at most\n", len(job)>>20, took.Round(100*time.Millisecond), most)
 	return err
-}
-
-// resident returns the resident memory of a process in MiB, now and at most.
-func resident(pid int) (now, most int, err error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, fmt.Errorf("the resident memory is known on Linux only: %w", err)
-	}
-	for line := range strings.Lines(string(status)) {
-		name, value, _ := strings.Cut(line, ":")
-		kib, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
-		switch name {
-		case "VmRSS":
-			now = kib >> 10
-		case "VmHWM":
-			most = kib >> 10
-		}
-	}
-	return now, most, nil
 }
