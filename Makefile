@@ -10,11 +10,31 @@ GOFLAGS_BUILD := -trimpath -ldflags '-X main.version=$(VERSION)'
 # the exception, see check.
 export CGO_ENABLED = 0
 
-.PHONY: build run test check chaos fuzz clean
+# `make image` gives IMAGE:VERSION and IMAGE:latest.
+IMAGE  ?= vcsync
+DOCKER ?= docker
+
+.PHONY: build image compose-test run test check chaos fuzz clean
 
 # The first target, so that plain `make` gives the one binary there is.
 build:
 	go build $(GOFLAGS_BUILD) -o bin/vcsync ./cmd/vcsync
+
+# The container image, out of a folder that holds only what goes into it. The
+# folders are there to give new volumes their owner. A tag may not hold what a
+# version can, such as +.
+image: build
+	rm -rf bin/image
+	mkdir -p bin/image $(addprefix bin/image/folders/,data keys/broker keys/control keys/producer keys/consumer)
+	cp bin/vcsync deploy/docker/Dockerfile bin/image/
+	$(DOCKER) build --build-arg VERSION='$(or $(VERSION),devel)' --build-arg REVISION='$(shell git rev-parse HEAD 2>/dev/null)' \
+		-t $(IMAGE):$(or $(subst +,-,$(VERSION)),devel) -t $(IMAGE):latest bin/image
+
+# The proof that the fleet of docker-compose.yml heals, on a real Docker. COMPOSE
+# may be "docker compose".
+COMPOSE ?= docker-compose
+compose-test: image
+	go run ./e2e/compose -docker '$(DOCKER)' -compose '$(COMPOSE)'
 
 # The demo: three stand-ins and two sync settings in the foreground. exec, so that
 # no shell is left between make and vcsync. Ctrl-C reaches both. A SIGINT sent to

@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/vcsync/vcsync/schemas"
 )
 
 // Role says which part of vcsync a process is.
@@ -50,6 +52,10 @@ type Config struct {
 	// Role is which part of vcsync opens the store; All where empty. Only All and
 	// Control make and assert what is missing; Producer and Consumer wait for it.
 	Role Role
+	// Sources are what a Producer may see and capture, where its key allows only these;
+	// empty means all. With them events are read without the leader's help, which no
+	// right can limit to a source.
+	Sources []schemas.Slug
 	// Name is that of the process, in the names of its connections; none where empty.
 	Name string
 	// Listen is the loopback address on which the embedded broker listens, such as

@@ -106,15 +106,20 @@ func hasKeyring(dir string) bool {
 }
 
 func newKeyring(path string) ([]byte, error) {
-	random := make([]byte, 4+32+32)
-	rand.Read(random)
-	id := hex.EncodeToString(random[:4])
-	raw, err := json.MarshalIndent(keyringRecord{Version: 1, Created: time.Now().UTC(), Current: id,
-		Seal: map[string][]byte{id: random[4:36]}, Digest: random[36:]}, "", "  ")
+	raw, err := freshKeyring()
 	if err != nil {
 		return nil, err
 	}
 	return raw, writeFile(path, raw)
+}
+
+// freshKeyring returns the content of a keyring with new keys.
+func freshKeyring() ([]byte, error) {
+	random := make([]byte, 4+32+32)
+	rand.Read(random)
+	id := hex.EncodeToString(random[:4])
+	return json.MarshalIndent(keyringRecord{Version: 1, Created: time.Now().UTC(), Current: id,
+		Seal: map[string][]byte{id: random[4:36]}, Digest: random[36:]}, "", "  ")
 }
 
 // String hides the keys.

@@ -63,12 +63,55 @@ type Entry struct {
 	// intent alone is no ownership, since the write may have been refused (G4).
 	Ours bool      `json:"ours,omitzero"`
 	At   time.Time `json:"at"`
+	// Applied counts the versions of the object that were dealt with at the target:
+	// written, found equal, removed or found gone. Superseded counts those that a newer
+	// one overtook on the way. Together they are the revision of Version; see Counted
+	// and Counts.
+	Applied    uint64 `json:"applied,omitzero"`
+	Superseded uint64 `json:"superseded,omitzero"`
 	// Unknown is what another release wrote beside it; an entry keeps it until it is
 	// replaced itself (G10).
 	Unknown jsontext.Value `json:",embed"`
 }
 
-// ledgerPage is how many entries share one record: an entry takes about 350 bytes,
+// Counts returns the counters of an entry. An entry of a release without them counts
+// as one version applied that overtook all before.
+func (e Entry) Counts() (applied, superseded uint64) {
+	if e.Applied == 0 && e.Superseded == 0 && e.Version.Revision > 0 {
+		return 1, e.Version.Revision - 1
+	}
+	return e.Applied, e.Superseded
+}
+
+// Counted returns the entry with its counters, which go on from those of the entry
+// that it replaces; before is the zero Entry where there is none. Versions in between
+// were superseded. An intent counts nothing, and neither does the same version once
+// more. Another source, or a numbering that begins anew, is counted anew.
+func (e Entry) Counted(before Entry) Entry {
+	e.Applied, e.Superseded = 0, 0
+	if before.Source != e.Source || !SameNumbering(before.Version, e.Version) {
+		before = Entry{}
+	}
+	if e.Version.IsZero() {
+		return e
+	}
+	applied, superseded := before.Counts()
+	if before.Version != e.Version {
+		applied++
+		superseded += e.Version.Revision - before.Version.Revision - 1
+	}
+	e.Applied, e.Superseded = applied, superseded
+	return e
+}
+
+// SameNumbering tells whether revisions were counted on from one version of an object
+// to a later one or the same, so that their difference is a number of versions. It is
+// false where a lost stream made the source count from 1 again.
+func SameNumbering(earlier, later schemas.Version) bool {
+	return earlier == later || earlier.Compare(later) < 0 && earlier.Revision < later.Revision
+}
+
+// ledgerPage is how many entries share one record: an entry takes about 370 bytes,
 // so a page stays below 100 kB.
 const ledgerPage = 256
 
@@ -95,6 +138,8 @@ type Ledger struct {
 	pending map[entryKey]Entry
 	waiters []chan error
 	failed  error
+	// generation rises with everything that is stored.
+	generation uint64
 
 	wake chan struct{}
 	stop context.CancelFunc
@@ -140,6 +185,13 @@ func (l *Ledger) Get(t schemas.Type, id schemas.ID) (Entry, bool) {
 		return Entry{}, false
 	}
 	return l.pages[p.page].entries[p.slot], true
+}
+
+// Generation returns a number that is another whenever something was stored since.
+func (l *Ledger) Generation() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.generation
 }
 
 // Each calls f with every stored entry.
@@ -255,6 +307,7 @@ func (l *Ledger) flush(ctx context.Context) error {
 		for k, at := range moved {
 			l.at[k] = at
 		}
+		l.generation++
 		l.mu.Unlock()
 	}
 	for _, ch := range waiters {

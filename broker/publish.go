@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -163,7 +165,7 @@ func (b *Broker) publishOne(ctx context.Context, c Change, m *nats.Msg) (uint64,
 	default:
 		return 0, fmt.Errorf("publish %s of %s: %w", c.Event.Kind, c.Event.Key(), err)
 	}
-	last, err := b.storedMsg(ctx, StreamEvents, msgGet{LastBySubject: c.Event.Key().EventFilter()})
+	last, err := b.lastStored(ctx, c.Event.Key(), ack, api)
 	if errors.Is(err, ErrNotFound) {
 		return 0, fmt.Errorf("publish %s of %s: %w", c.Event.Kind, c.Event.Key(), ErrConflict)
 	}
@@ -174,6 +176,29 @@ func (b *Broker) publishOne(ctx context.Context, c Change, m *nats.Msg) (uint64,
 		return last.Sequence, nil
 	}
 	return 0, fmt.Errorf("publish %s of %s: %w", c.Event.Kind, c.Event.Key(), ErrConflict)
+}
+
+// lastStored returns the last event of an object. The broker's answer to the publish
+// says how far it must have come at least: a direct get may be behind that.
+func (b *Broker) lastStored(ctx context.Context, k schemas.Key, ack *jetstream.PubAck, refused *jetstream.APIError) (*jetstream.RawStreamMsg, error) {
+	var least uint64
+	if ack != nil {
+		least = ack.Sequence
+	} else if refused != nil {
+		_, at, _ := strings.Cut(refused.Description, "wrong last sequence: ")
+		least, _ = strconv.ParseUint(at, 10, 64)
+	}
+	for {
+		m, err := b.storedMsg(ctx, StreamEvents, msgGet{LastBySubject: k.EventFilter()})
+		if len(b.cfg.Sources) == 0 || err == nil && m.Sequence >= least || err != nil && (!errors.Is(err, ErrNotFound) || least == 0) {
+			return m, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // storeFull tells whether the broker has no room; one by one would not either.

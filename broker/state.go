@@ -33,8 +33,21 @@ type Unreadable struct {
 	Err     error
 }
 
-// StateLag returns how many events VCS_STATE is behind VCS_EV.
+// StateLag returns how many events VCS_STATE is behind VCS_EV; of the sources in
+// Config.Sources alone, and then counting those of others in between, where there
+// are any.
 func (b *Broker) StateLag(ctx context.Context) (uint64, error) {
+	if len(b.cfg.Sources) > 0 {
+		var most uint64
+		for _, s := range b.cfg.Sources {
+			lag, err := b.stateLagOf(ctx, s)
+			if err != nil {
+				return 0, err
+			}
+			most = max(most, lag)
+		}
+		return most, nil
+	}
 	ev, err := b.js.Stream(ctx, StreamEvents)
 	if err != nil {
 		return 0, fmt.Errorf("look up %s: %w", StreamEvents, err)
@@ -60,6 +73,30 @@ func (b *Broker) StateLag(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("last message of %s: %w", StreamState, err)
 	}
 	return last - min(at, last), nil
+}
+
+// stateLagOf compares a source's last event with its last state: the one is made of
+// the other, in order.
+func (b *Broker) stateLagOf(ctx context.Context, source schemas.Slug) (uint64, error) {
+	ev, err := b.storedMsg(ctx, StreamEvents, msgGet{LastBySubject: "vcsync.ev." + string(source) + ".>"})
+	if errors.Is(err, ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	st, err := b.storedMsg(ctx, StreamState, msgGet{LastBySubject: schemas.SourceStateFilter(source)})
+	if errors.Is(err, ErrNotFound) {
+		return ev.Sequence, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	at, err := sourceSeq(st.Header)
+	if err != nil {
+		return 0, fmt.Errorf("last message of %s in %s: %w", source, StreamState, err)
+	}
+	return ev.Sequence - min(at, ev.Sequence), nil
 }
 
 // WaitState returns once VCS_STATE has caught up with what VCS_EV held at the call
@@ -100,6 +137,15 @@ func (b *Broker) ScanState(ctx context.Context, filters []string, each func(Newe
 // that was there at the call.
 func (b *Broker) scan(ctx context.Context, stream string, filters []string, each func(m jetstream.Msg, seq uint64)) error {
 	if len(filters) == 0 {
+		return nil
+	}
+	if len(b.cfg.Sources) > 0 && len(filters) > 1 {
+		// The right to read one source can only be given for one filter at a time.
+		for _, f := range filters {
+			if err := b.scan(ctx, stream, []string{f}, each); err != nil {
+				return err
+			}
+		}
 		return nil
 	}
 	cons, err := b.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
@@ -224,12 +270,21 @@ func sourceSeq(h nats.Header) (uint64, error) {
 type msgGet struct {
 	Seq           uint64 `json:"seq,omitzero"`
 	LastBySubject string `json:"last_by_subj,omitzero"`
+	// NextBySubject asks for the first message of these subjects from Seq on.
+	NextBySubject string `json:"next_by_subj,omitzero"`
 }
 
 // storedMsg asks the stream's leader for one message; unlike a direct get, which a
 // lagging replica may answer, this is never older than what was acknowledged. The
 // subject may hold wildcards.
+//
+// A producer that may see only some sources has to use direct gets of events and
+// states, and on a cluster they may be a moment old. That is safe: each publish
+// names the sequence that it replaces, so it is refused and settled (publishOne).
 func (b *Broker) storedMsg(ctx context.Context, stream string, get msgGet) (*jetstream.RawStreamMsg, error) {
+	if len(b.cfg.Sources) > 0 && get.LastBySubject != "" && (stream == StreamEvents || stream == StreamState) {
+		return b.directMsg(ctx, stream, get.LastBySubject)
+	}
 	req, err := json.Marshal(get)
 	if err != nil {
 		return nil, err
@@ -266,6 +321,36 @@ func (b *Broker) storedMsg(ctx context.Context, stream string, get msgGet) (*jet
 		if m.Header, err = nats.DecodeHeadersMsg(resp.Message.Header); err != nil {
 			return nil, fmt.Errorf("read a message of %s: %w", stream, err)
 		}
+	}
+	return m, nil
+}
+
+// directMsg returns the last message of a subject, which may hold wildcards, as any
+// member of a cluster has it.
+func (b *Broker) directMsg(ctx context.Context, stream, subject string) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	reply, err := b.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream+"."+subject, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read a message of %s: %w", stream, err)
+	}
+	switch status := reply.Header.Get("Status"); {
+	case status == "404":
+		return nil, ErrNotFound
+	case status != "":
+		return nil, fmt.Errorf("read a message of %s: %s %s", stream, status, reply.Header.Get("Description"))
+	}
+	seq, err := strconv.ParseUint(reply.Header.Get(jetstream.SequenceHeader), 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("read a message of %s: header %s: %w", stream, jetstream.SequenceHeader, err)
+	}
+	at, err := time.Parse(time.RFC3339Nano, reply.Header.Get(jetstream.TimeStampHeaer))
+	if err != nil {
+		return nil, fmt.Errorf("read a message of %s: header %s: %w", stream, jetstream.TimeStampHeaer, err)
+	}
+	m := &jetstream.RawStreamMsg{Subject: reply.Header.Get(jetstream.SubjectHeader), Sequence: seq, Data: reply.Data, Time: at, Header: reply.Header}
+	for _, h := range []string{jetstream.StreamHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer, jetstream.SubjectHeader} {
+		m.Header.Del(h)
 	}
 	return m, nil
 }

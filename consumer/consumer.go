@@ -35,6 +35,8 @@ type Config struct {
 	Lanes int
 	// Log is where the consumer speaks; slog.Default() where nil.
 	Log *slog.Logger
+
+	histories *histories // of New
 }
 
 // Manager applies the active sync settings to their targets: to all of them, or to
@@ -69,6 +71,7 @@ func New(cfg Config) *Manager {
 	if cfg.Instance == "" {
 		cfg.Instance = "vcsync"
 	}
+	cfg.histories = &histories{}
 	return &Manager{cfg: cfg, targets: map[schemas.Slug]*runningTarget{}, settings: map[schemas.Slug]broker.StoredSetting{}}
 }
 
@@ -345,7 +348,7 @@ func (m *Manager) Status() ([]TargetStatus, []SettingStatus) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.settings)) {
 		s := m.settings[id]
-		st := SettingStatus{Setting: id, State: "inactive"}
+		st := SettingStatus{Setting: id, State: Inactive}
 		if r := m.targets[s.Target]; r != nil && s.Active {
 			st = r.t.settingStatus(id)
 		}

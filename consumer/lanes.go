@@ -244,3 +244,18 @@ func (l *lanes) count() int {
 	defer l.mu.Unlock()
 	return len(l.by)
 }
+
+// holds returns the objects that have a lane, and how many messages of a durable
+// consumer the lanes hold.
+func (l *lanes) holds(durable string) (in map[objectKey]bool, messages int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	in = make(map[objectKey]bool, len(l.by))
+	for key, ln := range l.by {
+		in[key] = true
+		if ln.msgs[durable] != nil {
+			messages++
+		}
+	}
+	return in, messages
+}

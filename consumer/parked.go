@@ -118,6 +118,17 @@ func (ps *parkedSet) count(setting schemas.Slug) int {
 	return n
 }
 
+// mark returns a number that is another when any record has changed.
+func (ps *parkedSet) mark() uint64 {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	m := uint64(len(ps.by))
+	for _, p := range ps.by {
+		m += p.Revision << 20
+	}
+	return m
+}
+
 // put stores a record over the one that stands there, whoever changed it
 // meanwhile: a retry that was asked for in between stays asked for.
 func (ps *parkedSet) put(ctx context.Context, p broker.Parked) error {

@@ -58,6 +58,8 @@ func (l *look) whyWithout() string {
 
 func (l *look) put(ctx context.Context, e broker.Entry) error {
 	e.At = time.Now().UTC()
+	before, _ := l.ledger.Get(e.Type, e.ID) // a lane has one look at a time, so nobody else moves it
+	e = e.Counted(before)
 	if err := l.ledger.Put(ctx, e); err != nil {
 		return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err) // the ledger takes no more; begin anew
 	}

@@ -56,6 +56,9 @@ type SettingStatus struct {
 	// LastError is the newest fault, empty where the last look went well.
 	LastError string
 	Parked    int
+	// Accounting says what became of every captured version; nil where nothing is known
+	// yet. It is never changed once it stands here.
+	Accounting *Accounting
 }
 
 // Report is what a consumer process says of itself.

@@ -29,6 +29,10 @@ const (
 	sayAgain    = 10 * time.Minute
 	// bigBody is the size in bytes of which one body at a time is worked on per target.
 	bigBody = 8 << 20
+	// passAfter is how long a target must be out of this process's reach until another
+	// one is to try, and passFor how long this one then leaves it alone.
+	passAfter = 2 * time.Minute
+	passFor   = 30 * time.Minute
 )
 
 // view is what the settings say of one target; it is replaced as a whole, so that
@@ -250,7 +254,9 @@ type session struct {
 	// passedBy holds the versions that the settings do not take, so that the target
 	// is not asked about them again and again.
 	passedBy map[objectKey]schemas.Version
-	waits    waits
+	// comparedAt holds the revisions of the settings that were compared in this session.
+	comparedAt map[schemas.Slug]uint64
+	waits      waits
 	// big is held while a body of many megabytes is worked on: each takes many times
 	// its size.
 	big baton
@@ -357,6 +363,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 		}
 	}
 	wg.Go(func() { s.gate.run(ctx) })
+	wg.Go(func() { s.passOn(soft) })
 	if err := s.probe(soft); err != nil && soft.Err() == nil {
 		s.gate.down(err)
 	}
@@ -368,6 +375,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 			}
 		})
 	}
+	wg.Go(func() { s.account(ctx) })
 	s.follow(soft, &wg)
 	<-soft.Done()
 	// A write that is under way is let finish and be recorded, for a while.
@@ -414,6 +422,25 @@ func (s *session) probe(ctx context.Context) error {
 	s.identity, s.info = identity, info
 	s.mu.Unlock()
 	return nil
+}
+
+// passOn lets another process try a target that this one cannot reach: the way to it
+// may be what is broken. A target that answers, however badly, is the same for all.
+func (s *session) passOn(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(passAfter / 4):
+		}
+		shut, since, why := s.gate.state()
+		class := visualcron.ClassOf(why)
+		if !shut || time.Since(since) < passAfter || class != visualcron.Unreachable && class != visualcron.Timeout || !s.share.Others(string(s.server.ID)) {
+			continue
+		}
+		s.log.InfoContext(ctx, "the target cannot be reached from here; another process is to try", "reason", why)
+		s.share.Pass(string(s.server.ID), passFor)
+	}
 }
 
 // capability returns what the target can do with a type, as it said last.
@@ -658,5 +685,8 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 		s.log.WarnContext(ctx, "a message in the state stream is no event of vcsync and is left alone", "subject", u.Subject, "error", u.Err)
 	})
 	p.done(false)
+	if err == nil {
+		s.compared(set)
+	}
 	return err
 }

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"testing"
@@ -15,6 +17,8 @@ import (
 	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/producer"
 	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+	"github.com/vcsync/vcsync/visualcron/bridge"
 )
 
 // crew is several consumers on one broker.
@@ -193,6 +197,65 @@ func TestABlackHoleIsHandedOverToo(t *testing.T) {
 		defer func() { c.end("two", nil) }()
 		t.Logf("shared out after %s", c.settles(t, 10*time.Second, 2, 2))
 	})
+}
+
+// A target that one consumer cannot reach and another can is handed over; one that
+// nobody can reach does not wander.
+func TestATargetOutOfReachIsHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t)
+		defer w.Close()
+		source := w.AddHost("production")
+		if _, _, err := source.Server.Put(schemas.Job, []byte(`{"Id":"5ca1e000-1111-4222-8333-000000000001","Name":"Job","Stats":{"Active":true}}`)); err != nil {
+			t.Fatal(err)
+		}
+		var hosts []*Host
+		for _, name := range []schemas.Slug{"remote", "dead", "other"} {
+			hosts = append(hosts, w.AddHost(name))
+			w.Setting(AllJobs("to-"+name, "production", name, schemas.Keep))
+		}
+		hosts[1].SetFaults(func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+		})
+		w.StartProducer()
+		w.durables = start(consumer.NewDurables(w.Broker, w.Log).Run)
+		c := &crew{w: w, by: map[string]*consumer.Manager{}, roles: map[string]*role{}}
+		blind := consumer.New(consumer.Config{Broker: w.Broker, Instance: "blind", Log: w.Log, Open: func(s schemas.Server, pw string) (visualcron.Connector, error) {
+			if s.ID == "remote" {
+				return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: pw}, bridge.WithTransport(noWay{}))
+			}
+			return w.Open(s, pw)
+		}})
+		c.by["blind"], c.roles["blind"] = blind, start(blind.Run)
+		defer c.end("blind", nil)
+		time.Sleep(5 * time.Minute)
+		c.add("sighted")
+		defer c.end("sighted", nil)
+		for begun := time.Now(); Diverged(source, hosts[0], schemas.Keep) != nil; time.Sleep(time.Second) {
+			if time.Since(begun) > 10*time.Minute {
+				t.Fatal("the remote target did not get its job")
+			}
+		}
+		hosts[1].Reset()
+		time.Sleep(20 * time.Minute)
+		if n := hosts[1].Requests(); n > 200 {
+			t.Errorf("%d requests to a dead target in 20 minutes", n)
+		}
+		hosts[1].SetFaults(nil)
+		time.Sleep(2 * time.Minute)
+		for _, h := range hosts {
+			if d := Diverged(source, h, schemas.Keep); d != nil {
+				t.Errorf("%s: %v", h.Name, d)
+			}
+		}
+	})
+}
+
+// noWay is a network without a route.
+type noWay struct{}
+
+func (noWay) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("no route to host")}
 }
 
 func TestOfTwoProducersOneWorksAndOneStandsBy(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,7 @@ import (
 )
 
 func newDemoCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Run vcsync with three stand-ins for VisualCron servers and two sync settings",
 		Long: `Runs three stand-ins (production with synthetic objects, test and standby with the
@@ -38,6 +39,68 @@ foreground, until interrupted. What is there already stays as it is.`,
 			defer stop()
 			return demo(ctx, cfg, a.out, a.err)
 		},
+	}
+	c.AddCommand(newDemoSettingsCommand(a))
+	return c
+}
+
+// newDemoSettingsCommand is for roles that run apart: the demo without its processes.
+func newDemoSettingsCommand(a *app) *cobra.Command {
+	urls := map[string]string{}
+	var wait time.Duration
+	c := &cobra.Command{
+		Use:   "settings --production URL --test URL --standby URL",
+		Short: "Give a running vcsync the demo's servers and sync settings",
+		Long: `Adds three stand-ins as servers, and two sync settings from production, to a vcsync
+that runs already. What is there already stays as it is. docker-compose.yml uses it.`,
+		Args: none,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range demoServers {
+				rec := schemas.Server{ID: schemas.Slug(name), Connector: "bridge", Address: urls[name], User: standin.DefaultUser}
+				if err := rec.Validate(); err != nil {
+					return usageError("--%s: %w", name, err)
+				}
+			}
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			defer api.http.CloseIdleConnections()
+			if err := demoSettingsWait(cmd.Context(), api, urls, wait); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.out, "The servers production, test and standby and the sync settings from production to the others are there. Next: vcsync status\n")
+			return failed(exitRunTime, err)
+		},
+	}
+	for _, name := range demoServers {
+		c.Flags().Func(name, "address of the stand-in "+name+", such as http://"+name+":7701 (required)", func(v string) error {
+			urls[name] = v
+			return nil
+		})
+	}
+	c.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait until vcsync and the stand-ins answer")
+	c.Flags().StringVar(&a.api, "api", "", "address of the API (default VCSYNC_API_ADDR, or "+defaultAPIAddr+")")
+	return c
+}
+
+// demoSettingsWait is demoSettings, again and again while something does not answer
+// yet.
+func demoSettingsWait(ctx context.Context, api *client, urls map[string]string, wait time.Duration) error {
+	late := time.After(wait)
+	for {
+		err := demoSettings(ctx, api, urls, func(name string) string {
+			return "name that address with --" + name + ", or remove the server first"
+		})
+		if e, ok := errors.AsType[*exitError](err); err == nil || ok && e.code == exitUsage || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		case <-late:
+			return err
+		}
 	}
 }
 
@@ -97,7 +160,15 @@ func demo(ctx context.Context, cfg config, stdout, stderr io.Writer) (err error)
 		for _, r := range all {
 			urls[r.name] = "http://" + r.l.Addr().String()
 		}
-		if err := demoSettings(ctx, cfg, urls); err != nil {
+		api, err := newClient(cfg.APIAddr, envPrefix+"API_ADDR")
+		if err != nil {
+			return err
+		}
+		defer api.http.CloseIdleConnections()
+		err = demoSettings(ctx, api, urls, func(name string) string {
+			return fmt.Sprintf("start with the address of before in %sSTANDIN_%s_ADDR, or with another VCSYNC_DATA", envPrefix, strings.ToUpper(name))
+		})
+		if err != nil {
 			return err
 		}
 		return demoHello(stdout, cfg, urls, all[0].s)
@@ -115,19 +186,14 @@ func demoTypes() []schemas.Type {
 	})
 }
 
-// demoSettings adds what is not there, over the API as anybody would.
-func demoSettings(ctx context.Context, cfg config, urls map[string]string) error {
-	api, err := newClient(cfg.APIAddr, envPrefix+"API_ADDR")
-	if err != nil {
-		return err
-	}
-	defer api.http.CloseIdleConnections()
-	for _, name := range []string{"production", "test", "standby"} {
+// demoSettings adds what is not there, over the API as anybody would. Cure says what
+// to do where a server is stored with another address.
+func demoSettings(ctx context.Context, api *client, urls map[string]string, cure func(name string) string) error {
+	for _, name := range demoServers {
 		var have control.ServerRecord
 		_, _, err := api.call(ctx, http.MethodGet, apiPath("servers", name), nil, nil, &have)
 		if err == nil && have.Address != urls[name] {
-			return usageError("server %s is stored with the address %s, and the stand-in runs at %s: start with the address of before in %sSTANDIN_%s_ADDR, or with another VCSYNC_DATA",
-				name, have.Address, urls[name], envPrefix, strings.ToUpper(name))
+			return usageError("server %s is stored with the address %s, and the stand-in runs at %s: %s", name, have.Address, urls[name], cure(name))
 		}
 		if isStatus(err, http.StatusNotFound) {
 			_, _, err = api.call(ctx, http.MethodPost, apiPath("servers"), nil, control.NewServer{ID: name, Name: "Stand-in " + name, Connector: "bridge",

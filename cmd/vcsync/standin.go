@@ -16,6 +16,7 @@ import (
 // that change what running ones hold.
 func newStandinCommand() *cobra.Command {
 	var name, addr, dir, user, passwordFile string
+	var seed bool
 	cmd := &cobra.Command{
 		Use:   "standin",
 		Short: "Run a stand-in for a VisualCron server, or change what one holds",
@@ -56,6 +57,11 @@ the demo one, or VCSYNC_STANDIN_USER and VCSYNC_STANDIN_PASSWORD.`,
 			if err != nil {
 				return failed(openCode(err), errors.Join(err, l.Close()))
 			}
+			if seed {
+				if err := standin.Seed(s); err != nil && !errors.Is(err, standin.ErrNotEmpty) {
+					return failed(exitEnvironment, errors.Join(err, l.Close(), s.Close()))
+				}
+			}
 			host, port, _ := net.SplitHostPort(l.Addr().String()) // Listen gave it
 			fmt.Fprintf(cmd.OutOrStdout(), "stand-in %q (not VisualCron) at http://%s, account %s, objects in %s\n", s.Name(), net.JoinHostPort(host, port), user, dir)
 			if ip := net.ParseIP(host); passwordFile == "" && (ip == nil || !ip.IsLoopback()) {
@@ -74,6 +80,7 @@ the demo one, or VCSYNC_STANDIN_USER and VCSYNC_STANDIN_PASSWORD.`,
 	f.StringVar(&dir, "dir", "", "folder of its objects (required)")
 	f.StringVar(&user, "user", standin.DefaultUser, "name of its only account")
 	f.StringVar(&passwordFile, "password-file", "", "file that holds the account's password (default: the demo password)")
+	f.BoolVar(&seed, "seed", false, "fill it before it serves, if it holds its built-in objects only; see seed")
 	cmd.AddCommand(newStandinSeedCommand(), newStandinListCommand(), newStandinGetCommand(), newStandinPutCommand(),
 		newStandinEditCommand(), newStandinDeleteCommand(), newStandinMisbehaveCommand())
 	return cmd

@@ -209,6 +209,7 @@ type boundedConn struct {
 	b *Bridge
 }
 
+// Write sends what net/http gives it, which are pieces of 32 KiB of a large body.
 func (c *boundedConn) Write(p []byte) (int, error) {
 	if err := c.b.tooLate(); err != nil {
 		return 0, err
