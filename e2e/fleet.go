@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vcsync/vcsync/schemas"
@@ -31,6 +32,9 @@ type Fleet struct {
 	addresses map[schemas.Slug]string
 	ends      []func()
 	up        *Process
+	who       *who
+	mu        sync.Mutex
+	processes []*Process
 }
 
 // NewFleet prepares a fleet in a new folder under the system's temporary one; no
@@ -41,6 +45,7 @@ func NewFleet(binary string) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{Dir: dir, Hosts: map[schemas.Slug]*Host{}, binary: binary, addresses: map[schemas.Slug]string{}}
+	f.who = &who{names: map[string]string{}, pids: f.pids}
 	if f.API, err = FreeAddr(); err != nil {
 		return nil, err
 	}
@@ -72,10 +77,27 @@ func (f *Fleet) AddHost(ctx context.Context, name schemas.Slug) (*Host, error) {
 	}
 	serve, end := context.WithCancel(context.Background())
 	served := make(chan struct{})
-	go func() { defer close(served); _ = h.Server.Serve(serve, l) }()
+	go func() { defer close(served); _ = h.Server.Serve(serve, namedListener{l, f.who}) }()
 	f.ends = append(f.ends, func() { end(); <-served; h.Server.Close() })
 	f.Hosts[name], f.addresses[name] = h, l.Addr().String()
 	return h, nil
+}
+
+// Writer returns the name of the process that sent a request to a stand-in, "" where
+// that is not known.
+func (f *Fleet) Writer(r *http.Request) string { return f.who.name(r.RemoteAddr) }
+
+// pids returns the names of the roles that run apart, by process id.
+func (f *Fleet) pids() map[int]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[int]string{}
+	for _, p := range f.processes {
+		if p.Running() {
+			out[p.PID()] = p.Name
+		}
+	}
+	return out
 }
 
 // Register adds every stand-in as a server, and a setting that takes all jobs from

@@ -88,6 +88,9 @@ func (r *Roles) Start(ctx context.Context) error {
 func (f *Fleet) process(name string, args []string, env ...string) *Process {
 	p := &Process{Name: name, Log: logIn(f.Dir, name), binary: f.binary, args: args,
 		env: append(append([]string{"VCSYNC_DATA=" + filepath.Join(f.Dir, name), "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug"}, f.Env...), env...)}
+	f.mu.Lock()
+	f.processes = append(f.processes, p)
+	f.mu.Unlock()
 	f.ends = append([]func(){p.Kill}, f.ends...) // before what they speak to
 	return p
 }
