@@ -29,18 +29,24 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 	case Producer:
 		each, all := tokens(sources)
 		r.readsCommon()
-		r.pub("$O." + BucketBodies + ".>")
+		r.pub("$O."+BucketBodies+".>", "$JS.API.CONSUMER.DELETE.KV_"+BucketLedger+".*", "$JS.FC.KV_"+BucketLedger+".>")
 		r.pub(kvSubject(BucketLease, "producer.*"), kvSubject(BucketStatus, "producer.*"))
 		// The stream's name stands before the consumer's: these read nothing without a
 		// consumer that one was allowed to create, or whose name one knows.
 		r.pub("$JS.API.CONSUMER.MSG.NEXT."+StreamEvents+".*", "$JS.API.CONSUMER.MSG.NEXT."+StreamState+".*",
 			"$JS.API.CONSUMER.INFO."+StreamEvents+".*", "$JS.API.CONSUMER.INFO."+StreamState+".*")
+		// What vcsync itself wrote to a source, which is a target too perhaps, is no
+		// change of it.
+		r.pub("$JS.API.CONSUMER.DELETE.KV_"+BucketLedger+".*", "$JS.FC.KV_"+BucketLedger+".>")
 		for _, s := range each {
+			r.pub("$JS.API.CONSUMER.CREATE.KV_" + BucketLedger + ".*." + kvSubject(BucketLedger, s+".*"))
 			ev, st := "vcsync.ev."+s+".>", "vcsync.st."+s+".>"
 			r.pub(ev, kvSubject(BucketLease, "source."+s), kvSubject(BucketConfig, "epoch."+s), kvSubject(BucketConfig, identityPrefix+s),
 				passwordRight(s),
 				"$JS.API.DIRECT.GET."+StreamEvents+"."+ev, "$JS.API.DIRECT.GET."+StreamState+"."+st,
-				"$JS.API.CONSUMER.CREATE."+StreamEvents+".*."+ev, "$JS.API.CONSUMER.CREATE."+StreamState+".*."+st)
+				"$JS.API.CONSUMER.CREATE."+StreamEvents+".*."+ev, "$JS.API.CONSUMER.CREATE."+StreamState+".*."+st,
+				// What vcsync itself wrote to this server, where it is a target too.
+				"$JS.API.CONSUMER.CREATE.KV_"+BucketLedger+".*."+kvSubject(BucketLedger, s+".*"))
 			r.sub(PokePrefix + s)
 		}
 		if all { // the leader's answer, which is never behind, cannot be limited to a source
@@ -56,6 +62,8 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 			// The second form is that of nats-server with feature js_ack_fc_v2.
 			"$JS.ACK."+StreamState+".>", "$JS.ACK.*.*."+StreamState+".>",
 			"$JS.API.STREAM.MSG.GET."+StreamState,
+			// It counts what was captured.
+			"$JS.API.CONSUMER.CREATE."+StreamEvents+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamEvents+".*", "$JS.API.CONSUMER.INFO."+StreamEvents+".*",
 			"$JS.API.CONSUMER.CREATE."+StreamState+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamState+".*", "$JS.API.CONSUMER.INFO."+StreamState+".*",
 			"$JS.API.CONSUMER.LIST."+StreamState, "$JS.API.CONSUMER.NAMES."+StreamState)
 	}

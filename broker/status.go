@@ -146,7 +146,7 @@ func (r Reporter) Run(ctx context.Context) error {
 		}
 		if said.IsZero() || time.Since(said) >= statusSame || !bytes.Equal(now, words) {
 			s.Words = now
-			s.Memory, s.Goroutines = processFigures()
+			s.Memory, s.Goroutines = ProcessFigures()
 			put, cancel := context.WithTimeout(ctx, statusSame)
 			err := r.Broker.PutStatus(put, s)
 			cancel()
@@ -183,9 +183,9 @@ func (r Reporter) words() (jsontext.Value, error) {
 	return json.Marshal(r.Words(), json.Deterministic(true), json.OmitZeroStructFields(true))
 }
 
-// processFigures returns the memory that the process holds, in bytes, and how many
+// ProcessFigures returns the memory that the process holds, in bytes, and how many
 // goroutines run.
-func processFigures() (memory uint64, goroutines int) {
+func ProcessFigures() (memory uint64, goroutines int) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.Sys - m.HeapReleased, runtime.NumGoroutine()

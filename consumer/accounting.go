@@ -52,6 +52,9 @@ type Accounting struct {
 	Held uint64
 	// Pending counts the newest versions that are on their way or wait for their turn.
 	Pending uint64
+	// Oldest is when the oldest of the pending versions was captured, by the broker's
+	// clock; zero where none is pending.
+	Oldest time.Time
 	// Unaccounted is how many versions are in none of the accounts, or in two, and
 	// stayed so for some seconds. It is never anything but 0 unless something was lost
 	// or vcsync is wrong. Objects names up to 5 of the objects, as Type/id.
@@ -78,6 +81,7 @@ type capturedHead struct {
 	version schemas.Version
 	seq     uint64 // in VCS_EV
 	digest  uint64 // a hash of it
+	stored  int64  // by the broker's clock, in seconds since 1970
 	path    []schemas.Slug
 	deleted bool
 }
@@ -98,7 +102,7 @@ func (c *captured) readOn(ctx context.Context) error {
 			if have, ok := c.by[key]; ok && have.version.Compare(e.Version) >= 0 {
 				continue
 			}
-			h := capturedHead{version: e.Version, seq: e.Seq, digest: maphash.String(digestSeed, string(e.Digest)), deleted: e.Kind == schemas.Deleted}
+			h := capturedHead{version: e.Version, seq: e.Seq, stored: e.Stored.Unix(), digest: maphash.String(digestSeed, string(e.Digest)), deleted: e.Kind == schemas.Deleted}
 			for _, s := range e.OriginPath {
 				h.path = append(h.path, schemas.Slug(strings.Clone(string(s)))) // not the whole header
 			}
@@ -463,6 +467,9 @@ func (a *accounts) bookWaiting(ctx context.Context, acc *Accounting, v *view, se
 		case out > 0:
 			out--
 			b.pending = 1
+		}
+		if at := time.Unix(head.stored, 0).UTC(); b.pending > 0 && (acc.Oldest.IsZero() || at.Before(acc.Oldest)) {
+			acc.Oldest = at
 		}
 		acc.add(b)
 		b.doubt(open, key, head)

@@ -91,6 +91,8 @@ type Server struct {
 	stopping chan struct{}
 	stop     func()
 	ready    readiness
+	self     ProcessReport
+	metrics  http.Handler
 }
 
 const (
@@ -123,7 +125,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Heartbeat <= 0 {
 		cfg.Heartbeat = 15 * time.Second
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, broker: cfg.Broker, streams: make(chan struct{}, maxStreams), stopping: make(chan struct{})}
+	s := &Server{cfg: cfg, log: cfg.Log, broker: cfg.Broker, streams: make(chan struct{}, maxStreams), stopping: make(chan struct{}),
+		self: selfReport(cfg)}
+	s.metrics = s.newMetrics()
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	mux := http.NewServeMux()
 	s.api = humago.New(mux, apiConfig())
@@ -131,6 +135,7 @@ func New(cfg Config) (*Server, error) {
 	mux.HandleFunc(hintPattern, s.serveHint)
 	mux.HandleFunc("GET /livez", s.serveLive)
 	mux.HandleFunc("GET /readyz", s.serveReady)
+	mux.Handle("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /{$}", s.servePage)
 	s.handler = s.guard(mux)
 	return s, nil

@@ -770,7 +770,7 @@ func TestSourcesArePolledOnRequest(t *testing.T) {
 	}
 	w = newWorld(t, func(c *control.Config) { c.Sources = nil })
 	w.putServer("a")
-	w.do("POST", "/api/v1/sources/a/poll", "").want(409, "does not run")
+	w.do("POST", "/api/v1/sources/a/poll", "").want(409, "No producer is known")
 }
 
 func TestLiveAndReady(t *testing.T) {

@@ -50,9 +50,9 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"title":  upperFirst,
 	"state": func(s string) string {
 		switch s {
-		case string(producer.Capturing), string(consumer.Working):
+		case string(producer.Capturing), string(consumer.Working), processAlive:
 			return "good"
-		case string(producer.Degraded), string(consumer.Down):
+		case string(producer.Degraded), string(consumer.Down), processGone, noProducer, noConsumer:
 			return "bad"
 		}
 		return "dim"
@@ -74,7 +74,7 @@ type pageData struct {
 	Version    string
 	Now        time.Time
 	Fault      string
-	Trouble    int // sources and targets
+	Trouble    int // sources, targets and accounts
 	Status     *StatusReport
 	Parked     []ParkedRecord
 	MoreParked int
@@ -109,12 +109,17 @@ func (s *Server) fillPage(ctx context.Context, d *pageData) error {
 	}
 	d.Status = &status
 	for _, v := range status.Sources {
-		if v.State == string(producer.Degraded) {
+		if v.State == string(producer.Degraded) || v.State == noProducer {
 			d.Trouble++
 		}
 	}
 	for _, v := range status.Targets {
-		if v.State == string(consumer.Down) {
+		if v.State == string(consumer.Down) || v.State == noConsumer {
+			d.Trouble++
+		}
+	}
+	for _, v := range status.Settings {
+		if v.Accounting != nil && v.Accounting.Unaccounted > 0 {
 			d.Trouble++
 		}
 	}

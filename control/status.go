@@ -3,6 +3,8 @@ package control
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -16,19 +18,68 @@ import (
 
 // StatusReport is how everything does.
 type StatusReport struct {
-	Version  string             `json:"version"`
-	Time     time.Time          `json:"time"`
-	Store    StoreReport        `json:"store"`
-	Roles    RolesReport        `json:"roles" doc:"What runs in this process; of what does not, nothing is known here."`
-	Sources  []SourceReport     `json:"sources" nullable:"false"`
-	Targets  []TargetReport     `json:"targets" nullable:"false"`
-	Settings []SettingReport    `json:"settings" nullable:"false"`
-	Parked   int                `json:"parked" doc:"Without those that were discarded."`
-	ParkedBy []ParkedCount      `json:"parkedBy" nullable:"false" doc:"The same by target and class, the most first."`
-	Faulty   []UnreadableReport `json:"faulty,omitzero" doc:"Stored records that this version does not understand."`
+	Version string      `json:"version"`
+	Time    time.Time   `json:"time"`
+	Store   StoreReport `json:"store"`
+	Roles   RolesReport `json:"roles" doc:"Of which roles anything is known here: those that run in this process, or say in the store how they do."`
+	// Processes begins with this one.
+	Processes []ProcessReport    `json:"processes" nullable:"false" doc:"The processes of the installation, this one first."`
+	Sources   []SourceReport     `json:"sources" nullable:"false"`
+	Targets   []TargetReport     `json:"targets" nullable:"false"`
+	Settings  []SettingReport    `json:"settings" nullable:"false"`
+	Parked    int                `json:"parked" doc:"Without those that were discarded."`
+	ParkedBy  []ParkedCount      `json:"parkedBy" nullable:"false" doc:"The same by target and class, the most first."`
+	Faulty    []UnreadableReport `json:"faulty,omitzero" doc:"Stored records that this version does not understand."`
 }
 
-// RolesReport says which roles run in this process.
+// ProcessReport is how a process does.
+type ProcessReport struct {
+	Role       string    `json:"role" doc:"all, control, producer or consumer."`
+	Instance   string    `json:"instance"`
+	Host       string    `json:"host"`
+	PID        int       `json:"pid"`
+	Version    string    `json:"version"`
+	Started    time.Time `json:"started" doc:"By its own clock."`
+	Memory     uint64    `json:"memory" doc:"What it holds from the operating system, in bytes."`
+	Goroutines int       `json:"goroutines"`
+	State      string    `json:"state" doc:"alive, or gone: silent for 30 seconds, and what it said is not believed any more."`
+	Silent     int       `json:"silent" doc:"How many seconds ago it last said something."`
+	Twice      bool      `json:"twice,omitzero" doc:"Two running processes have this role and name; one needs another VCSYNC_INSTANCE."`
+	Cut        bool      `json:"cut,omitzero" doc:"It has more to say than a report takes; its sources and targets are missing here."`
+	Sources    []string  `json:"sources" nullable:"false" doc:"What it captures, without what it stands by for."`
+	Targets    []string  `json:"targets" nullable:"false" doc:"What it writes to, without what it stands by for."`
+}
+
+// Process states.
+const (
+	processAlive = "alive"
+	processGone  = "gone"
+)
+
+// noProducer and noConsumer are the states of a source and of a target that no living
+// process speaks of.
+const (
+	noProducer = "no producer has it"
+	noConsumer = "no consumer has it"
+)
+
+// AccountingReport says what became of every captured version: captured = applied +
+// superseded + filtered + parked + held + pending (G7).
+type AccountingReport struct {
+	At          time.Time `json:"at" doc:"When it was drawn up, by the clock of the process that writes to the target."`
+	Captured    uint64    `json:"captured" doc:"Versions of objects that the source's events tell of, and deletions that are held."`
+	Applied     uint64    `json:"applied" doc:"Written, found equal, removed or found gone."`
+	Superseded  uint64    `json:"superseded" doc:"Overtaken by a newer version before their turn came."`
+	Filtered    uint64    `json:"filtered" doc:"Newest versions that the settings do not take."`
+	Parked      uint64    `json:"parked" doc:"Newest versions that are parked, discarded ones too."`
+	Held        uint64    `json:"held" doc:"Deletions that wait at the source."`
+	Pending     uint64    `json:"pending" doc:"Newest versions that are on their way or wait for their turn."`
+	Oldest      time.Time `json:"oldest,omitzero" doc:"When the oldest pending one was captured."`
+	Unaccounted uint64    `json:"unaccounted" doc:"In none of these accounts, or in two, for some seconds: something was lost, or vcsync is wrong."`
+	Objects     []string  `json:"objects,omitzero" doc:"Up to 5 of the objects that are unaccounted for, as Type/id."`
+}
+
+// RolesReport says which roles are known here.
 type RolesReport struct {
 	Producer bool `json:"producer"`
 	Consumer bool `json:"consumer"`
@@ -101,13 +152,15 @@ type SettingReport struct {
 	Target    string    `json:"target"`
 	Active    bool      `json:"active"`
 	Takes     []string  `json:"takes" nullable:"false"`
-	Known     bool      `json:"known" doc:"A consumer of this process follows it; else the numbers say nothing."`
+	Known     bool      `json:"known" doc:"A consumer follows it; else the numbers say nothing."`
 	State     string    `json:"state,omitzero"`
 	Pending   uint64    `json:"pending" doc:"Objects whose newest state has not been dealt with."`
 	Parked    int       `json:"parked"`
 	LastRun   time.Time `json:"lastRun,omitzero" doc:"The end of the last pass over all objects."`
 	OK        bool      `json:"ok" doc:"The last pass parked nothing."`
 	LastError string    `json:"lastError,omitzero"`
+	// Accounting is that of the process that writes to the target.
+	Accounting *AccountingReport `json:"accounting,omitempty" doc:"What became of every captured version; absent where it is not known yet."`
 }
 
 // UnreadableReport is a record that is left as it is.
@@ -145,6 +198,8 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 		}
 		slices.SortFunc(r.Sources, func(a, b SourceReport) int { return cmp.Compare(a.Server, b.Server) })
 	}
+	r.Processes = s.processes()
+	held := heldOf(r.Sources)
 	known := map[schemas.Slug]consumer.SettingStatus{}
 	if s.cfg.Targets != nil {
 		targets, settings := s.cfg.Targets.Status()
@@ -155,6 +210,9 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 		for _, v := range settings {
 			known[v.Setting] = v
 		}
+	}
+	if s.cfg.Fleet != nil {
+		r.withoutProcess(snap)
 	}
 	waiting := map[schemas.Slug]int{}
 	for _, p := range parked {
@@ -169,7 +227,12 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 		for _, t := range v.TakenTypes() {
 			rec.Takes = append(rec.Takes, string(t))
 		}
-		if k, ok := known[v.ID]; ok {
+		if k, ok := known[v.ID]; ok && v.Active && k.State == consumer.Inactive && s.cfg.Fleet != nil {
+			rec.State = noConsumer
+		} else if ok {
+			if rec.Known = true; k.Accounting != nil {
+				rec.Accounting = accountingReport(*k.Accounting, held, v)
+			}
 			rec.Known, rec.State, rec.Pending, rec.LastRun, rec.OK, rec.LastError = true, k.State, k.Pending, k.LastRun, k.OK, k.LastError
 			rec.Parked = max(rec.Parked, k.Parked)
 		}
@@ -211,6 +274,98 @@ func parkedCounts(parked []broker.Parked) []ParkedCount {
 	return out
 }
 
+// processes returns this process and, where roles run apart, those of the roles.
+func (s *Server) processes() []ProcessReport {
+	own := s.self
+	own.Memory, own.Goroutines = broker.ProcessFigures()
+	out := []ProcessReport{own}
+	if s.cfg.Fleet == nil {
+		return out
+	}
+	for _, p := range s.cfg.Fleet.Processes() {
+		v := ProcessReport{Role: p.Role, Instance: p.Instance, Host: p.Host, PID: p.PID, Version: p.Version, Started: p.Started, Memory: p.Memory,
+			Goroutines: p.Goroutines, State: processAlive, Silent: int(p.Silent / time.Second), Twice: p.Twice, Cut: p.Cut, Sources: []string{}, Targets: []string{}}
+		if p.Gone {
+			v.State = processGone
+		}
+		for _, x := range p.Sources {
+			v.Sources = append(v.Sources, string(x))
+		}
+		for _, x := range p.Targets {
+			v.Targets = append(v.Targets, string(x))
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// selfReport is what this process says of itself.
+func selfReport(cfg Config) ProcessReport {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	role := "all"
+	if cfg.Fleet != nil {
+		role = "control"
+	}
+	return ProcessReport{Role: role, Instance: cmp.Or(cfg.Instance, fmt.Sprintf("%s-%d", host, os.Getpid())), Host: host, PID: os.Getpid(), Version: cfg.Version,
+		Started: time.Now().UTC(), State: processAlive, Sources: []string{}, Targets: []string{}}
+}
+
+// withoutProcess adds the sources and targets of active settings of which no living
+// process speaks: nothing is worse than a line that is not there.
+func (r *StatusReport) withoutProcess(snap broker.Snapshot) {
+	sources, targets := map[string]bool{}, map[string]bool{}
+	for _, v := range r.Sources {
+		sources[v.Server] = true
+	}
+	for _, v := range r.Targets {
+		targets[v.Server] = true
+	}
+	for _, v := range sortedSettings(snap) {
+		if src := string(v.Source); v.Active && len(v.TakenTypes()) > 0 && !sources[src] {
+			sources[src] = true
+			r.Sources = append(r.Sources, SourceReport{Server: src, State: noProducer, Types: []SourceTypeReport{},
+				Reason: "no producer process that may capture it is alive; its changes are captured when one is started"})
+		}
+		if dst := string(v.Target); v.Active && !targets[dst] {
+			targets[dst] = true
+			r.Targets = append(r.Targets, TargetReport{Server: dst, State: noConsumer,
+				Reason: "no consumer process is alive, or it is being taken over; what is captured is written when one has it"})
+		}
+	}
+	slices.SortFunc(r.Sources, func(a, b SourceReport) int { return cmp.Compare(a.Server, b.Server) })
+	slices.SortFunc(r.Targets, func(a, b TargetReport) int { return cmp.Compare(a.Server, b.Server) })
+}
+
+// Accounts tells whether anything is known of what became of the captured versions.
+func (r StatusReport) Accounts() bool {
+	return slices.ContainsFunc(r.Settings, func(v SettingReport) bool { return v.Accounting != nil })
+}
+
+// heldOf returns the deletions that wait, by source and type.
+func heldOf(sources []SourceReport) map[string]map[string]uint64 {
+	out := map[string]map[string]uint64{}
+	for _, s := range sources {
+		out[s.Server] = map[string]uint64{}
+		for _, t := range s.Types {
+			out[s.Server][t.Type] = uint64(t.Held)
+		}
+	}
+	return out
+}
+
+// accountingReport adds what the producer holds back, which no event tells of, to
+// both sides of a setting's account.
+func accountingReport(a consumer.Accounting, held map[string]map[string]uint64, v broker.StoredSetting) *AccountingReport {
+	for _, t := range v.TakenTypes() {
+		a.Held += held[string(v.Source)][string(t)]
+	}
+	return &AccountingReport{At: a.At, Captured: a.Captured + a.Held, Applied: a.Applied, Superseded: a.Superseded, Filtered: a.Filtered, Parked: a.Parked,
+		Held: a.Held, Pending: a.Pending, Oldest: a.Oldest, Unaccounted: a.Unaccounted, Objects: a.Objects}
+}
+
 func sourceReport(p producer.Status) SourceReport {
 	r := SourceReport{Server: string(p.Server), State: string(p.State), Class: p.Class, Reason: p.Reason, Since: p.Since, Feed: p.Feed, Epoch: p.Epoch,
 		Types: []SourceTypeReport{}}
@@ -236,7 +391,7 @@ func (s *Server) pollSource(ctx context.Context, in *IDPath) (*output[Polled], e
 		return nil, err
 	}
 	if s.cfg.Sources == nil {
-		return nil, huma.Error409Conflict("The producer does not run in this process; ask the one that has it.")
+		return nil, huma.Error409Conflict("No producer is known here.")
 	}
 	err = s.act(ctx, broker.AuditRecord{Action: "source.poll", Object: "server/" + string(v.ID)}, func(context.Context) error {
 		s.cfg.Sources.Poke(v.ID)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,8 +36,36 @@ func (a *app) printStatus(r control.StatusReport) error {
 	for _, f := range r.Faulty {
 		fmt.Fprintf(a.out, "record %s is not understood: %s\n", clean(f.Record), clean(f.Reason))
 	}
+	for _, v := range r.Settings {
+		if c := v.Accounting; c != nil && c.Unaccounted > 0 {
+			fmt.Fprintf(a.out, "THE ACCOUNTS DO NOT BALANCE: %s, captured for setting %s, are in no account or in two (G7): %s. See the consumer's log.\n",
+				versions(c.Unaccounted), clean(v.Setting), clean(strings.Join(c.Objects, ", ")))
+		}
+	}
+	for _, p := range r.Processes {
+		if p.Twice {
+			fmt.Fprintf(a.out, "TWO PROCESSES HAVE ONE NAME: %s %s; one needs another VCSYNC_INSTANCE.\n", clean(p.Role), clean(p.Instance))
+		}
+		if p.Cut {
+			fmt.Fprintf(a.out, "%s %s has more to say than a report takes: its sources and targets are missing here.\n", clean(p.Role), clean(p.Instance))
+		}
+	}
 	fmt.Fprintln(a.out)
-	t := newTable("SOURCE", "STATE", "HINTS", "OBJECTS", "EVENTS", "LAST COMPLETE LISTING", "REASON")
+	t := newTable("PROCESS", "INSTANCE", "HOST", "STATE", "MEMORY", "HOLDS")
+	for _, p := range r.Processes {
+		state := p.State
+		if p.State != "alive" {
+			state = fmt.Sprintf("%s for %ds", p.State, p.Silent)
+		}
+		holds := append(slices.Clone(p.Sources), p.Targets...)
+		t.add(p.Role, shorten(p.Instance, 24), shorten(p.Host, 20), state, fmt.Sprintf("%.0f MiB", float64(p.Memory)/(1<<20)), dash(some(holds, 34)))
+	}
+	if len(r.Processes) > 1 {
+		if err := a.section(t, true, "", ""); err != nil {
+			return err
+		}
+	}
+	t = newTable("SOURCE", "STATE", "HINTS", "OBJECTS", "EVENTS", "LAST COMPLETE LISTING", "REASON")
 	trouble := newTable("SOURCE", "TYPE", "OBJECTS", "LAST COMPLETE LISTING", "TROUBLE")
 	for _, s := range r.Sources {
 		t.add(s.Server, s.State, yesNo(s.Feed), objects(s), fmt.Sprint(s.Published), when(s.Complete), dash(shorten(s.Reason, 120)))
@@ -53,7 +82,7 @@ func (a *app) printStatus(r control.StatusReport) error {
 			}
 		}
 	}
-	if err := a.section(t, r.Roles.Producer, "No producer runs in this process.", "No sources: none is named by a sync setting."); err != nil {
+	if err := a.section(t, r.Roles.Producer, "No producer is known here.", "No sources: none is named by a sync setting."); err != nil {
 		return err
 	}
 	if len(trouble.rows) > 1 {
@@ -65,7 +94,7 @@ func (a *app) printStatus(r control.StatusReport) error {
 	for _, v := range r.Targets {
 		t.add(v.Server, v.State, fmt.Sprint(v.Lanes), fmt.Sprint(v.Applied), fmt.Sprint(v.Equal), fmt.Sprint(v.Parked), dash(shorten(v.Reason, 120)))
 	}
-	if err := a.section(t, r.Roles.Consumer, "No consumer runs in this process.", "No targets: none is named by a sync setting."); err != nil {
+	if err := a.section(t, r.Roles.Consumer, "No consumer is known here.", "No targets: none is named by a sync setting."); err != nil {
 		return err
 	}
 	t = newTable("SETTING", "ACTIVE", "FROM", "TO", "TAKES", "STATE", "PENDING", "PARKED", "LAST RUN", "LAST ERROR")
@@ -76,8 +105,26 @@ func (a *app) printStatus(r control.StatusReport) error {
 		}
 		t.add(v.Setting, yesNo(v.Active), v.Source, v.Target, dash(takesWords(v.Takes)), dash(v.State), pending, fmt.Sprint(v.Parked), run, dash(shorten(v.LastError, 120)))
 	}
-	if err := a.section(t, true, "", "No sync settings."); err != nil || len(r.ParkedBy) == 0 {
+	if err := a.section(t, true, "", "No sync settings."); err != nil {
 		return err
+	}
+	t = newTable("ACCOUNT OF", "CAPTURED", "= APPLIED", "+ SUPERSEDED", "+ FILTERED", "+ PARKED", "+ HELD", "+ PENDING", "LOST")
+	for _, v := range r.Settings {
+		if c := v.Accounting; c != nil {
+			row := []string{shorten(v.Setting, 20)}
+			for _, n := range []uint64{c.Captured, c.Applied, c.Superseded, c.Filtered, c.Parked, c.Held, c.Pending, c.Unaccounted} {
+				row = append(row, fmt.Sprint(n))
+			}
+			t.add(row...)
+		}
+	}
+	if len(t.rows) > 1 {
+		if err := a.section(t, true, "", ""); err != nil {
+			return err
+		}
+	}
+	if len(r.ParkedBy) == 0 {
+		return nil
 	}
 	t = newTable("PARKED AT", "REASON", "OBJECTS", "TYPES")
 	for _, v := range r.ParkedBy {
@@ -118,4 +165,26 @@ func objects(s control.SourceReport) string {
 		out += fmt.Sprintf(" (+%d built-in, never synced)", s.BuiltIn)
 	}
 	return out
+}
+
+// some names the first of many, in about so many columns.
+func some(names []string, columns int) string {
+	var out string
+	for i, n := range names {
+		if i > 0 && len(out)+len(n)+2 > columns {
+			return fmt.Sprintf("%s and %d more", out, len(names)-i)
+		}
+		if i > 0 {
+			out += ", "
+		}
+		out += n
+	}
+	return out
+}
+
+func versions(n uint64) string {
+	if n == 1 {
+		return "1 version"
+	}
+	return fmt.Sprintf("%d versions", n)
 }
