@@ -116,6 +116,20 @@ func (f *Fleet) Register(ctx context.Context, policies map[schemas.Slug]schemas.
 	return nil
 }
 
+// RegisterFrom adds every stand-in as a server, and for each target a setting that
+// takes all jobs from its source.
+func (f *Fleet) RegisterFrom(ctx context.Context, from map[schemas.Slug]schemas.Slug, policies map[schemas.Slug]schemas.ActivePolicy) error {
+	if err := f.Register(ctx, nil); err != nil {
+		return err
+	}
+	for target, source := range from {
+		if _, err := f.CLI(ctx, "setting", "add", "to-"+string(target), "--from", string(source), "--to", string(target), "--rule", "Job=all:new,updated,deleted", "--active", string(policies[target])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // CLI runs a client command and returns what it printed.
 func (f *Fleet) CLI(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, f.binary, args...)

@@ -90,15 +90,15 @@ func targetLease(e jetstream.KeyValueEntry) (target schemas.Slug, holder string,
 }
 
 // Witness watches the leases of all targets straight at the broker, and says of a
-// write whether who makes it may.
+// write afterwards whether who made it might.
 type Witness struct {
-	mu    sync.Mutex
-	known bool // the watch is up to date, as far as one can know
-	held  map[schemas.Slug]holding
-	stop  context.CancelFunc
-	done  chan struct{}
+	mu   sync.Mutex
+	held map[schemas.Slug][]holding
+	stop context.CancelFunc
+	done chan struct{}
 }
 
+// holding is who has a lease from a moment on; "?" while the witness sees nothing.
 type holding struct {
 	holder string
 	since  time.Time
@@ -111,7 +111,7 @@ func (r *Roles) Witness() (*Witness, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	w := &Witness{held: map[schemas.Slug]holding{}, stop: stop, done: make(chan struct{})}
+	w := &Witness{held: map[schemas.Slug][]holding{}, stop: stop, done: make(chan struct{})}
 	nc.SetDisconnectErrHandler(func(*nats.Conn, error) { w.forget() })
 	go func() {
 		defer close(w.done)
@@ -134,8 +134,17 @@ func (w *Witness) Close() { w.stop(); <-w.done }
 func (w *Witness) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.known = false
-	clear(w.held)
+	for target := range w.held {
+		w.note(target, "?")
+	}
+}
+
+// note needs the lock.
+func (w *Witness) note(target schemas.Slug, holder string) {
+	h := w.held[target]
+	if len(h) == 0 || h[len(h)-1].holder != holder {
+		w.held[target] = append(h, holding{holder, time.Now()})
+	}
 }
 
 // follow watches until the connection breaks.
@@ -166,16 +175,10 @@ func (w *Witness) follow(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 			switch {
 			case !ok:
 				return errors.New("the watch ended")
-			case e == nil:
-				w.mu.Lock()
-				w.known = nc.IsConnected() && nc.Stats().Reconnects == before
-				w.mu.Unlock()
-			default:
+			case e != nil:
 				if target, holder, ok := targetLease(e); ok {
 					w.mu.Lock()
-					if w.held[target].holder != holder {
-						w.held[target] = holding{holder, time.Now()}
-					}
+					w.note(target, holder)
 					w.mu.Unlock()
 				}
 			}
@@ -183,21 +186,35 @@ func (w *Witness) follow(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 	}
 }
 
-// slack is how late the witness may learn of a new holder, and a request that was sent
-// before may come in.
-const slack = 500 * time.Millisecond
+// slack is how late the witness may learn of another holder, and how long a request
+// may be under way before it is seen.
+const slack = time.Second
 
-// Objects returns what is wrong with a write that somebody begins now, "" where nothing
-// is, and whether the witness can tell.
-func (w *Witness) Objects(target schemas.Slug, writer string) (wrong string, knows bool) {
+// Judge returns what is wrong with a write that somebody began at that moment, "" where
+// nothing is, and whether the witness can tell. It is asked when all is over.
+func (w *Witness) Judge(target schemas.Slug, writer string, at time.Time) (wrong string, knows bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	h, ok := w.held[target]
-	if !w.known || !ok || writer == "" || time.Since(h.since) < slack {
+	h := w.held[target]
+	if len(h) == 0 || at.Before(h[0].since) || writer == "" {
 		return "", false
 	}
-	if h.holder == writer {
-		return "", true
+	var around []string
+	for i, x := range h {
+		begins, ends := x.since.Add(-slack), time.Now()
+		if i+1 < len(h) {
+			ends = h[i+1].since.Add(slack)
+		}
+		if at.Before(begins) || at.After(ends) {
+			continue
+		}
+		switch x.holder {
+		case writer:
+			return "", true
+		case "?":
+			return "", false
+		}
+		around = append(around, fmt.Sprintf("%q since %s", x.holder, x.since.Format("15:04:05.000")))
 	}
-	return fmt.Sprintf("G3: %s writes to %s, which is %q's since %s", writer, target, h.holder, time.Since(h.since).Round(time.Millisecond)), true
+	return fmt.Sprintf("G3: %s wrote to %s at %s, held by %s", writer, target, at.Format("15:04:05.000"), strings.Join(around, ", ")), true
 }

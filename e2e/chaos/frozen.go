@@ -1,0 +1,5 @@
+package main
+
+import "context"
+
+func runFrozen(ctx context.Context) error { return nil }
