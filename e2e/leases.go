@@ -131,6 +131,18 @@ func (r *Roles) Witness() (*Witness, error) {
 // Close ends the witness.
 func (w *Witness) Close() { w.stop(); <-w.done }
 
+// Held returns who holds the lease of each target now, "" for nobody and "?" where that
+// is not known.
+func (w *Witness) Held() map[schemas.Slug]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := map[schemas.Slug]string{}
+	for target, h := range w.held {
+		out[target] = h[len(h)-1].holder
+	}
+	return out
+}
+
 func (w *Witness) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

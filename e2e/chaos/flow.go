@@ -33,6 +33,7 @@ type flow struct {
 	broken  []string
 	deletes int // that were asked for at targets
 	asked   []asked
+	under   map[string]int // writes under way, by writer
 }
 
 // asked is a write that a process began at a target.
@@ -102,6 +103,9 @@ func (f *flow) watch(target schemas.Slug) func(http.Handler) http.Handler {
 			}
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			f.judge(target, r, body)
+			writer := f.fleet.Writer(r)
+			f.way(writer, 1)
+			defer f.way(writer, -1)
 			if f.slow > 0 {
 				f.mu.Lock()
 				wait := f.slow/6 + time.Duration(f.rng.Int64N(int64(f.slow*5/6)))
@@ -111,6 +115,15 @@ func (f *flow) watch(target schemas.Slug) func(http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		})
 	}
+}
+
+func (f *flow) way(writer string, n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.under == nil {
+		f.under = map[string]int{}
+	}
+	f.under[writer] += n
 }
 
 // judge holds a write against what was before.
