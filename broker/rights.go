@@ -29,7 +29,7 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 	case Producer:
 		each, all := tokens(sources)
 		r.readsCommon()
-		r.pub("$O."+BucketBodies+".>", "$JS.API.CONSUMER.DELETE.KV_"+BucketLedger+".*", "$JS.FC.KV_"+BucketLedger+".>")
+		r.pub("$O." + BucketBodies + ".>")
 		r.pub(kvSubject(BucketLease, "producer.*"), kvSubject(BucketStatus, "producer.*"))
 		// The stream's name stands before the consumer's: these read nothing without a
 		// consumer that one was allowed to create, or whose name one knows.
@@ -44,9 +44,7 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 			r.pub(ev, kvSubject(BucketLease, "source."+s), kvSubject(BucketConfig, "epoch."+s), kvSubject(BucketConfig, identityPrefix+s),
 				passwordRight(s),
 				"$JS.API.DIRECT.GET."+StreamEvents+"."+ev, "$JS.API.DIRECT.GET."+StreamState+"."+st,
-				"$JS.API.CONSUMER.CREATE."+StreamEvents+".*."+ev, "$JS.API.CONSUMER.CREATE."+StreamState+".*."+st,
-				// What vcsync itself wrote to this server, where it is a target too.
-				"$JS.API.CONSUMER.CREATE.KV_"+BucketLedger+".*."+kvSubject(BucketLedger, s+".*"))
+				"$JS.API.CONSUMER.CREATE."+StreamEvents+".*."+ev, "$JS.API.CONSUMER.CREATE."+StreamState+".*."+st)
 			r.sub(PokePrefix + s)
 		}
 		if all { // the leader's answer, which is never behind, cannot be limited to a source
