@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -69,6 +70,30 @@ func socketInode(port int) string {
 		}
 	}
 	return ""
+}
+
+// Connections returns how many connections from this machine to a loopback address
+// there are.
+func Connections(address string) (int, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return 0, err
+	}
+	raw, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return 0, fmt.Errorf("connections are counted on Linux only: %w", err)
+	}
+	count := 0
+	for line := range strings.Lines(string(raw)) {
+		if x := strings.Fields(line); len(x) > 9 && x[2] == fmt.Sprintf("0100007F:%04X", n) && x[3] == "01" {
+			count++
+		}
+	}
+	return count, nil
 }
 
 func hasSocket(pid int, inode string) bool {

@@ -1,7 +1,9 @@
 // Command scale measures what vcsync writes when much changes while a target is
 // away, and when it is started again on a target that has everything: about one
 // write per changed object, and none. And how much memory it holds while it lists
-// many large jobs again and again. And that a job of the greatest size arrives.
+// many large jobs again and again. And that a job of the greatest size arrives. With
+// -only isolation, what a target in trouble costs the others; with -only fanout, what
+// 100 targets cost.
 // vcsync is the built binary.
 package main
 
@@ -25,13 +27,17 @@ import (
 )
 
 var (
-	binary  = flag.String("binary", "bin/vcsync", "the program under test")
-	jobs    = flag.Int("jobs", 1000, "how many jobs change while the target is away")
-	changes = flag.Int("changes", 20000, "how many changes there are then")
-	objects = flag.Int("objects", 10000, "how many objects a restart finds applied")
-	large   = flag.Int("large", 2000, "how many jobs of five tasks are listed for the memory")
-	memory  = flag.Int("memory", 256, "how many MiB of resident memory are too much")
-	only    = flag.String("only", "", "run only away, restart, listing or body")
+	binary    = flag.String("binary", "bin/vcsync", "the program under test")
+	jobs      = flag.Int("jobs", 1000, "how many jobs change while the target is away")
+	changes   = flag.Int("changes", 20000, "how many changes there are then")
+	objects   = flag.Int("objects", 10000, "how many objects a restart finds applied")
+	large     = flag.Int("large", 2000, "how many jobs of five tasks are listed for the memory")
+	memory    = flag.Int("memory", 256, "how many MiB of resident memory are too much")
+	only      = flag.String("only", "", "run only away, restart, listing, body, isolation or fanout; the last two only when they are asked for")
+	rate      = flag.Int("rate", 5, "edits per second while isolation is measured")
+	edits     = flag.Int("edits", 100, "edits per phase of isolation; each arrives at 19 targets")
+	targets   = flag.Int("targets", 100, "how many targets fanout has")
+	consumers = flag.Int("consumers", 0, "consumers with which isolation is measured; 0 for everything in one process")
 )
 
 func main() {
@@ -42,8 +48,9 @@ func main() {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"away", away}, {"restart", restart}, {"listing", listing}, {"body", body}} {
-		if *only == "" || *only == part.name {
+	}{{"away", away}, {"restart", restart}, {"listing", listing}, {"body", body},
+		{"isolation", isolation}, {"fanout", fanout}} {
+		if *only == part.name || *only == "" && part.name != "isolation" && part.name != "fanout" {
 			err = errors.Join(err, part.run(ctx))
 		}
 	}
