@@ -3,6 +3,7 @@
 # What the binary says of itself; plain "devel" outside of a git checkout.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 ROUNDS  ?= 20
+ROLES   ?= one
 FUZZTIME ?= 20s
 GOFLAGS_BUILD := -trimpath -ldflags '-X main.version=$(VERSION)'
 
@@ -62,9 +63,11 @@ check:
 	CGO_ENABLED=1 go test -race -timeout 20m ./e2e -seeds 5 -skip '$(MATRICES)'
 	$(MAKE) test
 
-# The proof that nothing is lost: SIGKILL at random moments while changes flow.
+# The proof that nothing is lost: SIGKILL at random moments while changes flow. With
+# ROLES=apart also SIGSTOP and cut networks, and with ROLES=frozen writers that are
+# frozen in the middle of writes.
 chaos: build
-	go run ./e2e/chaos -rounds $(ROUNDS)
+	go run ./e2e/chaos -rounds $(ROUNDS) -roles $(ROLES)
 
 # A while of fuzzing for every fuzz target; an ordinary test runs only the seeds.
 fuzz:

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/vcsync/vcsync/schemas"
@@ -30,16 +29,12 @@ type Fleet struct {
 	Hosts map[schemas.Slug]*Host
 
 	binary    string
-	log       *os.File
 	addresses map[schemas.Slug]string
 	ends      []func()
-	process   *process
-}
-
-type process struct {
-	cmd  *exec.Cmd
-	died chan error
-	once sync.Once
+	up        *Process
+	who       *who
+	mu        sync.Mutex
+	processes []*Process
 }
 
 // NewFleet prepares a fleet in a new folder under the system's temporary one; no
@@ -50,11 +45,11 @@ func NewFleet(binary string) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{Dir: dir, Hosts: map[schemas.Slug]*Host{}, binary: binary, addresses: map[schemas.Slug]string{}}
+	f.who = &who{names: map[string]string{}, pids: f.pids}
 	if f.API, err = FreeAddr(); err != nil {
 		return nil, err
 	}
-	f.log, err = os.Create(filepath.Join(dir, "vcsync.log"))
-	return f, err
+	return f, nil
 }
 
 // FreeAddr returns a loopback address that nobody listens on.
@@ -68,7 +63,7 @@ func FreeAddr() (string, error) {
 }
 
 // Log returns the name of the file that holds what the process said.
-func (f *Fleet) Log() string { return f.log.Name() }
+func (f *Fleet) Log() string { return logIn(f.Dir, "vcsync") }
 
 // AddHost starts a stand-in.
 func (f *Fleet) AddHost(ctx context.Context, name schemas.Slug) (*Host, error) {
@@ -82,10 +77,27 @@ func (f *Fleet) AddHost(ctx context.Context, name schemas.Slug) (*Host, error) {
 	}
 	serve, end := context.WithCancel(context.Background())
 	served := make(chan struct{})
-	go func() { defer close(served); _ = h.Server.Serve(serve, l) }()
+	go func() { defer close(served); _ = h.Server.Serve(serve, namedListener{l, f.who}) }()
 	f.ends = append(f.ends, func() { end(); <-served; h.Server.Close() })
 	f.Hosts[name], f.addresses[name] = h, l.Addr().String()
 	return h, nil
+}
+
+// Writer returns the name of the process that sent a request to a stand-in, "" where
+// that is not known.
+func (f *Fleet) Writer(r *http.Request) string { return f.who.name(r.RemoteAddr) }
+
+// pids returns the names of the roles that run apart, by process id.
+func (f *Fleet) pids() map[int]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[int]string{}
+	for _, p := range f.processes {
+		if p.Running() {
+			out[p.PID()] = p.Name
+		}
+	}
+	return out
 }
 
 // Register adds every stand-in as a server, and a setting that takes all jobs from
@@ -98,6 +110,20 @@ func (f *Fleet) Register(ctx context.Context, policies map[schemas.Slug]schemas.
 	}
 	for name, policy := range policies {
 		if _, err := f.CLI(ctx, "setting", "add", "to-"+string(name), "--from", "production", "--to", string(name), "--rule", "Job=all:new,updated,deleted", "--active", string(policy)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RegisterFrom adds every stand-in as a server, and for each target a setting that
+// takes all jobs from its source.
+func (f *Fleet) RegisterFrom(ctx context.Context, from map[schemas.Slug]schemas.Slug, policies map[schemas.Slug]schemas.ActivePolicy) error {
+	if err := f.Register(ctx, nil); err != nil {
+		return err
+	}
+	for target, source := range from {
+		if _, err := f.CLI(ctx, "setting", "add", "to-"+string(target), "--from", string(source), "--to", string(target), "--rule", "Job=all:new,updated,deleted", "--active", string(policies[target])); err != nil {
 			return err
 		}
 	}
@@ -118,20 +144,14 @@ func (f *Fleet) CLI(ctx context.Context, args ...string) (string, error) {
 
 // Start starts the process and returns when its API answers.
 func (f *Fleet) Start(ctx context.Context) error {
-	cmd := exec.Command(f.binary, "up")
-	cmd.Env = append(append(os.Environ(), "VCSYNC_DATA="+filepath.Join(f.Dir, "data"), "VCSYNC_API_ADDR="+f.API, "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug"), f.Env...)
-	cmd.Stdout, cmd.Stderr = f.log, f.log
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s (run make build first): %w", f.binary, err)
+	if f.up == nil {
+		f.up = &Process{Name: "vcsync", Log: f.Log(), binary: f.binary, args: []string{"up"},
+			ready: func(ctx context.Context, died <-chan error) error {
+				return WaitHTTP(ctx, "http://"+f.API+"/livez", died)
+			}}
 	}
-	p := &process{cmd: cmd, died: make(chan error, 1)}
-	go func() { p.died <- errors.Join(errors.New("vcsync ended"), cmd.Wait()); close(p.died) }()
-	f.process = p
-	err := WaitHTTP(ctx, "http://"+f.API+"/livez", p.died)
-	if err != nil {
-		f.Kill()
-	}
-	return err
+	f.up.env = append([]string{"VCSYNC_DATA=" + filepath.Join(f.Dir, "data"), "VCSYNC_API_ADDR=" + f.API, "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug"}, f.Env...)
+	return f.up.Start(ctx)
 }
 
 // WaitHTTP returns once the URL answers 200, within a minute, unless ctx ends or
@@ -159,27 +179,26 @@ func WaitHTTP(ctx context.Context, url string, died <-chan error) error {
 	return fmt.Errorf("no answer in a minute: %w", last)
 }
 
-// Died gets an error when the process ends, however it does.
-func (f *Fleet) Died() <-chan error { return f.process.died }
+// Died gets an error when the process ends, however it does; nil where there is none.
+func (f *Fleet) Died() <-chan error {
+	if f.up == nil {
+		return nil
+	}
+	return f.up.Died()
+}
 
 // PID returns the id of the process.
-func (f *Fleet) PID() int { return f.process.cmd.Process.Pid }
+func (f *Fleet) PID() int { return f.up.PID() }
 
 // Kill ends the process with SIGKILL. It may be called more than once.
-func (f *Fleet) Kill() { f.process.end(syscall.SIGKILL) }
+func (f *Fleet) Kill() {
+	if f.up != nil {
+		f.up.Kill()
+	}
+}
 
 // Stop ends the process with SIGINT, as Ctrl-C does.
-func (f *Fleet) Stop() { f.process.end(syscall.SIGINT) }
-
-func (p *process) end(sig syscall.Signal) {
-	if p == nil {
-		return
-	}
-	p.once.Do(func() {
-		_ = p.cmd.Process.Signal(sig)
-		<-p.died
-	})
-}
+func (f *Fleet) Stop() { f.up.Stop() }
 
 // Diverged returns in what the targets differ from production.
 func (f *Fleet) Diverged(policies map[schemas.Slug]schemas.ActivePolicy) []string {
@@ -218,7 +237,6 @@ func (f *Fleet) Close(keep bool) error {
 	for _, end := range f.ends {
 		end()
 	}
-	f.log.Close()
 	if keep {
 		return nil
 	}

@@ -2,7 +2,8 @@
 // source, and proves that both targets end equal: nothing lost, nothing divergent,
 // no older version written over a newer one, no two writes of a job at the same
 // time, and no deletion that the source did not make. The stand-in servers run in
-// this process and live on; vcsync is the built binary, a process of its own.
+// this process and live on; vcsync is the built binary, a process of its own. With
+// -roles apart it is many: see apart.go.
 package main
 
 import (
@@ -31,6 +32,7 @@ var (
 	jobs    = flag.Int("jobs", 300, "how many jobs they are spread over")
 	seed    = flag.Uint64("seed", uint64(time.Now().UnixNano()), "repeats the choice of changes and moments, though not the timing")
 	binary  = flag.String("binary", "bin/vcsync", "the program under test")
+	roles   = flag.String("roles", "one", "one: everything is one process; apart: broker, control, producers and consumers are processes; frozen: apart, and only the consumer that is writing is frozen, again and again")
 	settle  = flag.Duration("settle", 5*time.Minute, "how long the targets may take to become equal after the last kill")
 )
 
@@ -38,7 +40,18 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	do := run
+	switch *roles {
+	case "one":
+	case "apart":
+		do = runApart
+	case "frozen":
+		do = runFrozen
+	default:
+		fmt.Fprintf(os.Stderr, "chaos: -roles %q: want one, apart or frozen\n", *roles)
+		os.Exit(2)
+	}
+	if err := do(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		os.Exit(1)
 	}
@@ -170,8 +183,6 @@ func (c *chaos) writes() int {
 	}
 	return n
 }
-
-func id(i int) schemas.ID { return schemas.ID(fmt.Sprintf("c4a05000-1111-4222-8333-%012d", i)) }
 
 // put gives a job a new version.
 func (c *chaos) put(i int) {

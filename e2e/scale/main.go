@@ -1,7 +1,9 @@
 // Command scale measures what vcsync writes when much changes while a target is
 // away, and when it is started again on a target that has everything: about one
 // write per changed object, and none. And how much memory it holds while it lists
-// many large jobs again and again. And that a job of the greatest size arrives.
+// many large jobs again and again. And that a job of the greatest size arrives. With
+// -only isolation, what a target in trouble costs the others; with -only fanout, what
+// 100 targets cost.
 // vcsync is the built binary.
 package main
 
@@ -15,7 +17,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,13 +27,17 @@ import (
 )
 
 var (
-	binary  = flag.String("binary", "bin/vcsync", "the program under test")
-	jobs    = flag.Int("jobs", 1000, "how many jobs change while the target is away")
-	changes = flag.Int("changes", 20000, "how many changes there are then")
-	objects = flag.Int("objects", 10000, "how many objects a restart finds applied")
-	large   = flag.Int("large", 2000, "how many jobs of five tasks are listed for the memory")
-	memory  = flag.Int("memory", 256, "how many MiB of resident memory are too much")
-	only    = flag.String("only", "", "run only away, restart, listing or body")
+	binary    = flag.String("binary", "bin/vcsync", "the program under test")
+	jobs      = flag.Int("jobs", 1000, "how many jobs change while the target is away")
+	changes   = flag.Int("changes", 20000, "how many changes there are then")
+	objects   = flag.Int("objects", 10000, "how many objects a restart finds applied")
+	large     = flag.Int("large", 2000, "how many jobs of five tasks are listed for the memory")
+	memory    = flag.Int("memory", 256, "how many MiB of resident memory are too much")
+	only      = flag.String("only", "", "run only away, restart, listing, body, isolation or fanout; the last two only when they are asked for")
+	rate      = flag.Int("rate", 5, "edits per second while isolation is measured")
+	edits     = flag.Int("edits", 100, "edits per phase of isolation; each arrives at 19 targets")
+	targets   = flag.Int("targets", 100, "how many targets fanout has")
+	consumers = flag.Int("consumers", 0, "consumers with which isolation is measured; 0 for everything in one process")
 )
 
 func main() {
@@ -43,8 +48,9 @@ func main() {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"away", away}, {"restart", restart}, {"listing", listing}, {"body", body}} {
-		if *only == "" || *only == part.name {
+	}{{"away", away}, {"restart", restart}, {"listing", listing}, {"body", body},
+		{"isolation", isolation}, {"fanout", fanout}} {
+		if *only == part.name || *only == "" && part.name != "isolation" && part.name != "fanout" {
 			err = errors.Join(err, part.run(ctx))
 		}
 	}
@@ -211,7 +217,7 @@ func listing(ctx context.Context) error {
 	}
 	var peak int
 	look := func(when string) error {
-		now, most, err := resident(f.PID())
+		now, most, err := e2e.Resident(f.PID())
 		if err != nil {
 			return err
 		}
@@ -266,26 +272,7 @@ func body(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, most, err := resident(f.PID())
+	_, most, err := e2e.Resident(f.PID())
 	fmt.Printf("scale: a job of %d MiB arrived in %s with %d MiB resident at most\n", len(job)>>20, took.Round(100*time.Millisecond), most)
 	return err
-}
-
-// resident returns the resident memory of a process in MiB, now and at most.
-func resident(pid int) (now, most int, err error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, fmt.Errorf("the resident memory is known on Linux only: %w", err)
-	}
-	for line := range strings.Lines(string(status)) {
-		name, value, _ := strings.Cut(line, ":")
-		kib, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
-		switch name {
-		case "VmRSS":
-			now = kib >> 10
-		case "VmHWM":
-			most = kib >> 10
-		}
-	}
-	return now, most, nil
 }

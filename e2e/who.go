@@ -1,0 +1,111 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// who tells which process is at the other end of a connection on this machine. Linux
+// tells that under /proc; elsewhere nobody is known.
+type who struct {
+	mu    sync.Mutex
+	names map[string]string // by remote address
+	pids  func() map[int]string
+}
+
+// namedListener asks who connects before the first byte is read.
+type namedListener struct {
+	net.Listener
+	who *who
+}
+
+func (l namedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.who.meet(c.RemoteAddr())
+	}
+	return c, err
+}
+
+func (w *who) meet(addr net.Addr) {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return
+	}
+	name := ""
+	if inode := socketInode(tcp.Port); inode != "" {
+		for pid, n := range w.pids() {
+			if hasSocket(pid, inode) {
+				name = n
+			}
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.names[addr.String()] = name
+}
+
+func (w *who) name(addr string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.names[addr]
+}
+
+// socketInode returns the inode of the loopback socket with that local port.
+func socketInode(port int) string {
+	f, err := os.Open("/proc/net/tcp")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	want := fmt.Sprintf("0100007F:%04X", port)
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if x := strings.Fields(lines.Text()); len(x) > 9 && x[1] == want && x[9] != "0" {
+			return x[9]
+		}
+	}
+	return ""
+}
+
+// Connections returns how many connections from this machine to a loopback address
+// there are.
+func Connections(address string) (int, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return 0, err
+	}
+	raw, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return 0, fmt.Errorf("connections are counted on Linux only: %w", err)
+	}
+	count := 0
+	for line := range strings.Lines(string(raw)) {
+		if x := strings.Fields(line); len(x) > 9 && x[2] == fmt.Sprintf("0100007F:%04X", n) && x[3] == "01" {
+			count++
+		}
+	}
+	return count, nil
+}
+
+func hasSocket(pid int, inode string) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink(dir + "/" + e.Name()); err == nil && to == "socket:["+inode+"]" {
+			return true
+		}
+	}
+	return false
+}
