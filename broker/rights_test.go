@@ -87,6 +87,15 @@ func (s *site) start(t testing.TB, listen string) {
 	t.Cleanup(s.stop)
 }
 
+// readAgain makes the broker read its users again, and waits until it has.
+func (s *site) readAgain(t testing.TB) {
+	t.Helper()
+	const says = "were read again"
+	before := strings.Count(s.log.String(), says)
+	s.reload <- os.Interrupt
+	eventually(t, "the users are read again", func() bool { return strings.Count(s.log.String(), says) > before })
+}
+
 // config is that of a process whose keys lie in the folder.
 func (s *site) config(t testing.TB, folder string, role broker.Role, sources ...schemas.Slug) broker.Config {
 	k := filepath.Join(s.keys, folder)
@@ -170,8 +179,7 @@ func TestRights(t *testing.T) {
 	if _, err := broker.Init(s.keys, broker.InitOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s.reload <- os.Interrupt
-	s.reload <- os.Interrupt // the first one has been served
+	s.readAgain(t)
 	control := s.open(t, "control", broker.Control)
 	const all, east, consumer, ctl = "producer", "producer-east", "consumer", "control"
 	folders := []string{ctl, all, east, consumer}
@@ -372,8 +380,7 @@ func TestRolesDoTheirWork(t *testing.T) {
 	if _, err := broker.Init(s.keys, broker.InitOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s.reload <- os.Interrupt
-	s.reload <- os.Interrupt
+	s.readAgain(t)
 	ctx := t.Context()
 	check := func(what string, err error) {
 		t.Helper()

@@ -384,8 +384,7 @@ func TestAProducerIsAddedWhileTheBrokerRuns(t *testing.T) {
 	if _, err := broker.Open(short(t, 10*time.Second), cfg); !errors.Is(err, broker.ErrBroker) {
 		t.Errorf("before the broker knows it: %v", err)
 	}
-	s.reload <- os.Interrupt
-	eventually(t, "the users are read again", func() bool { return strings.Contains(s.log.String(), "read again") })
+	s.readAgain(t)
 	put(t, openConfig(t, cfg), "a")
 	if err := ctl.Probe(t.Context()); err != nil {
 		t.Errorf("control after the reload: %v", err)
