@@ -525,6 +525,34 @@ func TestRolesDoTheirWork(t *testing.T) {
 	check("settings", err)
 	check("scan", con.ScanState(ctx, []string{schemas.SourceStateFilter("production"), schemas.SourceStateFilter("test")}, func(broker.Newest) {}, func(broker.Unreadable) {}))
 	consumeAll(t, ctl, con)
+	counted := 0
+	upTo, err := con.ScanCaptured(ctx, "production", 0, func(broker.StoredEvent) { counted++ })
+	check("count what was captured", err)
+	_, err = con.ScanCaptured(ctx, "production", upTo-1, func(broker.StoredEvent) { counted++ })
+	check("count on", err)
+	if counted < 2 {
+		t.Errorf("%d events counted", counted)
+	}
+	_, _, err = con.Undelivered(ctx, "set-a")
+	check("how far a durable has come", err)
+	report, end := context.WithCancel(ctx)
+	said, gone := make(chan struct{}, 8), make(chan struct{}, 8)
+	go ctl.WatchStatus(report, func(s broker.ProcessStatus, g bool) {
+		if s.Instance == "c-1" && g {
+			gone <- struct{}{}
+		} else if s.Instance == "c-1" {
+			said <- struct{}{}
+		}
+	})
+	reporting, done := context.WithCancel(ctx)
+	go func() { <-said; done() }()
+	check("report", broker.Reporter{Broker: con, Role: broker.RoleNameConsumer, Instance: "c-1", Words: func() any { return 1 }}.Run(reporting))
+	select {
+	case <-gone:
+	case <-time.After(20 * time.Second):
+		t.Error("a report is not taken back")
+	}
+	end()
 	kv, err := con.JS().KeyValue(ctx, broker.BucketStatus)
 	check("status", err)
 	_, err = kv.Put(ctx, "consumer.test", []byte("{}"))
