@@ -23,7 +23,7 @@ type Link struct {
 	// then closes held.
 	holdAt []byte
 	held   chan struct{}
-	wg    sync.WaitGroup
+	wg     sync.WaitGroup
 }
 
 type linkState int
