@@ -146,6 +146,8 @@ func TestAConfigurationThatIsNotSafeIsRefused(t *testing.T) {
 	folder := filepath.Join(keys, "broker")
 	base := fmt.Sprintf(`listen: "127.0.0.1:-1"
 max_payload: 8MB
+ping_interval: "1500ms"
+ping_max: 2
 jetstream { store_dir: %q, sync_interval: always }
 tls { cert_file: %q, key_file: %q, ca_file: %q, min_version: "1.3" }
 include "users.conf"
@@ -157,6 +159,8 @@ include "users.conf"
 		{"lazy", "sync_interval: always", "sync_interval: 2m", "sync_interval: always"},
 		{"old TLS", `, min_version: "1.3"`, "", "min_version 1.3"},
 		{"small messages", "max_payload: 8MB", "max_payload: 1MB", "want 8MB"},
+		{"the ping of a stock server", "ping_interval: \"1500ms\"", "", "ping_interval"},
+		{"a slow ping", "1500ms", "20s", "ping_interval"},
 		{"no store", "jetstream {", "xjetstream {", "jetstream"},
 		{"members in the clear", `include "users.conf"`, `include "users.conf"` + "\ncluster { name: a, listen: \"127.0.0.1:-1\" }", "cluster block"},
 	} {

@@ -56,6 +56,9 @@ func startEmbedded(ctx context.Context, cfg Config) (_ *embedded, err error) {
 		o := &server.Options{ServerName: serverName, NoSigs: true, NoLog: true, DontListen: !listen, Host: host, Port: port,
 			SyncAlways: !cfg.LazySync, Nkeys: []*server.NkeyUser{{Nkey: e.public}}}
 		storeOptions(o, filepath.Join(cfg.Dir, storeFolder))
+		if listen {
+			letGo(o)
+		}
 		return o
 	}
 	if err := e.settleUnclean(ctx, cfg.Log, true, func() *server.Options { return opts(false) }); err != nil {

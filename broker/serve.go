@@ -129,7 +129,7 @@ func (cfg ServeConfig) options() (*server.Options, error) {
 	opts.TLS, opts.TLSTimeout, opts.AuthTimeout = true, 5, 5
 	opts.Host, opts.Port = host, port
 	opts.ServerName, opts.NoSigs, opts.NoLog = serverName, true, true
-	opts.PingInterval, opts.MaxPingsOut = 20*time.Second, 2
+	letGo(opts)
 	storeOptions(opts, filepath.Join(cfg.Dir, storeFolder))
 	opts.SyncAlways = true
 	return opts, nil
@@ -153,6 +153,8 @@ func (cfg ServeConfig) fileOptions() (*server.Options, error) {
 		return nil, fmt.Errorf("%w: %s has no jetstream block: see deploy/nats", ErrBroker, cfg.File)
 	case !opts.SyncAlways:
 		return nil, fmt.Errorf("%w: %s lacks sync_interval: always in its jetstream block: a power cut would lose what was acknowledged", ErrBroker, cfg.File)
+	case opts.PingInterval == 0 || opts.MaxPingsOut == 0 || time.Duration(opts.MaxPingsOut+2)*opts.PingInterval > letGoMost:
+		return nil, fmt.Errorf("%w: %s keeps the connections of processes that were cut off for longer than their leases last, so that what they had sent could count late: it needs ping_interval: \"1500ms\" and ping_max: 2, see deploy/nats", ErrBroker, cfg.File)
 	case opts.MaxPayload < MaxPayload:
 		return nil, fmt.Errorf("%w: %s has max_payload %d, want 8MB", ErrBroker, cfg.File, opts.MaxPayload)
 	}
@@ -188,6 +190,18 @@ func serverTLS(keys string, log *slog.Logger) (*tls.Config, error) {
 		log.Warn("the broker's certificate ends soon, and then no process can connect: run vcsync broker init again, which renews it, and send the broker SIGHUP", "ends", leaf.NotAfter)
 	}
 	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}, nil
+}
+
+// letGoMost is when the broker has closed the connection of a process that was cut off
+// or stands still, counted from its last byte. The shortest lease is 10 s, renewed
+// every 2 s: what the process had sent must not arrive when somebody else holds it. An
+// event of a state that the source has no more would be taken (G2, G4).
+const letGoMost = 6 * time.Second
+
+// letGo keeps to letGoMost: a ping may be put off by almost its interval, and the
+// connection is closed when the one after ping_max is due.
+func letGo(o *server.Options) {
+	o.PingInterval, o.MaxPingsOut = 1500*time.Millisecond, 2
 }
 
 // storeOptions are those of every broker that vcsync runs by itself.

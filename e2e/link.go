@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -18,7 +19,11 @@ type Link struct {
 	state linkState
 	conns map[net.Conn]bool
 	ended bool
-	wg    sync.WaitGroup
+	// holdAt pauses the link in front of bytes that hold this, nil for nothing, and
+	// then closes held.
+	holdAt []byte
+	held   chan struct{}
+	wg     sync.WaitGroup
 }
 
 type linkState int
@@ -153,16 +158,41 @@ func (k *Link) serve(in net.Conn) {
 	}
 	defer k.forget(out)
 	var both sync.WaitGroup
-	both.Go(func() { k.pump(out, in) })
-	both.Go(func() { k.pump(in, out) })
+	both.Go(func() { k.pump(out, in, k.looks) })
+	both.Go(func() { k.pump(in, out, func([]byte) {}) })
 	both.Wait()
 }
 
+// HoldAt pauses the link as soon as a client sends this, in front of it. It can be
+// seen only where nothing is encrypted. What is returned is closed when that has
+// happened.
+func (k *Link) HoldAt(text string) <-chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.holdAt, k.held = []byte(text), make(chan struct{})
+	return k.held
+}
+
+// looks pauses the link where the bytes hold what HoldAt waits for.
+func (k *Link) looks(p []byte) {
+	k.mu.Lock()
+	hit := k.holdAt != nil && bytes.Contains(p, k.holdAt)
+	if hit {
+		k.holdAt = nil
+		close(k.held)
+	}
+	k.mu.Unlock()
+	if hit {
+		k.Pause()
+	}
+}
+
 // pump passes on what comes until one of the two ends, and then ends the other.
-func (k *Link) pump(to, from net.Conn) {
+func (k *Link) pump(to, from net.Conn, look func([]byte)) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
+		look(buf[:n])
 		if !k.passes() {
 			break
 		}

@@ -27,18 +27,19 @@ type namedListener struct {
 func (l namedListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err == nil {
-		l.who.meet(c.RemoteAddr())
+		l.who.meet(c.RemoteAddr(), c.LocalAddr())
 	}
 	return c, err
 }
 
-func (w *who) meet(addr net.Addr) {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
+func (w *who) meet(addr, own net.Addr) {
+	from, ok := addr.(*net.TCPAddr)
+	to, ok2 := own.(*net.TCPAddr)
+	if !ok || !ok2 {
 		return
 	}
 	name := ""
-	if inode := socketInode(tcp.Port); inode != "" {
+	if inode := socketInode(from.Port, to.Port); inode != "" {
 		for pid, n := range w.pids() {
 			if hasSocket(pid, inode) {
 				name = n
@@ -56,16 +57,17 @@ func (w *who) name(addr string) string {
 	return w.names[addr]
 }
 
-// socketInode returns the inode of the loopback socket with that local port.
-func socketInode(port int) string {
+// socketInode returns the inode of the loopback socket of a connection. Several may
+// have the same local port, to others.
+func socketInode(local, remote int) string {
 	f, err := os.Open("/proc/net/tcp")
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	want := fmt.Sprintf("0100007F:%04X", port)
+	from, to := fmt.Sprintf("0100007F:%04X", local), fmt.Sprintf("0100007F:%04X", remote)
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if x := strings.Fields(lines.Text()); len(x) > 9 && x[1] == want && x[9] != "0" {
+		if x := strings.Fields(lines.Text()); len(x) > 9 && x[1] == from && x[2] == to && x[9] != "0" {
 			return x[9]
 		}
 	}
