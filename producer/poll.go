@@ -31,6 +31,9 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 	if err != nil {
 		return info, err
 	}
+	if err := s.relearnForeign(ctx); err != nil {
+		return info, &degraded{classBroker, err.Error()}
+	}
 	gone := map[schemas.Type][]schemas.ID{}
 	var failed typesFailed
 	for _, t := range types {
@@ -360,6 +363,7 @@ func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.C
 		case st.Seq != 0 && st.Err == nil:
 			k := &known{version: e.Version, digest: e.Digest, seq: st.Seq}
 			s.echo.spend(t, id)
+			s.foreign.stored(e.Key(), st.Seq)
 			if quick != nil {
 				k.quick = quick[i]
 			}

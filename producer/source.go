@@ -105,7 +105,8 @@ type source struct {
 	modes map[schemas.Type]visualcron.SecretMode
 	paces map[schemas.Type]pace
 
-	echo echo
+	echo    echo
+	foreign foreign
 
 	mu     sync.Mutex
 	status Status
@@ -254,9 +255,15 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 		return &degraded{"configuration", err.Error()}
 	}
 	defer s.conn.Close()
+	events, err := b.EventsState(ctx)
+	if err != nil {
+		return &degraded{classBroker, err.Error()}
+	}
 	if err := s.load(ctx); err != nil {
 		return &degraded{classBroker, fmt.Sprintf("load the last published state: %v", err)}
 	}
+	s.foreign.reset()
+	wg.Go(func() { s.followForeign(ctx, events.LastSeq) })
 	ready := make(chan struct{})
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- s.echo.follow(ctx, b, s.server.ID, sync.OnceFunc(func() { close(ready) })) })
