@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/vcsync/vcsync/broker"
@@ -132,4 +135,53 @@ func (h *Host) mustDelete(t *testing.T, body string) {
 	if _, err := h.Server.Delete(schemas.Job, id); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestAStrangersEventIsOvertaken publishes events in the name of a source beside its
+// producer, each a state that the source does not have, and each naming the event that
+// it follows, so that the broker takes it.
+func TestAStrangersEventIsOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t)
+		defer w.Close()
+		source, target := w.AddHost("production"), w.AddHost("test")
+		body := func(i int, text string) string {
+			return fmt.Sprintf(`{"Id":"0e2e0000-0000-4000-8000-%012d","Name":"Job %d","Description":%q,"Stats":{"Active":true}}`, i, i, text)
+		}
+		for i := range 10 {
+			source.mustPut(t, body(i, "first"))
+		}
+		w.Setting(AllJobs("to-test", "production", "test", schemas.Keep))
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if d := Diverged(source, target, schemas.Keep); d != nil {
+			t.Fatal(d)
+		}
+		for i, kind := range []schemas.Kind{schemas.Deleted, schemas.Updated, schemas.Added} {
+			id := schemas.ID(fmt.Sprintf("0e2e0000-0000-4000-8000-%012d", i+5))
+			if kind == schemas.Added {
+				id = "0e2e0000-0000-4000-8000-000000000099"
+			}
+			key := schemas.Key{Source: "production", Type: schemas.Job, Token: id.Token()}
+			w.Do(func(ctx context.Context) error {
+				last, err := w.Broker.LastEvent(ctx, key)
+				if err != nil && !errors.Is(err, broker.ErrNotFound) {
+					return err
+				}
+				e := schemas.Event{Source: "production", Kind: kind, Version: schemas.Version{Epoch: max(1, last.Head.Version.Epoch), Revision: last.Head.Version.Revision + 1},
+					BaseDigest: last.Head.Digest, Time: time.Now(), Object: schemas.Object{Type: schemas.Job, ID: id, Name: "Stale"}}
+				if kind != schemas.Deleted {
+					e.Digest = schemas.Digest(strings.Repeat("ab", 32))
+					e.Object.Body = []byte(`{"Id":"` + string(id) + `","Name":"Stale","Stats":{"Active":true}}`)
+				}
+				_, err = w.Broker.Publish(ctx, []broker.Change{{Event: e, After: last.Seq}})
+				return err
+			})
+		}
+		time.Sleep(2 * time.Minute)
+		if d := Diverged(source, target, schemas.Keep); d != nil {
+			t.Errorf("the target is not as its source: %v", d)
+		}
+	})
 }
