@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,7 +112,7 @@ func (b *Broker) Connect(name string) (*nats.Conn, error) {
 		nc.Close()
 		return nil, fmt.Errorf("connect to the broker: %w", nats.ErrConnectionClosed)
 	}
-	b.conns = append(b.conns, nc)
+	b.conns = append(slices.DeleteFunc(b.conns, (*nats.Conn).IsClosed), nc)
 	return nc, nil
 }
 
