@@ -132,7 +132,7 @@ func TestTheAccountsBalance(t *testing.T) {
 		defer wg.Wait()
 		defer stop()
 		time.Sleep(time.Minute)
-		if _, ss := next.Status(); slices.ContainsFunc(ss, func(s consumer.SettingStatus) bool { return s.Accounting != nil }) {
+		if _, ss := next.Status(); slices.ContainsFunc(ss, func(s consumer.SettingStatus) bool { return s.Setting == setting && s.Accounting != nil }) {
 			t.Errorf("who does not hold the target draws up its accounts: %+v", ss)
 		}
 		w.StopConsumer(nil)
@@ -191,6 +191,7 @@ func TestADroppedEventIsFoundMissing(t *testing.T) {
 		balanced(t, w, w.Cons, setting, "at rest", 20, 20, 0, 0, 0, 0)
 
 		// The durable consumer holds a message back, and is made anew behind it.
+		w.StopDurables()
 		w.Do(func(ctx context.Context) error {
 			st, err := w.Broker.JS().Stream(ctx, broker.StreamState)
 			if err != nil {

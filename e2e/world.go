@@ -292,6 +292,9 @@ func stop(r *role, cause error) *role {
 	return nil
 }
 
+// StopDurables ends the upkeep of the durable consumers, which StartConsumer starts.
+func (w *World) StopDurables() { w.durables = stop(w.durables, nil) }
+
 // Close ends the roles and the broker.
 func (w *World) Close() {
 	w.StopProducer(nil)
