@@ -80,6 +80,10 @@ func (b *Broker) Connect(name string) (*nats.Conn, error) {
 		// What a process asked for before it was cut off must not be done minutes later,
 		// when somebody else may hold its lease (G3).
 		nats.ReconnectBufSize(-1),
+		// A broker that is reading its users again may refuse for a moment.
+		nats.IgnoreAuthErrorAbort(),
+		// A peer that is silent, but not gone, is noticed within half a minute.
+		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				b.log.Warn("connection to the broker lost", "connection", name, "error", err)
@@ -181,10 +185,13 @@ func (b *Broker) firstConnection(ctx context.Context) (*nats.Conn, error) {
 	if b.cfg.Role != All {
 		name += " " + string(b.cfg.Role)
 	}
-	said := false
+	said, refused := false, 0
 	for {
 		nc, err := b.Connect(name)
-		if err == nil || b.cfg.Role == All || errors.Is(err, ErrBroker) {
+		if errors.Is(err, nats.ErrAuthorization) {
+			refused++ // once may be while it reads its users again
+		}
+		if err == nil || b.cfg.Role == All || errors.Is(err, ErrBroker) && (refused == 0 || refused >= 3) {
 			return nc, err
 		}
 		if !said {

@@ -229,20 +229,28 @@ func (b *Broker) Mark(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.takeMarks(infos)
+	b.takeMarks(infos)
+	return b.mark.save()
 }
 
-func (b *Broker) takeMarks(infos map[string]*jetstream.StreamInfo) error {
+// takeMarks notes how far the streams have come, and tells whether one has moved of
+// which a loss would matter: leases and what processes say of themselves move all the
+// time.
+func (b *Broker) takeMarks(infos map[string]*jetstream.StreamInfo) (moved bool) {
 	b.mark.mu.Lock()
+	defer b.mark.mu.Unlock()
 	for name, m := range b.mark.rec.Streams {
-		if info := infos[name]; info != nil && m.Incarnation == info.Config.Metadata[incarnationKey] {
-			m.Sequence = max(m.Sequence, info.State.LastSeq)
+		if info := infos[name]; info != nil && m.Incarnation == info.Config.Metadata[incarnationKey] && info.State.LastSeq > m.Sequence {
+			moved = moved || name != "KV_"+BucketLease && name != "KV_"+BucketStatus
+			m.Sequence = info.State.LastSeq
 			b.mark.rec.Streams[name] = m
 		}
 	}
-	b.mark.mu.Unlock()
-	return b.mark.save()
+	return moved
 }
+
+// saveLeast is how often the high-water file is written where only leases moved.
+const saveLeast = time.Minute
 
 // keepMark writes the high-water file every second in which something moved. It also
 // looks whether an external store went backwards while it was in use, which nobody
@@ -251,7 +259,7 @@ func (b *Broker) keepMark(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	failed := false
-	var since time.Time
+	var since, saved time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -278,7 +286,11 @@ func (b *Broker) keepMark(ctx context.Context) {
 			}
 		}
 		if err == nil {
-			err = b.takeMarks(infos)
+			if b.takeMarks(infos) || failed || time.Since(saved) >= saveLeast {
+				if err = b.mark.save(); err == nil {
+					saved = time.Now()
+				}
+			}
 		}
 		switch {
 		case err != nil && !failed && ctx.Err() == nil:

@@ -87,6 +87,15 @@ func (s *site) start(t testing.TB, listen string) {
 	t.Cleanup(s.stop)
 }
 
+// readAgain makes the broker read its users again, and waits until it has.
+func (s *site) readAgain(t testing.TB) {
+	t.Helper()
+	const says = "were read again"
+	before := strings.Count(s.log.String(), says)
+	s.reload <- os.Interrupt
+	eventually(t, "the users are read again", func() bool { return strings.Count(s.log.String(), says) > before })
+}
+
 // config is that of a process whose keys lie in the folder.
 func (s *site) config(t testing.TB, folder string, role broker.Role, sources ...schemas.Slug) broker.Config {
 	k := filepath.Join(s.keys, folder)
@@ -170,8 +179,7 @@ func TestRights(t *testing.T) {
 	if _, err := broker.Init(s.keys, broker.InitOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s.reload <- os.Interrupt
-	s.reload <- os.Interrupt // the first one has been served
+	s.readAgain(t)
 	control := s.open(t, "control", broker.Control)
 	const all, east, consumer, ctl = "producer", "producer-east", "consumer", "control"
 	folders := []string{ctl, all, east, consumer}
@@ -372,8 +380,7 @@ func TestRolesDoTheirWork(t *testing.T) {
 	if _, err := broker.Init(s.keys, broker.InitOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s.reload <- os.Interrupt
-	s.reload <- os.Interrupt
+	s.readAgain(t)
 	ctx := t.Context()
 	check := func(what string, err error) {
 		t.Helper()
@@ -518,6 +525,34 @@ func TestRolesDoTheirWork(t *testing.T) {
 	check("settings", err)
 	check("scan", con.ScanState(ctx, []string{schemas.SourceStateFilter("production"), schemas.SourceStateFilter("test")}, func(broker.Newest) {}, func(broker.Unreadable) {}))
 	consumeAll(t, ctl, con)
+	counted := 0
+	upTo, err := con.ScanCaptured(ctx, "production", 0, func(broker.StoredEvent) { counted++ })
+	check("count what was captured", err)
+	_, err = con.ScanCaptured(ctx, "production", upTo-1, func(broker.StoredEvent) { counted++ })
+	check("count on", err)
+	if counted < 2 {
+		t.Errorf("%d events counted", counted)
+	}
+	_, _, err = con.Undelivered(ctx, "set-a")
+	check("how far a durable has come", err)
+	report, end := context.WithCancel(ctx)
+	said, gone := make(chan struct{}, 8), make(chan struct{}, 8)
+	go ctl.WatchStatus(report, func(s broker.ProcessStatus, g bool) {
+		if s.Instance == "c-1" && g {
+			gone <- struct{}{}
+		} else if s.Instance == "c-1" {
+			said <- struct{}{}
+		}
+	})
+	reporting, done := context.WithCancel(ctx)
+	go func() { <-said; done() }()
+	check("report", broker.Reporter{Broker: con, Role: broker.RoleNameConsumer, Instance: "c-1", Words: func() any { return 1 }}.Run(reporting))
+	select {
+	case <-gone:
+	case <-time.After(20 * time.Second):
+		t.Error("a report is not taken back")
+	}
+	end()
 	kv, err := con.JS().KeyValue(ctx, broker.BucketStatus)
 	check("status", err)
 	_, err = kv.Put(ctx, "consumer.test", []byte("{}"))

@@ -26,7 +26,7 @@ func many(t testing.TB, objects, behind int) (*accounts, broker.StoredSetting) {
 		Rules: map[schemas.Type]schemas.Rule{schemas.Job: {Sync: schemas.SyncAll, Rights: schemas.Rights{New: true, Updated: true, Deleted: true}}}}, Revision: 1}
 	v := &view{settings: map[schemas.Slug]broker.StoredSetting{"one": set}}
 	log := slog.New(slog.DiscardHandler)
-	tg := newTarget(Config{Broker: b, Log: log, histories: &histories{}}, schemas.Server{ID: "b"}, v)
+	tg := newTarget(&Manager{cfg: Config{Broker: b, Log: log, histories: &histories{}}}, schemas.Server{ID: "b"}, v)
 	s := &session{target: tg, ledger: l, lanes: newLanes(), parked: newParkedSet(b, "b"), passedBy: map[objectKey]schemas.Version{}, comparedAt: map[schemas.Slug]uint64{"one": 1}}
 	if _, err := b.JS().CreateConsumer(context.Background(), broker.StreamState, durableConfig(set)); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ var (
 	keep    = flag.Bool("keep", false, "leave the fleet running")
 	only    = flag.String("only", "", "kill only these services, with commas between them")
 	limit   = flag.Duration("limit", 2*time.Minute, "how long anything may take")
+	worst   = flag.Duration("worst", 25*time.Second, "how long an edit may take after a kill: the lease's 15 s, 5 s to take over, and its own way")
 )
 
 func main() {
@@ -57,9 +59,16 @@ var (
 	policy  = map[string]schemas.ActivePolicy{"test": schemas.Keep, "standby": schemas.Off}
 )
 
-// services are killed in this order.
-var services = []string{"producer-1", "producer-2", "consumer-1", "consumer-2", "consumer-3", "control", "broker",
-	"standin-test", "standin-standby", "standin-production"}
+// services are killed in this order. One with @ is whichever process holds that
+// server: killing one that stands by proves little.
+var services = []string{"@production", "@test", "@standby", "producer-1", "producer-2", "consumer-1", "consumer-2", "consumer-3",
+	"control", "broker", "standin-test", "standin-standby", "standin-production"}
+
+// The two ways to die.
+const (
+	crash      = "crash"
+	dockerKill = "docker kill"
+)
 
 type fleet struct {
 	job   schemas.ID // the one that is edited
@@ -96,12 +105,12 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Printf("compose: an edit on production arrives after %.1f s while all is well\n\n", plain.Seconds())
-	fmt.Printf("%-20s %-12s %-34s %-22s %s\n", "KILLED", "HOW", "AN EDIT RIGHT AFTER ARRIVED", "CAME BACK", "AN EDIT AFTERWARDS")
-	for _, s := range services {
-		if *only != "" && !slices.Contains(strings.Split(*only, ","), s) {
-			continue
-		}
-		for _, how := range []string{"docker kill", "crash"} {
+	fmt.Printf("%-20s %-12s %-12s %-30s %-24s %s\n", "KILLED", "IT HELD", "HOW", "AN EDIT RIGHT AFTER ARRIVED", "CAME BACK", "AN EDIT AFTERWARDS")
+	for _, how := range []string{crash, dockerKill} {
+		for _, s := range services {
+			if *only != "" && !slices.Contains(strings.Split(*only, ","), s) {
+				continue
+			}
 			if err := f.round(ctx, s, how); err != nil {
 				return fmt.Errorf("%s, %s: %w", s, how, err)
 			}
@@ -121,11 +130,27 @@ func run(ctx context.Context) (err error) {
 
 // round kills one container and sees whether edits arrive without it and after it.
 func (f *fleet) round(ctx context.Context, service, how string) error {
+	var held []string
+	if err := until(ctx, "each server is held by a process", func(ctx context.Context) error {
+		holders, err := holders(ctx)
+		if server, ok := strings.CutPrefix(service, "@"); ok && err == nil {
+			service = holders[server]
+		}
+		held = nil
+		for server, process := range holders {
+			if process == service {
+				held = append(held, server)
+			}
+		}
+		return err
+	}); err != nil {
+		return err
+	}
 	before, err := inspect(ctx, service)
 	if err != nil {
 		return err
 	}
-	if how == "docker kill" {
+	if how == dockerKill {
 		_, err = command(ctx, *docker, "kill", before.ID)
 	} else {
 		err = syscall.Kill(before.State.Pid, syscall.SIGKILL)
@@ -144,8 +169,8 @@ func (f *fleet) round(ctx context.Context, service, how string) error {
 	}
 	// Without these nothing can move, so they are started first. The others are
 	// dead while the edit goes its way.
-	early := how == "docker kill" && (service == "broker" || service == "standin-production")
-	living := slices.DeleteFunc(slices.Clone(targets), func(t string) bool { return how == "docker kill" && service == "standin-"+t })
+	early := how == dockerKill && (service == "broker" || service == "standin-production")
+	living := slices.DeleteFunc(slices.Clone(targets), func(t string) bool { return how == dockerKill && service == "standin-"+t })
 	if early {
 		if service == "broker" { // edited while it is dead, captured when it is back
 			if err := f.edit(ctx); err != nil {
@@ -164,17 +189,18 @@ func (f *fleet) round(ctx context.Context, service, how string) error {
 	if err := until(ctx, "the edit arrives", func(ctx context.Context) error { return f.arrived(ctx, living) }); err != nil {
 		return err
 	}
-	during := fmt.Sprintf("%.1f s", time.Since(killed).Seconds())
+	took := time.Since(killed)
+	during := fmt.Sprintf("%.1f s", took.Seconds())
 	if len(living) < len(targets) {
 		during += ", at the other target"
 	}
 	back := "by docker start"
-	if how == "docker kill" && !early {
+	if how == dockerKill && !early {
 		if err := start(); err != nil {
 			return err
 		}
 	}
-	if how == "crash" {
+	if how == crash {
 		if err := until(ctx, "it comes back", func(ctx context.Context) error {
 			c, err := inspect(ctx, service)
 			if err == nil && (!c.State.Running || c.State.Pid == before.State.Pid) {
@@ -208,8 +234,49 @@ func (f *fleet) round(ctx context.Context, service, how string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%-20s %-12s %-34s %-22s %.1f s\n", service, how, during, back, after.Seconds())
+	slices.Sort(held)
+	fmt.Printf("%-20s %-12s %-12s %-30s %-24s %.1f s\n", service, cmp.Or(strings.Join(held, ","), "-"), how, during, back, after.Seconds())
+	if took > *worst {
+		return fmt.Errorf("the edit took %s, more than %s", took, *worst)
+	}
 	return nil
+}
+
+// holders returns the process that holds each server, as control knows it. It is an
+// error while a server has none, or one that is not known to be alive.
+func holders(ctx context.Context) (map[string]string, error) {
+	c, err := inspect(ctx, "control")
+	if err != nil {
+		return nil, err
+	}
+	out, err := command(ctx, *docker, "exec", c.ID, "vcsync", "status", "--json")
+	if err != nil {
+		return nil, err
+	}
+	var status struct {
+		Processes []struct {
+			Instance, State  string
+			Sources, Targets []string
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		return nil, err
+	}
+	by := map[string]string{}
+	for _, p := range status.Processes {
+		for _, server := range slices.Concat(p.Sources, p.Targets) {
+			if other, ok := by[server]; ok || p.State != "alive" {
+				return nil, fmt.Errorf("%s is held by %s, which is %s, and by %q", server, p.Instance, p.State, other)
+			}
+			by[server] = p.Instance
+		}
+	}
+	for name := range ports {
+		if by[name] == "" {
+			return nil, fmt.Errorf("no process holds %s", name)
+		}
+	}
+	return by, nil
 }
 
 // arrival edits and returns how long it took to arrive.
