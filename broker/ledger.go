@@ -400,8 +400,12 @@ func parsePage(target schemas.Slug, e jetstream.KeyValueEntry) (int, []Entry, er
 }
 
 // watch calls each for every value under keys, now and later; initial is called
-// once when all that was there has come, and ends the watch by returning true.
+// once when all that was there has come, and ends the watch by returning true. It ends
+// with ErrWatch when the connection was lost and is back: what is told by a watch from
+// before then comes late, after many seconds, or never. Its caller begins anew.
 func (b *Broker) watch(ctx context.Context, bucket, keys string, each func(jetstream.KeyValueEntry) error, initial func() bool) error {
+	back := b.nc.StatusChanged(nats.CONNECTED)
+	defer b.nc.RemoveStatusListener(back)
 	kv, err := b.js.KeyValue(ctx, bucket)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", bucket, err)
@@ -415,6 +419,8 @@ func (b *Broker) watch(ctx context.Context, bucket, keys string, each func(jetst
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-back:
+			return fmt.Errorf("watch %s: the connection to the broker was lost, and is back: %w", bucket, ErrWatch)
 		case e, ok := <-w.Updates():
 			switch {
 			case !ok:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -90,41 +91,40 @@ func (s *Snapshot) take(e jetstream.KeyValueEntry) {
 }
 
 // WatchConfig calls each with a snapshot of all servers and settings, first of
-// what is there and then after every change, until ctx ends or the watch breaks.
-// It returns nil when ctx ended.
+// what is there and then after every change, until ctx ends; also of all anew when the
+// connection to the broker was lost and is back.
+// It returns nil when ctx ended, and an error only where the watch cannot begin.
 func (b *Broker) WatchConfig(ctx context.Context, each func(Snapshot)) error {
-	kv, err := b.js.KeyValue(ctx, BucketConfig)
-	if err != nil {
-		return fmt.Errorf("watch %s: %w", BucketConfig, err)
-	}
-	w, err := kv.WatchAll(ctx)
-	if err != nil {
-		return fmt.Errorf("watch %s: %w", BucketConfig, err)
-	}
-	defer w.Stop()
-	snap, initial := newSnapshot(), true
-	for {
+	for began := false; ; {
+		snap, initial := newSnapshot(), true
+		err := b.watch(ctx, BucketConfig, ">", func(e jetstream.KeyValueEntry) error {
+			snap.take(e)
+			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix)) {
+				each(snap.Clone())
+			}
+			return nil
+		}, func() bool {
+			began, initial = true, false
+			each(snap.Clone())
+			return false
+		})
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !began:
+			return err
+		}
+		b.log.InfoContext(ctx, "the settings are watched anew", "reason", err)
 		select {
 		case <-ctx.Done():
 			return nil
-		case e, ok := <-w.Updates():
-			if !ok {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return fmt.Errorf("watch %s: the watch ended", BucketConfig)
-			}
-			if e == nil {
-				initial = false
-			} else {
-				snap.take(e)
-			}
-			if !initial && (e == nil || strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix)) {
-				each(snap.Clone())
-			}
+		case <-time.After(watchAgain):
 		}
 	}
 }
+
+// watchAgain is the time between two tries to watch the settings, once they were.
+const watchAgain = 250 * time.Millisecond
 
 // Snapshot returns all servers and settings as they are now.
 func (b *Broker) Snapshot(ctx context.Context) (Snapshot, error) {

@@ -37,24 +37,62 @@ func newParkedSet(b *broker.Broker, target schemas.Slug) *parkedSet {
 // discarded.
 func (ps *parkedSet) load(ctx context.Context, wg *sync.WaitGroup, fail context.CancelCauseFunc, each func(broker.Parked)) error {
 	ready := make(chan struct{})
+	readyOnce := sync.OnceFunc(func() { close(ready) })
 	failed := make(chan error, 1)
 	wg.Go(func() {
-		err := ps.b.WatchParked(ctx, ps.target, func(p broker.Parked, gone bool) {
-			if ps.take(p, gone) && (p.RetryAsked > p.RetryDone || p.Discarded != "") {
-				each(p)
+		for {
+			before, seen := ps.revisions(), map[string]bool{}
+			err := ps.b.WatchParked(ctx, ps.target, func(p broker.Parked, gone bool) {
+				seen[p.Key()] = true
+				if ps.take(p, gone) && (p.RetryAsked > p.RetryDone || p.Discarded != "") {
+					each(p)
+				}
+				if !gone && !p.NextTry.IsZero() {
+					ps.schedule(ctx, p, each)
+				}
+			}, func() bool {
+				ps.forget(before, seen)
+				readyOnce()
+				return false
+			})
+			if ctx.Err() != nil || !errors.Is(err, broker.ErrWatch) {
+				failed <- err
+				fail(err)
+				return
 			}
-			if !gone && !p.NextTry.IsZero() {
-				ps.schedule(ctx, p, each)
+			select { // the connection was lost for a while; the lease tells whether that matters
+			case <-ctx.Done():
+			case <-time.After(250 * time.Millisecond):
 			}
-		}, func() bool { close(ready); return false })
-		failed <- err
-		fail(err)
+		}
 	})
 	select {
 	case <-ready:
 		return nil
 	case err := <-failed:
 		return err
+	}
+}
+
+// revisions returns what is known, by key.
+func (ps *parkedSet) revisions() map[string]uint64 {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	out := map[string]uint64{}
+	for key, p := range ps.by {
+		out[key] = p.Revision
+	}
+	return out
+}
+
+// forget lets go of what was known before a watch began and is not there any more.
+func (ps *parkedSet) forget(before map[string]uint64, seen map[string]bool) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for key, rev := range before {
+		if !seen[key] && ps.by[key].Revision == rev {
+			delete(ps.by, key)
+		}
 	}
 }
 

@@ -35,7 +35,7 @@ func (r *Roles) Connect(name string) (*nats.Conn, jetstream.JetStream, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	nc, err := nats.Connect("tls://"+r.Address, nats.Name(name), nats.Nkey(public, kp.Sign), nats.RootCAs(filepath.Join(keys, broker.CAFile)),
+	nc, err := nats.Connect(brokerURL(r.Address), nats.Name(name), nats.Nkey(public, kp.Sign), nats.RootCAs(filepath.Join(keys, broker.CAFile)),
 		nats.CustomInboxPrefix(broker.InboxPrefix(public)), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
 	if err != nil {
 		return nil, nil, err

@@ -2,9 +2,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,16 +19,22 @@ type Roles struct {
 	*Fleet
 	Broker, Control      *Process
 	Producers, Consumers []*Process
-	// Address is where the broker listens, and Keys the folder of all keys.
+	// Members are the brokers of a cluster, of which Broker is the first; nil where
+	// there is no cluster.
+	Members []*Process
+	// Address is where the broker listens, or several with commas between them, and
+	// Keys the folder of all keys.
 	Address, Keys string
+
+	routes map[[2]int]*Link // from one member to another
 }
 
 // Apart prepares the roles of the fleet as processes; none runs yet. The environment
 // is that of the fleet now.
 func (f *Fleet) Apart(ctx context.Context, producers, consumers int) (*Roles, error) {
-	r := &Roles{Fleet: f, Keys: filepath.Join(f.Dir, "keys")}
-	if out, err := f.CLI(ctx, "broker", "init", r.Keys, "--host", "127.0.0.1"); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, out)
+	r := &Roles{Fleet: f}
+	if err := r.keys(ctx); err != nil {
+		return nil, err
 	}
 	var err error
 	if r.Address, err = FreeAddr(); err != nil {
@@ -32,50 +42,161 @@ func (f *Fleet) Apart(ctx context.Context, producers, consumers int) (*Roles, er
 	}
 	r.Broker = f.process("broker", []string{"broker"}, "VCSYNC_KEYS="+filepath.Join(r.Keys, "broker"), "VCSYNC_NATS_LISTEN="+r.Address)
 	r.Broker.ready = waitPort(r.Address)
-	r.Control = r.role("control", "control", r.Address, "VCSYNC_API_ADDR="+f.API)
-	r.Control.ready = func(ctx context.Context, died <-chan error) error {
-		return WaitHTTP(ctx, "http://"+f.API+"/livez", died)
+	return r, r.around(producers, consumers, true)
+}
+
+// OnCluster is Apart with a cluster of three brokers, from the configuration files in
+// a folder (deploy/nats), at free ports. Each member reaches each other through a Link;
+// the roles reach them straight.
+func (f *Fleet) OnCluster(ctx context.Context, files string, producers, consumers int) (*Roles, error) {
+	r := &Roles{Fleet: f, routes: map[[2]int]*Link{}}
+	if err := r.keys(ctx); err != nil {
+		return nil, err
 	}
-	linked := func(role, name string) (*Process, error) {
+	var clients, members [3]string
+	for i := range 3 {
+		var err, err2 error
+		clients[i], err = FreeAddr()
+		members[i], err2 = FreeAddr()
+		if err = errors.Join(err, err2); err != nil {
+			return nil, err
+		}
+	}
+	for i := range 3 {
+		for j := range 3 {
+			link, err := NewLink(members[j])
+			if err != nil {
+				return nil, err
+			}
+			r.routes[[2]int{i, j}] = link
+			f.ends = append(f.ends, link.Close)
+		}
+	}
+	folder := filepath.Join(r.Keys, "broker")
+	for i := range 3 {
+		name := fmt.Sprintf("broker-%d", 1+i)
+		for _, file := range []string{"common.conf", fmt.Sprintf("node%d.conf", 1+i)} {
+			raw, err := os.ReadFile(filepath.Join(files, file))
+			if err != nil {
+				return nil, err
+			}
+			pairs := []string{"/etc/vcsync-broker", folder, "/var/lib/vcsync-broker", filepath.Join(f.Dir, name), "0.0.0.0:4222", clients[i], "0.0.0.0:6222", members[i],
+				// Else the members tell each other their own addresses, past the links.
+				`name: "vcsync"`, "name: \"vcsync\"\n  no_advertise: true"}
+			for j := range 3 {
+				pairs = append(pairs, fmt.Sprintf("nats%d:6222", 1+j), r.routes[[2]int{i, j}].Addr())
+			}
+			if err := os.WriteFile(filepath.Join(folder, file), []byte(strings.NewReplacer(pairs...).Replace(string(raw))), 0o600); err != nil {
+				return nil, err
+			}
+		}
+		p := f.process(name, []string{"broker", "--config", filepath.Join(folder, fmt.Sprintf("node%d.conf", 1+i))})
+		p.ready = waitPort(clients[i])
+		r.Members = append(r.Members, p)
+	}
+	r.Broker, r.Address = r.Members[0], strings.Join(clients[:], ",")
+	return r, r.around(producers, consumers, false)
+}
+
+// CutOff pauses all that goes between a member and the others, until the function that
+// it returns is called; with ends it ends their connections too.
+func (r *Roles) CutOff(member int, ends bool) (again func()) {
+	var links []*Link
+	for pair, link := range r.routes {
+		if pair[0] == member || pair[1] == member {
+			links = append(links, link)
+		}
+	}
+	for _, link := range links {
+		if ends {
+			link.Cut()
+		} else {
+			link.Pause()
+		}
+	}
+	return func() {
+		for _, link := range links {
+			link.Flow()
+		}
+	}
+}
+
+func (r *Roles) keys(ctx context.Context) error {
+	r.Keys = filepath.Join(r.Dir, "keys")
+	_, err := r.CLI(ctx, "broker", "init", r.Keys, "--host", "127.0.0.1")
+	return err
+}
+
+// around prepares what uses the broker.
+func (r *Roles) around(producers, consumers int, linked bool) error {
+	r.Control = r.role("control", "control", r.Address, "VCSYNC_API_ADDR="+r.API)
+	r.Control.ready = func(ctx context.Context, died <-chan error) error {
+		return WaitHTTP(ctx, "http://"+r.API+"/livez", died)
+	}
+	worker := func(role string, i int) (*Process, error) {
+		name := fmt.Sprintf("%s-%d", role, 1+i)
+		if !linked {
+			return r.role(role, name, r.Address), nil
+		}
 		link, err := NewLink(r.Address)
 		if err != nil {
 			return nil, err
 		}
-		f.ends = append(f.ends, link.Close)
+		r.ends = append(r.ends, link.Close)
 		p := r.role(role, name, link.Addr())
 		p.Link = link
 		return p, nil
 	}
 	for i := range producers {
-		p, err := linked("producer", fmt.Sprintf("producer-%d", 1+i))
+		p, err := worker("producer", i)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.Producers = append(r.Producers, p)
 	}
 	for i := range consumers {
-		p, err := linked("consumer", fmt.Sprintf("consumer-%d", 1+i))
+		p, err := worker("consumer", i)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.Consumers = append(r.Consumers, p)
 	}
-	return r, nil
+	return nil
+}
+
+// brokerURL returns the URLs of broker addresses with commas between them.
+func brokerURL(addresses string) string {
+	return "tls://" + strings.ReplaceAll(addresses, ",", ",tls://")
 }
 
 // role prepares a process of a role that reaches the broker at an address.
 func (r *Roles) role(role, name, broker string, env ...string) *Process {
-	return r.process(name, []string{role}, append([]string{"VCSYNC_KEYS=" + filepath.Join(r.Keys, role), "VCSYNC_NATS_URL=tls://" + broker, "VCSYNC_INSTANCE=" + name}, env...)...)
+	return r.process(name, []string{role}, append([]string{"VCSYNC_KEYS=" + filepath.Join(r.Keys, role), "VCSYNC_NATS_URL=" + brokerURL(broker), "VCSYNC_INSTANCE=" + name}, env...)...)
 }
 
-// All returns all processes, the broker first.
+// All returns all processes, the brokers first.
 func (r *Roles) All() []*Process {
-	return append(append([]*Process{r.Broker, r.Control}, r.Producers...), r.Consumers...)
+	out := r.Members
+	if out == nil {
+		out = []*Process{r.Broker}
+	}
+	return slices.Concat(out, []*Process{r.Control}, r.Producers, r.Consumers)
 }
 
 // Start starts all processes, those that run already apart, and returns when the API
 // answers.
 func (r *Roles) Start(ctx context.Context) error {
+	if r.Members != nil { // one alone waits for another
+		errs := make(chan error, len(r.Members))
+		for _, p := range r.Members {
+			go func() { errs <- p.Start(ctx) }()
+		}
+		for range r.Members {
+			if err := <-errs; err != nil {
+				return err
+			}
+		}
+	}
 	for _, p := range r.All() {
 		if err := p.Start(ctx); err != nil {
 			return err

@@ -29,7 +29,7 @@ type apart struct {
 }
 
 // newApart starts a fleet of roles with so many targets for each source.
-func newApart(ctx context.Context, producers, consumers int, targets map[schemas.Slug]int, slow time.Duration) (*apart, error) {
+func newApart(ctx context.Context, clustered bool, producers, consumers int, targets map[schemas.Slug]int, slow time.Duration) (*apart, error) {
 	fleet, err := e2e.NewFleet(*binary)
 	if err != nil {
 		return nil, err
@@ -37,7 +37,12 @@ func newApart(ctx context.Context, producers, consumers int, targets map[schemas
 	fleet.Env = []string{"VCSYNC_POLL=5s", "VCSYNC_LEASE_TTL=" + leaseTTL.String()}
 	a := &apart{policies: map[schemas.Slug]schemas.ActivePolicy{}, rng: rand.New(rand.NewPCG(*seed, 1)), begun: time.Now()}
 	a.flow = &flow{fleet: fleet, from: map[schemas.Slug]schemas.Slug{}, slow: slow, rng: rand.New(rand.NewPCG(*seed, 2)), history: map[string][]event{}, highest: map[string]int{}}
-	if a.Roles, err = fleet.Apart(ctx, producers, consumers); err != nil {
+	if clustered {
+		a.Roles, err = fleet.OnCluster(ctx, *files, producers, consumers)
+	} else {
+		a.Roles, err = fleet.Apart(ctx, producers, consumers)
+	}
+	if err != nil {
 		return a, errors.Join(err, fleet.Close(true))
 	}
 	for _, source := range []schemas.Slug{"production", "factory"} {
@@ -199,7 +204,7 @@ func (a *apart) verdict(ctx context.Context, what string) error {
 // runApart is the chaos of the roles apart.
 func runApart(ctx context.Context) (err error) {
 	fmt.Printf("chaos: %d faults while %d jobs at each of 2 sources change for 6 targets; 2 producers, 3 consumers (seed %d)\n", *rounds, *jobs, *seed)
-	a, err := newApart(ctx, 2, 3, map[schemas.Slug]int{"production": 4, "factory": 2}, 300*time.Millisecond)
+	a, err := newApart(ctx, false, 2, 3, map[schemas.Slug]int{"production": 4, "factory": 2}, 300*time.Millisecond)
 	defer func() { err = a.end(err) }()
 	if err != nil {
 		return err

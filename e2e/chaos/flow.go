@@ -29,6 +29,8 @@ type flow struct {
 	version int
 	done    int
 	history map[string][]event // by source and id
+	at      map[int]time.Time  // of each version
+	late    time.Duration      // the longest time from a change to its write at a target
 	highest map[string]int     // by target and id: what was written there, put or delete
 	broken  []string
 	deletes int // that were asked for at targets
@@ -59,6 +61,10 @@ func (f *flow) put(source schemas.Slug, i int) {
 	version := f.version
 	key := string(source) + "/" + string(id(i))
 	f.history[key] = append(f.history[key], event{version, false})
+	if f.at == nil {
+		f.at = map[int]time.Time{}
+	}
+	f.at[version] = time.Now()
 	f.mu.Unlock()
 	body := fmt.Sprintf(`{"Id":%q,"Name":"Job %d","Group":"Group %d","Description":"version=%d","Stats":{"Active":true},
 		"Variables":[{"Key":"Secret","ValueObject":"dmFsdWU="}],
@@ -142,6 +148,9 @@ func (f *flow) judge(target schemas.Slug, r *http.Request, body []byte) {
 		if version < have {
 			wrong = append(wrong, fmt.Sprintf("G3: %s got version %d of %s from %s after version %d", target, version, id, writer, have))
 		}
+		if version > have {
+			f.late = max(f.late, time.Since(f.at[version]))
+		}
 		f.highest[key] = max(have, version)
 	case http.MethodDelete:
 		f.deletes++
@@ -188,6 +197,15 @@ func (f *flow) strangers() (wrong []string, judged int) {
 		}
 	}
 	return wrong, judged
+}
+
+// heldUp returns the longest time from a change to its write since it was last asked.
+func (f *flow) heldUp() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	late := f.late
+	f.late = 0
+	return late
 }
 
 func (f *flow) writes() int {

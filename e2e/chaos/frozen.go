@@ -19,7 +19,7 @@ import (
 // runFrozen freezes two of four consumers at a time, while all lanes are busy.
 func runFrozen(ctx context.Context) (err error) {
 	fmt.Printf("chaos: %d times two of 4 consumers are frozen while they write %d jobs to 8 slow targets (seed %d)\n", *rounds, *jobs, *seed)
-	a, err := newApart(ctx, 1, 4, map[schemas.Slug]int{"production": 8}, 300*time.Millisecond)
+	a, err := newApart(ctx, false, 1, 4, map[schemas.Slug]int{"production": 8}, 300*time.Millisecond)
 	defer func() { err = a.end(err) }()
 	if err != nil {
 		return err

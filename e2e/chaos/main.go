@@ -32,7 +32,8 @@ var (
 	jobs    = flag.Int("jobs", 300, "how many jobs they are spread over")
 	seed    = flag.Uint64("seed", uint64(time.Now().UnixNano()), "repeats the choice of changes and moments, though not the timing")
 	binary  = flag.String("binary", "bin/vcsync", "the program under test")
-	roles   = flag.String("roles", "one", "one: everything is one process; apart: broker, control, producers and consumers are processes; frozen: apart, and only the consumer that is writing is frozen, again and again")
+	roles   = flag.String("roles", "one", "one: everything is one process; apart: broker, control, producers and consumers are processes; frozen: apart, and only the consumer that is writing is frozen, again and again; cluster: apart on a cluster of three brokers, whose members fail in turn")
+	files   = flag.String("files", "deploy/nats", "the configuration of the cluster")
 	settle  = flag.Duration("settle", 5*time.Minute, "how long the targets may take to become equal after the last kill")
 )
 
@@ -47,8 +48,10 @@ func main() {
 		do = runApart
 	case "frozen":
 		do = runFrozen
+	case "cluster":
+		do = runCluster
 	default:
-		fmt.Fprintf(os.Stderr, "chaos: -roles %q: want one, apart or frozen\n", *roles)
+		fmt.Fprintf(os.Stderr, "chaos: -roles %q: want one, apart, frozen or cluster\n", *roles)
 		os.Exit(2)
 	}
 	if err := do(ctx); err != nil {

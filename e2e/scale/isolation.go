@@ -76,7 +76,7 @@ func (c *crowd) close(err error) {
 	}
 }
 
-// processes returns the processes that do the work, by name.
+// memory returns how much each process held at most, in words and the greatest in MiB.
 func (c *crowd) memory() (words string, peak int, err error) {
 	if c.roles == nil {
 		_, peak, err = e2e.Resident(c.PID())
@@ -173,10 +173,6 @@ func isolation(ctx context.Context) (err error) {
 		return p50, p99, err
 	}
 	one := c.targets[:1]
-	_, before, err := phase("all is well", well, nil, nil)
-	if err != nil {
-		return err
-	}
 	for _, f := range []struct {
 		name  string
 		fault func(http.Handler) http.Handler
@@ -188,6 +184,12 @@ func isolation(ctx context.Context) (err error) {
 		{"one fails with 500", failing, one},
 		{"one object of 1,000 is refused", refuses(0), c.targets},
 	} {
+		// Each has its own measure, taken right before: what else runs on the machine
+		// changes.
+		_, before, perr := phase("all is well", well, nil, nil)
+		if perr != nil {
+			return errors.Join(err, perr)
+		}
 		_, with, perr := phase(f.name, well, f.fault, f.at)
 		if perr != nil {
 			return errors.Join(err, perr)
@@ -198,16 +200,16 @@ func isolation(ctx context.Context) (err error) {
 			err = errors.Join(err, fmt.Errorf("%s: the p99 of the others is %s, and was %s: %.2f times, want at most 2", f.name, with, before, ratio))
 		}
 		// The next begins with a target that has caught up.
-		if _, werr := c.waitEqual(ctx, f.at); werr != nil {
+		if _, werr := c.waitEqual(ctx); werr != nil {
 			return errors.Join(err, fmt.Errorf("after %s: %w", f.name, werr))
 		}
 	}
 	return err
 }
 
-// waitEqual waits until the targets have all but the job that may be parked, and edits
-// that one where it is, as a person would.
-func (c *crowd) waitEqual(ctx context.Context, _ []*e2e.Host) (time.Duration, error) {
+// waitEqual edits the job that may be parked, which lets it go, and waits until all
+// targets are equal.
+func (c *crowd) waitEqual(ctx context.Context) (time.Duration, error) {
 	put(c.Fleet, 0, int(time.Now().Unix()), 1)
 	return c.WaitEqual(ctx, c.policies, 2*time.Minute)
 }
