@@ -41,6 +41,7 @@ type demo struct {
 // TestDemo does what a new user does: starts everything with one command, edits,
 // adds and deletes a job on production, kills the process and starts it again.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	d := newDemo(t)
 	d.start()
 	d.equal(time.Minute)

@@ -20,6 +20,7 @@ func TestAnHourOfMovingStatisticsIsQuiet(t *testing.T) {
 		{{Mode: "statistics-move"}, {Mode: "secrets", Arg: "opaque"}, {Mode: "fresh-iv"}},
 	} {
 		t.Run(fmt.Sprint(modes), func(t *testing.T) {
+			t.Parallel()
 			world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
 				prod, test := w.Hosts["production"], w.Hosts["test"]
 				seedSome(t, prod, 5)
@@ -55,6 +56,7 @@ func TestAnHourOfMovingStatisticsIsQuiet(t *testing.T) {
 // A ring of three with every type settles after one round, and one edit makes one
 // more: two writes, not three.
 func TestARingOfThreeSettlesAfterOneRound(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := e2e.NewWorld(t)
 		defer w.Close()

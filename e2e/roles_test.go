@@ -21,6 +21,7 @@ import (
 // starts broker, control, producer and two consumers as processes of their own, and
 // edits; and then loses a process of each role but the broker, one after another.
 func TestRolesApart(t *testing.T) {
+	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "vcsync")
 	build := exec.Command("go", "build", "-o", binary, "../cmd/vcsync")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

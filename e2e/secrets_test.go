@@ -160,8 +160,10 @@ func refreshed(place string) bool { return strings.HasPrefix(place, "/OAuth/") }
 // Every mode at the source with every mode at the target, for every type: what a
 // target truly holds is what it should.
 func TestSecretsOfEveryModeAndType(t *testing.T) {
+	t.Parallel()
 	for source, mode := range secretModes {
 		t.Run("from "+string(source), func(t *testing.T) {
+			t.Parallel()
 			logs := &syncBuffer{}
 			synctest.Test(t, func(t *testing.T) {
 				w := e2e.NewWorld(t)
@@ -446,6 +448,7 @@ func TestItemsOfListsKeepTheirOwnSecrets(t *testing.T) {
 	const a, b, c, d = "aaaaaaaa-0000-4000-8000-000000000001", "bbbbbbbb-0000-4000-8000-000000000002", "cccccccc-0000-4000-8000-000000000003", "dddddddd-0000-4000-8000-000000000004"
 	for _, modes := range [][2]schemas.Slug{{"equal", "masked"}, {"masked", "equal"}, {"opaque", "equal"}, {"null", "equal"}, {"equal", "opaque"}, {"equal", "null"}, {"unsaid", "unsaid"}, {"masked", "masked"}} {
 		t.Run(fmt.Sprintf("from %s to %s", modes[0], modes[1]), func(t *testing.T) {
+			t.Parallel()
 			listWorld(t, modes[0], modes[1], func(w *e2e.World, prod, test *e2e.Host) {
 				put := func(h *e2e.Host, owner, description string, items ...string) {
 					t.Helper()

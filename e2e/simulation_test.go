@@ -35,6 +35,7 @@ var (
 func TestSimulation(t *testing.T) {
 	for seed := *first; seed < *first+*seeds; seed++ {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				s := &simulation{t: t, seed: uint64(seed), rng: rand.New(rand.NewPCG(uint64(seed), 1)), deleted: map[schemas.ID]bool{}, highest: map[string]int{}, on: true, fired: map[string]int{}}
 				s.run()

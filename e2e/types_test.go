@@ -84,6 +84,7 @@ func edited(t *testing.T, x schemas.Type, body []byte) []byte {
 
 // What must be shown first: one field of one object of every type.
 func TestAnEditOfEveryTypeArrives(t *testing.T) {
+	t.Parallel()
 	targets := []schemas.Slug{"test", "standby"}
 	world(t, targets, func(w *e2e.World) {
 		prod := w.Hosts["production"]
@@ -180,6 +181,7 @@ func dangling(t testing.TB, h *e2e.Host) map[string]bool {
 func TestShuffledArrivalLeavesNothingDangling(t *testing.T) {
 	for seedOf := range uint64(2) {
 		t.Run(fmt.Sprint("seed ", seedOf), func(t *testing.T) {
+			t.Parallel()
 			world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
 				prod, test := w.Hosts["production"], w.Hosts["test"]
 				seed(t, prod)
