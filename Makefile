@@ -65,7 +65,8 @@ check:
 
 # The proof that nothing is lost: SIGKILL at random moments while changes flow. With
 # ROLES=apart also SIGSTOP and cut networks, and with ROLES=frozen writers that are
-# frozen in the middle of writes.
+# frozen in the middle of writes, and with ROLES=cluster three brokers that fail in
+# turn.
 chaos: build
 	go run ./e2e/chaos -rounds $(ROUNDS) -roles $(ROLES)
 

@@ -103,7 +103,11 @@ func (b *Broker) stateLagOf(ctx context.Context, source schemas.Slug) (uint64, e
 // or later.
 func (b *Broker) WaitState(ctx context.Context) error {
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
-		lag, err := b.StateLag(ctx)
+		// A question that came while a cluster had no leader is never answered: it must
+		// not use up the time of all.
+		try, cancel := context.WithTimeout(ctx, waitTry)
+		lag, err := b.StateLag(try)
+		cancel()
 		if err == nil && lag == 0 {
 			return nil
 		}
@@ -114,6 +118,9 @@ func (b *Broker) WaitState(ctx context.Context) error {
 		}
 	}
 }
+
+// waitTry is how long WaitState waits for an answer before it asks again.
+const waitTry = 3 * time.Second
 
 // ScanState calls each with the newest event of every object under the filters
 // (schemas.SourceStateFilter, schemas.TypeStateFilter), headers only, and odd with
