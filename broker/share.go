@@ -58,6 +58,7 @@ type Share struct {
 	waiting map[string]chan uint64
 	not     map[string]time.Time // items that this process passes on until then
 	dead    map[string]uint64    // heartbeats that stand still, and are to be removed
+	idle    map[string]idle      // items that nobody has, although the plan gives them to somebody
 	plan    map[string]string    // item to member
 	members []member
 
@@ -74,6 +75,19 @@ type sighting struct {
 	rec   leaseRecord
 }
 
+// idle says since when the plan gives an item to a process that does not take it, and
+// which ones have had their time: they live, and do not know the item or cannot take
+// it.
+type idle struct {
+	to     string
+	since  time.Time
+	passed map[string]bool
+	until  time.Time // when it is forgotten
+}
+
+// idleFor is how long it is remembered that a process did not take an item.
+const idleFor = 10 * time.Minute
+
 type member struct {
 	id   string
 	only []string
@@ -84,7 +98,9 @@ func (m member) may(item string) bool {
 	return (m.only == nil || slices.Contains(m.only, item)) && !slices.Contains(m.not, item)
 }
 
-// NewShare joins the processes that share. Close leaves them.
+// NewShare joins the processes that share. It leaves them when ctx ends, unless that
+// is as a crash: from then on the others take over what this process gives back. Close
+// ends the rest.
 func (b *Broker) NewShare(ctx context.Context, cfg ShareConfig) (*Share, error) {
 	cfg.Times = cfg.Times.withDefaults()
 	kv, err := b.js.KeyValue(ctx, BucketLease)
@@ -92,24 +108,31 @@ func (b *Broker) NewShare(ctx context.Context, cfg ShareConfig) (*Share, error) 
 		return nil, fmt.Errorf("share out what each %s does: %w", cfg.Role, err)
 	}
 	s := &Share{cfg: cfg, b: b, log: b.log.With("role", cfg.Role), kv: kv, member: nuid.Next(), seen: map[string]sighting{}, held: map[string]*Lease{},
-		waiting: map[string]chan uint64{}, not: map[string]time.Time{}, dead: map[string]uint64{}, moved: make(chan struct{}, 1), beat: make(chan struct{}, 1)}
+		waiting: map[string]chan uint64{}, not: map[string]time.Time{}, dead: map[string]uint64{}, idle: map[string]idle{}, moved: make(chan struct{}, 1), beat: make(chan struct{}, 1)}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.wg.Go(func() { s.follow(run) })
-	s.wg.Go(func() { s.keepBeating(run) })
+	s.wg.Go(func() {
+		beating, end := context.WithCancel(run)
+		defer end()
+		defer context.AfterFunc(ctx, end)()
+		s.keepBeating(beating)
+		if ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrCrash) {
+			s.leave()
+		}
+	})
 	s.wg.Go(func() { s.run(run) })
 	return s, nil
 }
 
-// Close leaves the processes that share; with crashed it does so as a crash would,
-// and the others find out by themselves. What this process has, it gives back on its
-// own.
-func (s *Share) Close(crashed bool) {
+// Close ends the sharing. What this process has, it gives back before.
+func (s *Share) Close() {
 	s.stop()
 	s.wg.Wait()
-	if crashed {
-		return
-	}
+}
+
+// leave takes the heartbeat back.
+func (s *Share) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if err := s.kv.Delete(ctx, s.beatName()); err != nil {
@@ -156,7 +179,9 @@ func (s *Share) Acquire(ctx context.Context, item string) (*Lease, error) {
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		delete(s.waiting, item)
+		if s.waiting[item] == ready {
+			delete(s.waiting, item)
+		}
 		s.mu.Unlock()
 	}()
 	s.look()
@@ -354,7 +379,8 @@ func (s *Share) follows(ctx context.Context) {
 			holders[item] = x.rec.Member
 		}
 	}
-	plan := share(s.items, s.members, holders)
+	plan := share(s.items, s.members, holders, s.idlers(now))
+	s.noteIdle(now, plan, free)
 	if !maps.Equal(plan, s.plan) && len(s.members) > 1 {
 		count := 0
 		for _, m := range plan {
@@ -379,6 +405,47 @@ func (s *Share) follows(ctx context.Context) {
 			delete(s.held, item)
 		} else if to := plan[item]; to != "" && to != s.member {
 			l.want()
+		}
+	}
+}
+
+// idlers returns who has not taken what the plan gave, by item.
+func (s *Share) idlers(now time.Time) map[string]map[string]bool {
+	out := map[string]map[string]bool{}
+	for item, i := range s.idle {
+		if len(i.passed) > 0 && now.After(i.until) {
+			i.passed = nil
+			s.idle[item] = i
+		}
+		out[item] = i.passed
+	}
+	return out
+}
+
+// noteIdle looks whether who is to have an item takes it. Each process finds that out
+// by itself; where two come to other conclusions, the lease decides.
+func (s *Share) noteIdle(now time.Time, plan map[string]string, free map[string]uint64) {
+	for _, item := range s.items {
+		i := s.idle[item]
+		_, isFree := free[item]
+		to := plan[item]
+		switch {
+		case !isFree || to == "" || to == s.member:
+			i.to = ""
+		case i.to != to:
+			i.to, i.since = to, now
+		case now.Sub(i.since) >= s.cfg.Times.TTL:
+			if i.passed == nil {
+				i.passed = map[string]bool{}
+			}
+			i.passed[to], i.until, i.to = true, now.Add(idleFor), ""
+			s.log.Info("a process that is to work on this does not; another one is to", "item", s.cfg.Prefix+item)
+			signal(s.moved)
+		}
+		if i.to == "" && len(i.passed) == 0 {
+			delete(s.idle, item)
+		} else {
+			s.idle[item] = i
 		}
 	}
 }
@@ -410,13 +477,14 @@ func (s *Share) living(now time.Time) []member {
 // share gives every item to a member. Who has one keeps it, as long as nobody else
 // who may have it has two less; what nobody has goes to who has least. An item that
 // all pass on stays where it is. Nobody gets one that nobody may have. It depends on
-// nothing but its arguments, in whichever order they come.
-func share(items []string, members []member, holders map[string]string) map[string]string {
+// nothing but its arguments, in whichever order they come. Idle are those who had
+// their time to take an item.
+func share(items []string, members []member, holders map[string]string, idle map[string]map[string]bool) map[string]string {
 	items = slices.Sorted(slices.Values(items))
 	members = slices.SortedFunc(slices.Values(members), func(a, b member) int { return cmp.Compare(a.id, b.id) })
 	may := func(item string) (able []member) {
 		for _, m := range members {
-			if m.may(item) {
+			if m.may(item) && !idle[item][m.id] {
 				able = append(able, m)
 			}
 		}

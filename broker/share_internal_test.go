@@ -25,10 +25,10 @@ func TestShareIsEvenStickyAndTheSameForAll(t *testing.T) {
 				holders[item] = fmt.Sprintf("m%d", rnd.IntN(8)) // some of them are dead
 			}
 		}
-		plan := share(items, members, holders)
+		plan := share(items, members, holders, nil)
 		rnd.Shuffle(len(items), func(i, j int) { items[i], items[j] = items[j], items[i] })
 		rnd.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
-		if again := share(items, members, holders); !maps.Equal(plan, again) {
+		if again := share(items, members, holders, nil); !maps.Equal(plan, again) {
 			t.Fatalf("seed %d: another order gives another plan", seed)
 		}
 		load := map[string]int{}
@@ -55,7 +55,7 @@ func TestShareIsEvenStickyAndTheSameForAll(t *testing.T) {
 				t.Fatalf("seed %d: %s lost %s and has %d of %d", seed, h, item, load[h], had[h])
 			}
 		}
-		kept := share(items, members, plan)
+		kept := share(items, members, plan, nil)
 		if !maps.Equal(kept, plan) {
 			t.Fatalf("seed %d: an even plan moves", seed)
 		}
@@ -76,7 +76,7 @@ func TestShareObeysWhoMayHaveWhat(t *testing.T) {
 		"the dead have nothing": {[]member{{id: "1"}}, map[string]string{"a": "9", "b": "9", "c": "1"}, map[string]string{"a": "1", "b": "1", "c": "1", "d": "1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := share(items, c.members, c.holders); !maps.Equal(got, c.want) {
+			if got := share(items, c.members, c.holders, nil); !maps.Equal(got, c.want) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})

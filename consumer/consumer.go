@@ -49,8 +49,9 @@ type Manager struct {
 	mu       sync.Mutex
 	targets  map[schemas.Slug]*runningTarget
 	settings map[schemas.Slug]broker.StoredSetting
-	// ending holds the writers that were stopped and may still finish a request.
-	ending []chan struct{}
+	// ending holds, by target, the last writer that was stopped and may still finish a
+	// request: the next one waits for it, so that a target has one at a time here.
+	ending map[schemas.Slug]chan struct{}
 }
 
 type runningTarget struct {
@@ -72,7 +73,7 @@ func New(cfg Config) *Manager {
 		cfg.Instance = "vcsync"
 	}
 	cfg.histories = &histories{turn: make(baton, 1)}
-	return &Manager{cfg: cfg, targets: map[schemas.Slug]*runningTarget{}, settings: map[schemas.Slug]broker.StoredSetting{}}
+	return &Manager{cfg: cfg, targets: map[schemas.Slug]*runningTarget{}, settings: map[schemas.Slug]broker.StoredSetting{}, ending: map[schemas.Slug]chan struct{}{}}
 }
 
 // Run applies until ctx ends, following the servers and settings as they change.
@@ -84,7 +85,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { m.share.Close(errors.Is(context.Cause(ctx), ErrCrash)) }()
+	defer m.share.Close()
 	m.pool = m.cfg.Broker.NewPool("vcsync settings of " + m.cfg.Instance)
 	defer m.pool.Close()
 	defer func() {
@@ -124,24 +125,21 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			r.t.update(views[id])
 		}
 	}
-	after := map[schemas.Slug]chan struct{}{}
-	m.ending = slices.DeleteFunc(m.ending, func(done chan struct{}) bool {
+	for id, done := range m.ending {
 		select {
 		case <-done:
-			return true
+			delete(m.ending, id)
 		default:
-			return false
 		}
-	})
+	}
 	for id, r := range m.targets {
 		if views[id] == nil || r.rev != snap.Servers[id].Revision {
 			r.stop()
-			after[id] = r.done
-			m.ending = append(m.ending, r.done)
+			m.ending[id] = r.done
 			delete(m.targets, id)
 		}
 	}
-	ending := slices.Clone(m.ending)
+	ending := slices.Collect(maps.Values(m.ending))
 	m.mu.Unlock()
 	if ctx.Err() != nil {
 		for _, done := range ending {
@@ -163,9 +161,10 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		run, stop := context.WithCancel(ctx)
 		r := &runningTarget{t: newTarget(m, snap.Servers[id].Server, views[id]), rev: snap.Servers[id].Revision, stop: stop, done: make(chan struct{})}
 		m.targets[id] = r
+		before := m.ending[id]
 		go func() {
 			defer close(r.done)
-			if before := after[id]; before != nil {
+			if before != nil {
 				<-before // it gives its lease back when nothing of its can land any more
 			}
 			r.t.run(run)

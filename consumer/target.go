@@ -33,6 +33,8 @@ const (
 	// one is to try, and passFor how long this one then leaves it alone.
 	passAfter = 2 * time.Minute
 	passFor   = 30 * time.Minute
+	// failsSoon is how soon a tenure must end to count as one that never was.
+	failsSoon = 10 * time.Second
 )
 
 // view is what the settings say of one target; it is replaced as a whole, so that
@@ -181,12 +183,14 @@ var errWanted = errors.New("another process is to write to this target")
 
 // run writes to the target whenever it holds the lease, until ctx ends.
 func (t *target) run(ctx context.Context) {
+	failures := 0 // of tenures in a row that ended soon
 	for ctx.Err() == nil {
 		t.setState(Waiting)
 		lease, err := t.share.Acquire(ctx, string(t.server.ID))
 		if err == nil {
 			t.setState(Working)
 			var settled time.Time
+			begun := time.Now()
 			tenure, end := context.WithCancelCause(ctx)
 			given := make(chan struct{})
 			go func() {
@@ -200,6 +204,9 @@ func (t *target) run(ctx context.Context) {
 			settled, err = t.session(tenure, lease)
 			if errors.Is(context.Cause(tenure), errWanted) {
 				err = errWanted
+			}
+			if failures++; errors.Is(err, broker.ErrLeaseLost) || time.Since(begun) > failsSoon {
+				failures = 0
 			}
 			end(nil)
 			<-given
@@ -224,6 +231,12 @@ func (t *target) run(ctx context.Context) {
 			continue
 		}
 		t.log.WarnContext(ctx, "the writer of this target starts anew; nothing is lost", "reason", err)
+		if failures >= 3 && t.share.Others(string(t.server.ID)) {
+			// Of another release, perhaps, or with another's keyring.
+			t.log.WarnContext(ctx, "this process cannot work on this target; another one is to try")
+			t.share.Pass(string(t.server.ID), passFor)
+			failures = 0
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):

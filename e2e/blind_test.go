@@ -57,7 +57,7 @@ func TestAWatchSeesAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer share.Close(false)
+		defer share.Close()
 		shares[name] = share
 		share.Want([]string{"test"})
 	}

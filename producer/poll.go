@@ -35,6 +35,7 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		return info, &degraded{classBroker, err.Error()}
 	}
 	gone := map[schemas.Type][]schemas.ID{}
+	listedAt := map[schemas.Type]time.Time{}
 	var failed typesFailed
 	for _, t := range types {
 		can := info.Types[t]
@@ -49,6 +50,7 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 			err = why
 		} else if can.List {
 			gone[t], err = s.pollType(ctx, t)
+			listedAt[t] = time.Now()
 		} else {
 			err = &visualcron.Error{Class: visualcron.Unsupported, Op: "list", Server: s.server.ID, Type: t, Hint: "take the type out of the sync setting, or use another connector"}
 		}
@@ -68,6 +70,18 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		ids, listed := gone[t]
 		if !listed {
 			continue // what waits there still waits
+		}
+		if len(ids) > 0 && time.Since(listedAt[t]) > freshEvidence {
+			if ids, err = s.stillGone(ctx, t, ids); err != nil {
+				if !s.onlyThisType(ctx, err) {
+					return info, err
+				}
+				s.listed(t, err)
+				if failed.types = append(failed.types, t); failed.first == nil {
+					failed.first = err
+				}
+				continue
+			}
 		}
 		if err := s.deleteGone(ctx, t, ids); err != nil {
 			return info, err
@@ -439,6 +453,20 @@ func (s *source) pollType(ctx context.Context, t schemas.Type) ([]schemas.ID, er
 		}
 	}
 	return slices.Sorted(maps.Keys(gone)), nil
+}
+
+// freshEvidence is how old the second listing that lacks an object may be when its
+// deletion is published: the listings of other types may have taken long since.
+const freshEvidence = 5 * time.Second
+
+// stillGone lists a type once more and returns which of the ids it lacks still.
+func (s *source) stillGone(ctx context.Context, t schemas.Type, ids []schemas.ID) ([]schemas.ID, error) {
+	s.view = visualcron.View{Secrets: s.modes[t], Values: s.values, Digest: s.cfg.Broker.Keys.Digest}
+	seen, err := s.list(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(ids, func(id schemas.ID) bool { return seen[id] }), nil
 }
 
 // deleteGone publishes deletions, unless they are too many to be believed: then

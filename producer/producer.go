@@ -2,7 +2,6 @@ package producer
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -93,7 +92,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { m.share.Close(errors.Is(context.Cause(ctx), broker.ErrCrash)) }()
+	defer m.share.Close()
 	defer func() {
 		ended, end := context.WithCancel(ctx)
 		end() // also where it is the watch that ended

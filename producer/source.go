@@ -25,6 +25,10 @@ const (
 	// refusedMost bounds the time between two logons that the server refuses: more of
 	// them may lock the account.
 	refusedMost = 5 * time.Minute
+	// passAfter is how long a source must be out of this process's reach until another
+	// one is to try, and passFor how long this one then leaves it alone.
+	passAfter = 2 * time.Minute
+	passFor   = 30 * time.Minute
 	// sayAgain is how often a lasting failure is repeated in the log.
 	sayAgain = 10 * time.Minute
 )
@@ -33,11 +37,16 @@ const (
 const (
 	// classBroker: the event store does not take or give events.
 	classBroker = "broker"
+	// classConfig: this process has no connector or password for the server.
+	classConfig = "configuration"
 	// classEmpty: the listing is empty where there were objects.
 	classEmpty = "empty listing"
 	// classSecrets: the server began to give its secrets otherwise during a listing.
 	classSecrets = "secrets changed"
 )
+
+// outOfReach are the classes of reasons that another process may not have.
+var outOfReach = []string{string(visualcron.Unreachable), string(visualcron.Timeout), classConfig}
 
 // degraded is why a poll did not do its work.
 type degraded struct {
@@ -190,9 +199,12 @@ func (s *source) run(ctx context.Context) {
 				end()
 			}
 		}()
+		var passing sync.WaitGroup
+		passing.Go(func() { s.passOn(tenure) })
 		s.capture(tenure)
 		stop()
 		end()
+		passing.Wait()
 		<-wanted
 		if errors.Is(context.Cause(ctx), broker.ErrCrash) {
 			lease.Abandon()
@@ -204,6 +216,23 @@ func (s *source) run(ctx context.Context) {
 			s.log.WarnContext(ctx, "the lease of this source could not be given back; the next holder waits until it runs out", "error", err)
 		}
 		cancel()
+	}
+}
+
+// passOn lets another process try a source that this one cannot reach: the way to it
+// may be what is broken.
+func (s *source) passOn(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(passAfter / 4):
+		}
+		now := s.currentStatus()
+		if now.State == Degraded && !now.Partly && time.Since(now.Since) >= passAfter && slices.Contains(outOfReach, now.Class) && s.share.Others(string(s.server.ID)) {
+			s.log.InfoContext(ctx, "the source cannot be captured from here; another process is to try", "class", now.Class)
+			s.share.Pass(string(s.server.ID), passFor)
+		}
 	}
 }
 
@@ -244,7 +273,7 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 	b := s.cfg.Broker
 	password, err := b.Password(ctx, s.server.ID)
 	if err != nil {
-		return &degraded{"configuration", fmt.Sprintf("%v; set it by adding the server anew", err)}
+		return &degraded{classConfig, fmt.Sprintf("%v; set it by adding the server anew", err)}
 	}
 	if s.identity, err = b.Identity(ctx, s.server.ID); err != nil {
 		return &degraded{classBroker, err.Error()}
@@ -252,7 +281,7 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 	server := s.server
 	server.Identity = s.identity // a connector that is told refuses others from the first answer on
 	if s.conn, err = s.cfg.Open(server, password); err != nil {
-		return &degraded{"configuration", err.Error()}
+		return &degraded{classConfig, err.Error()}
 	}
 	defer s.conn.Close()
 	events, err := b.EventsState(ctx)
