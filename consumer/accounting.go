@@ -201,7 +201,7 @@ func (s *session) compared(set broker.StoredSetting) {
 func (s *session) isCompared(set broker.StoredSetting) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.comparedAt[set.ID] == set.Revision
+	return s.comparedAt[set.ID] == set.Revision && !s.unserved[set.ID]
 }
 
 // account draws up the accounts until ctx ends: every 30 seconds, and soon after
@@ -449,21 +449,34 @@ func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head 
 		return true
 	}
 	s.mu.Lock()
-	passed, ok := s.passedBy[key]
+	by := s.passedBy[key]
 	s.mu.Unlock()
-	return ok && passed == head.version
+	return by == passed{source, head.version}
 }
 
-// isOthers tells whether another source brings the object here, and the same.
+// isOthers tells whether another source brings the object here, and the same, or
+// would if the settings took it.
 func (a *accounts) isOthers(v *view, source schemas.Slug, key objectKey, head capturedHead, e broker.Entry, known bool) bool {
-	h := a.histories[e.Source]
-	if !known || e.Source == source || e.State == broker.Removed || h == nil || !v.terms(e.Source, key.t, key.id).rights.Use() {
-		return false
+	same := func(from schemas.Slug) (capturedHead, bool) {
+		h := a.histories[from]
+		if h == nil || from == source || !v.terms(from, key.t, key.id).rights.Use() {
+			return capturedHead{}, false
+		}
+		h.mu.RLock()
+		defer h.mu.RUnlock()
+		owner, ok := h.by[key]
+		return owner, ok && !owner.deleted && !slices.Contains(owner.path, a.s.server.ID) && owner.digest == head.digest
 	}
-	h.mu.RLock()
-	owner, ok := h.by[key]
-	h.mu.RUnlock()
-	return ok && !owner.deleted && !slices.Contains(owner.path, a.s.server.ID) && owner.digest == head.digest
+	if known && e.State != broker.Removed {
+		if _, ok := same(e.Source); ok {
+			return true
+		}
+	}
+	a.s.mu.Lock()
+	by := a.s.passedBy[key]
+	a.s.mu.Unlock()
+	owner, ok := same(by.source)
+	return ok && owner.version == by.version // nobody takes it from there, nor from here
 }
 
 // bookWaiting books what seemed to wait: it is on its way to the lanes, in one, or

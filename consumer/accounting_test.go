@@ -27,7 +27,7 @@ func many(t testing.TB, objects, behind int) (*accounts, broker.StoredSetting) {
 	v := &view{settings: map[schemas.Slug]broker.StoredSetting{"one": set}}
 	log := slog.New(slog.DiscardHandler)
 	tg := newTarget(&Manager{cfg: Config{Broker: b, Log: log, histories: &histories{}}}, schemas.Server{ID: "b"}, v)
-	s := &session{target: tg, ledger: l, lanes: newLanes(), parked: newParkedSet(b, "b"), passedBy: map[objectKey]schemas.Version{}, comparedAt: map[schemas.Slug]uint64{"one": 1}}
+	s := &session{target: tg, ledger: l, lanes: newLanes(), parked: newParkedSet(b, "b"), passedBy: map[objectKey]passed{}, comparedAt: map[schemas.Slug]uint64{"one": 1}}
 	if _, err := b.JS().CreateConsumer(context.Background(), broker.StreamState, durableConfig(set)); err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,7 @@ func (l *look) put(ctx context.Context, e broker.Entry) error {
 // passBy notes that the settings do not take what would have to be done now.
 func (l *look) passBy(ctx context.Context) error {
 	l.session.mu.Lock()
-	l.passedBy[l.key] = l.event.Version
+	l.passedBy[l.key] = passed{l.event.Source, l.event.Version}
 	l.session.mu.Unlock()
 	return l.unpark(ctx)
 }

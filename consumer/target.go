@@ -21,6 +21,9 @@ const (
 	// compareEvery is how often a setting is compared with the ledger without any
 	// cause: whatever message was lost, its object is looked at then.
 	compareEvery = 5 * time.Minute
+	// compareUnserved is how often while the setting's durable consumer is not there, or
+	// another than it should be.
+	compareUnserved = 30 * time.Second
 	// requestLimit bounds one request; it stays below what is left of a lease after
 	// a missed renewal.
 	requestLimit = 10 * time.Second
@@ -266,16 +269,25 @@ type session struct {
 	settled time.Time
 	// passedBy holds the versions that the settings do not take, so that the target
 	// is not asked about them again and again.
-	passedBy map[objectKey]schemas.Version
+	passedBy map[objectKey]passed
 	// comparedAt holds the revisions of the settings that were compared in this session.
 	comparedAt map[schemas.Slug]uint64
-	waits      waits
+	// unserved holds the settings whose durable consumer does not bring what they take:
+	// it is to be made or changed by the process that changes settings.
+	unserved map[schemas.Slug]bool
+	waits    waits
 	// big is held while a body of many megabytes is worked on: each takes many times
 	// its size.
 	big baton
 	// users is held while something is done that may leave a target without an
 	// administrator.
 	users baton
+}
+
+// passed is a version that the settings do not take.
+type passed struct {
+	source  schemas.Slug
+	version schemas.Version
 }
 
 // baton is held by one at a time, also over requests: who waits for it obeys a
@@ -357,7 +369,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	}
 	defer ledger.Close()
 	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
-		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]schemas.Version{}, big: make(baton, 1), users: make(baton, 1)}
+		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{}, unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1)}
 	s.gate = newGate(s.probe, s.sayGate(ctx))
 	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
 	t.mu.Lock()
@@ -572,11 +584,22 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 	compared := time.Time{}
 	var last *pass // not over while the target is away; its objects wait in their lanes
 	gone := false
+	every := compareEvery
+	served := func(yes bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if every = compareEvery; yes {
+			delete(s.unserved, set.ID)
+		} else {
+			every, s.unserved[set.ID] = compareUnserved, true
+		}
+	}
 	for ctx.Err() == nil {
 		cons, stop, broken, err := s.consume(ctx, set)
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound):
 			gone = true // or being made
+			served(false)
 		case err == nil && gone:
 			// Whatever the one before had delivered or not, a comparison finds what is left
 			// to do.
@@ -584,12 +607,12 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 		}
 		if err != nil {
 			said("read its durable consumer", err)
-			if time.Since(compared) >= compareEvery && (last == nil || last.over()) && s.compare(ctx, set, retryParked, &last, status) == nil {
+			if time.Since(compared) >= every && (last == nil || last.over()) && s.compare(ctx, set, retryParked, &last, status) == nil {
 				compared, retryParked = time.Now(), false
 			}
 		} else {
 			for ctx.Err() == nil && err == nil {
-				if time.Since(compared) >= compareEvery && (last == nil || last.over()) {
+				if time.Since(compared) >= every && (last == nil || last.over()) {
 					if err = s.compare(ctx, set, retryParked, &last, status); err != nil {
 						said("compare", err)
 						break
@@ -603,8 +626,10 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 				}
 				if info, ierr := cons.Info(ctx); ierr == nil {
 					status(func(st *SettingStatus) { st.Pending = info.NumPending + uint64(info.NumAckPending) })
+					served(!info.Paused && slices.Equal(filtersOf(info.Config), durableConfig(set).FilterSubjects))
 				} else if errors.Is(ierr, jetstream.ErrConsumerNotFound) {
 					err, gone = ierr, true
+					served(false)
 					break
 				}
 				select {
@@ -688,9 +713,9 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 		}
 		key := objectKey{n.Key.Type, n.ID}
 		s.mu.Lock()
-		passed, ok := s.passedBy[key]
+		by := s.passedBy[key]
 		s.mu.Unlock()
-		if ok && passed == n.Version && !retryParked {
+		if by == (passed{n.Key.Source, n.Version}) && !retryParked {
 			return
 		}
 		s.lanes.look(key, nil, p, retryParked)
