@@ -98,7 +98,7 @@ func (c *crowd) memory() (words string, peak int, err error) {
 // while another one is not, and while one object is refused everywhere. It wants the
 // p99 to stay within twice of what it was.
 func isolation(ctx context.Context) (err error) {
-	const targets, objects = 20, 1000
+	const targets, objects, turns = 20, 1000, 3
 	c, err := many(ctx, objects, targets, *consumers)
 	defer func() { c.close(err) }()
 	if err != nil {
@@ -106,7 +106,7 @@ func isolation(ctx context.Context) (err error) {
 	}
 	well := c.targets[1:]
 	version := 1
-	phase := func(name string, among []*e2e.Host, fault func(http.Handler) http.Handler, at []*e2e.Host) (p50, p99 time.Duration, err error) {
+	phase := func(name string, among []*e2e.Host, fault func(http.Handler) http.Handler, at []*e2e.Host) (delays []time.Duration, err error) {
 		for _, h := range c.targets {
 			h.Reset()
 		}
@@ -123,10 +123,10 @@ func isolation(ctx context.Context) (err error) {
 		first, edited := version, map[int]time.Time{}
 		tick := time.NewTicker(time.Second / time.Duration(*rate))
 		defer tick.Stop()
-		for i := range *edits {
+		for i := range (*edits + turns - 1) / turns {
 			select {
 			case <-ctx.Done():
-				return 0, 0, context.Cause(ctx)
+				return nil, context.Cause(ctx)
 			case err = <-c.Died():
 				return
 			case <-tick.C:
@@ -139,7 +139,6 @@ func isolation(ctx context.Context) (err error) {
 				version++
 			}
 		}
-		var delays []time.Duration
 		for begun := time.Now(); ; {
 			delays = delays[:0]
 			for _, h := range among {
@@ -156,7 +155,7 @@ func isolation(ctx context.Context) (err error) {
 				break
 			}
 			if time.Since(begun) > time.Minute {
-				return 0, 0, fmt.Errorf("%s: a minute after the last edit %d of %d writes had come", name, len(delays), len(edited)*len(among))
+				return nil, fmt.Errorf("%s: a minute after the last edit %d of %d writes had come", name, len(delays), len(edited)*len(among))
 			}
 			if err = pause(ctx, 200*time.Millisecond); err != nil {
 				return
@@ -165,12 +164,14 @@ func isolation(ctx context.Context) (err error) {
 		for _, h := range at {
 			h.SetFaults(nil)
 		}
+		return delays, nil
+	}
+	told := func(name string, delays []time.Duration) time.Duration {
 		slices.Sort(delays)
-		p50, p99 = delays[len(delays)/2], delays[len(delays)*99/100]
-		memory, _, err := c.memory()
-		fmt.Printf("scale: %-32s %5d writes at %d targets: p50 %4d ms, p99 %4d ms, most %4d ms; at most %s\n", name, len(delays), len(among),
-			p50.Milliseconds(), p99.Milliseconds(), delays[len(delays)-1].Milliseconds(), memory)
-		return p50, p99, err
+		p50, p99 := delays[len(delays)/2], delays[len(delays)*99/100]
+		fmt.Printf("scale: %-32s %5d writes at %d targets: p50 %4d ms, p99 %4d ms, most %4d ms\n", name, len(delays), len(well),
+			p50.Milliseconds(), p99.Milliseconds(), delays[len(delays)-1].Milliseconds())
+		return p99
 	}
 	one := c.targets[:1]
 	for _, f := range []struct {
@@ -184,24 +185,33 @@ func isolation(ctx context.Context) (err error) {
 		{"one fails with 500", failing, one},
 		{"one object of 1,000 is refused", refuses(0), c.targets},
 	} {
-		// Each has its own measure, taken right before: what else runs on the machine
-		// changes.
-		_, before, perr := phase("all is well", well, nil, nil)
-		if perr != nil {
-			return errors.Join(err, perr)
+		// Both in turns, and each fault with a measure of its own: what else runs on the
+		// machine changes.
+		var before, with []time.Duration
+		for range turns {
+			for _, x := range []struct {
+				to    *[]time.Duration
+				fault func(http.Handler) http.Handler
+				at    []*e2e.Host
+			}{{&before, nil, nil}, {&with, f.fault, f.at}} {
+				delays, perr := phase(f.name, well, x.fault, x.at)
+				if perr != nil {
+					return errors.Join(err, perr)
+				}
+				*x.to = append(*x.to, delays...)
+			}
+			// The next begins with a target that has caught up.
+			if _, werr := c.waitEqual(ctx); werr != nil {
+				return errors.Join(err, fmt.Errorf("after %s: %w", f.name, werr))
+			}
 		}
-		_, with, perr := phase(f.name, well, f.fault, f.at)
-		if perr != nil {
-			return errors.Join(err, perr)
-		}
-		ratio := float64(with) / float64(before)
-		fmt.Printf("scale: %-32s p99 is %.2f times that of before\n", f.name, ratio)
+		was, is := told("all is well", before), told(f.name, with)
+		ratio := float64(is) / float64(was)
+		memory, _, merr := c.memory()
+		err = errors.Join(err, merr)
+		fmt.Printf("scale: %-32s p99 is %.2f times that without; resident at most %s\n", f.name, ratio, memory)
 		if ratio > 2 {
-			err = errors.Join(err, fmt.Errorf("%s: the p99 of the others is %s, and was %s: %.2f times, want at most 2", f.name, with, before, ratio))
-		}
-		// The next begins with a target that has caught up.
-		if _, werr := c.waitEqual(ctx); werr != nil {
-			return errors.Join(err, fmt.Errorf("after %s: %w", f.name, werr))
+			err = errors.Join(err, fmt.Errorf("%s: the p99 of the others is %s, and %s without: %.2f times, want at most 2", f.name, is, was, ratio))
 		}
 	}
 	return err

@@ -35,7 +35,7 @@ var (
 	memory    = flag.Int("memory", 256, "how many MiB of resident memory are too much")
 	only      = flag.String("only", "", "run only away, restart, listing, body, isolation or fanout; the last two only when they are asked for")
 	rate      = flag.Int("rate", 5, "edits per second while isolation is measured")
-	edits     = flag.Int("edits", 100, "edits per phase of isolation; each arrives at 19 targets")
+	edits     = flag.Int("edits", 150, "edits per measure of isolation; each arrives at 19 targets")
 	targets   = flag.Int("targets", 100, "how many targets fanout has")
 	consumers = flag.Int("consumers", 0, "consumers with which isolation is measured; 0 for everything in one process")
 )
