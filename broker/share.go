@@ -229,7 +229,9 @@ func signal(c chan struct{}) {
 func (s *Share) follow(ctx context.Context) {
 	failing := false
 	for ctx.Err() == nil {
+		there := map[string]bool{}
 		err := s.b.watch(ctx, BucketLease, ">", func(e jetstream.KeyValueEntry) error {
+			there[e.Key()] = true
 			if failing {
 				failing = false
 				s.log.InfoContext(ctx, "the leases can be watched again")
@@ -239,6 +241,7 @@ func (s *Share) follow(ctx context.Context) {
 		}, func() bool {
 			s.mu.Lock()
 			s.loaded = true
+			maps.DeleteFunc(s.seen, func(name string, _ sighting) bool { return !there[name] }) // of a store that went back
 			s.mu.Unlock()
 			s.look()
 			return false
@@ -262,8 +265,8 @@ func (s *Share) sight(e jetstream.KeyValueEntry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before, known := s.seen[e.Key()]
-	if known && before.rev >= e.Revision() {
-		return
+	if known && before.rev == e.Revision() {
+		return // as it was seen by the watch before this one; a lower one is of a store that went back
 	}
 	now := sighting{rev: e.Revision(), since: time.Now()}
 	if e.Operation() == jetstream.KeyValuePut {
