@@ -33,35 +33,30 @@ func (b *Broker) ScanCaptured(ctx context.Context, source schemas.Slug, after ui
 	if after == 0 {
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverLastPerSubjectPolicy, 0
 	}
+	want, err := b.leaderLast(ctx, StreamEvents, schemas.EventsFilter(source, "", ""))
+	if err != nil {
+		return fail(err)
+	}
+	if want <= after {
+		want = 0
+	}
 	cons, err := b.js.OrderedConsumer(ctx, StreamEvents, cfg)
 	if err != nil {
 		return fail(err)
 	}
-	if cons.CachedInfo().NumPending == 0 {
-		return upTo, nil
-	}
-	it, err := cons.Messages(jetstream.PullMaxMessages(500), jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
+	err = b.readAll(ctx, "read "+StreamEvents, cons, want, func(m jetstream.Msg, seq uint64) {
+		if h, err := schemas.ParseHead(m.Subject(), m.Headers()); err == nil {
+			meta, merr := m.Metadata()
+			if merr == nil {
+				each(StoredEvent{h, seq, meta.Timestamp.UTC()})
+			}
+		}
+		upTo = max(upTo, seq)
+	})
 	if err != nil {
 		return fail(err)
 	}
-	defer it.Stop()
-	for {
-		m, err := it.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return fail(err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fail(err)
-		}
-		if h, err := schemas.ParseHead(m.Subject(), m.Headers()); err == nil {
-			each(StoredEvent{h, meta.Sequence.Stream, meta.Timestamp.UTC()})
-		}
-		upTo = max(upTo, meta.Sequence.Stream)
-		if meta.NumPending == 0 {
-			return upTo, nil
-		}
-	}
+	return upTo, nil
 }
 
 // Undelivered tells how far a durable consumer of VCS_STATE has come: what has a

@@ -410,15 +410,30 @@ func (b *Broker) watch(ctx context.Context, bucket, keys string, each func(jetst
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", bucket, err)
 	}
+	want, err := b.leaderLast(ctx, "KV_"+bucket, kvSubject(bucket, keys))
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", bucket, err)
+	}
 	w, err := kv.Watch(ctx, keys)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", bucket, err)
 	}
 	defer w.Stop()
+	var seen uint64
+	begun, waiting := false, false // told of what was there; waiting for a member that is behind
+	var lags <-chan time.Time
 	for {
+		if waiting && !begun && seen >= want {
+			begun, lags = true, nil
+			if initial() {
+				return nil
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-lags:
+			return errLags("watch "+bucket, seen, want)
 		case <-back:
 			return fmt.Errorf("watch %s: the connection to the broker was lost, and is back: %w", bucket, ErrWatch)
 		case e, ok := <-w.Updates():
@@ -426,10 +441,10 @@ func (b *Broker) watch(ctx context.Context, bucket, keys string, each func(jetst
 			case !ok:
 				return fmt.Errorf("watch %s: the watch ended: %w", bucket, errors.Join(ErrWatch, ctx.Err()))
 			case e == nil:
-				if initial() {
-					return nil
-				}
+				waiting = true
+				lags = time.After(lagLimit)
 			default:
+				seen = max(seen, e.Revision())
 				if err := each(e); err != nil {
 					return err
 				}

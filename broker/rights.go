@@ -59,7 +59,7 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 			passwordRight("*"),
 			// The second form is that of nats-server with feature js_ack_fc_v2.
 			"$JS.ACK."+StreamState+".>", "$JS.ACK.*.*."+StreamState+".>",
-			"$JS.API.STREAM.MSG.GET."+StreamState,
+			"$JS.API.STREAM.MSG.GET."+StreamState, "$JS.API.STREAM.MSG.GET."+StreamEvents,
 			// It counts what was captured.
 			"$JS.API.CONSUMER.CREATE."+StreamEvents+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamEvents+".*", "$JS.API.CONSUMER.INFO."+StreamEvents+".*",
 			"$JS.API.CONSUMER.CREATE."+StreamState+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamState+".*", "$JS.API.CONSUMER.INFO."+StreamState+".*",

@@ -155,30 +155,51 @@ func (b *Broker) scan(ctx context.Context, stream string, filters []string, each
 		}
 		return nil
 	}
+	want, err := b.leaderLast(ctx, stream, filters...)
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", stream, err)
+	}
 	cons, err := b.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverAllPolicy, HeadersOnly: true, InactiveThreshold: time.Minute})
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", stream, err)
 	}
-	if cons.CachedInfo().NumPending == 0 {
+	return b.readAll(ctx, "scan "+stream, cons, want, each)
+}
+
+// readAll reads a consumer until all was seen that was there at the call, up to the
+// sequence want at least.
+func (b *Broker) readAll(ctx context.Context, what string, cons jetstream.Consumer, want uint64, each func(m jetstream.Msg, seq uint64)) error {
+	if cons.CachedInfo().NumPending == 0 && want == 0 {
 		return nil
 	}
 	it, err := cons.Messages(jetstream.PullMaxMessages(500), jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(3*time.Second))
 	if err != nil {
-		return fmt.Errorf("scan %s: %w", stream, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	defer it.Stop()
+	var seen uint64
+	behind := cons.CachedInfo().NumPending == 0
 	for {
-		m, err := it.Next(jetstream.NextContext(ctx))
+		next, cancel := ctx, context.CancelFunc(func() {})
+		if behind {
+			next, cancel = context.WithTimeout(ctx, lagLimit)
+		}
+		m, err := it.Next(jetstream.NextContext(next))
+		cancel()
+		if behind && err != nil && ctx.Err() == nil && next.Err() != nil {
+			return errLags(what, seen, want)
+		}
 		if err != nil {
-			return fmt.Errorf("scan %s: %w", stream, err)
+			return fmt.Errorf("%s: %w", what, err)
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return fmt.Errorf("scan %s: %w", stream, err)
+			return fmt.Errorf("%s: %w", what, err)
 		}
-		each(m, meta.Sequence.Stream)
-		if meta.NumPending == 0 {
+		seen = meta.Sequence.Stream
+		each(m, seen)
+		if behind = meta.NumPending == 0; behind && seen >= want {
 			return nil
 		}
 	}
