@@ -54,6 +54,10 @@ const (
 	idleConns = 16
 	// maxSmall bounds an answer that holds no object.
 	maxSmall = 1 << 20
+	// unacknowledged is how long what was sent may stay without the other end's
+	// acknowledgement; less than a lease of the shortest kind (10 s) has left after the
+	// last look at it.
+	unacknowledged = 5 * time.Second
 	// maxLarge bounds what all answers of a server take together beyond the first MiB
 	// of each.
 	maxLarge = 2 * visualcron.MaxBody
@@ -187,7 +191,7 @@ func (b *Bridge) tooLate() error {
 
 // dial connects, and bounds what is sent.
 func (b *Bridge) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: b.requestTimeout, KeepAlive: 30 * time.Second}
+	d := net.Dialer{Timeout: b.requestTimeout, KeepAlive: 30 * time.Second, Control: bound}
 	c, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
