@@ -214,7 +214,7 @@ func (b *Broker) checkServer(ctx context.Context) error {
 			return err
 		}
 		if b.cfg.Role.owns() && b.nc.ConnectedServerName() != serverName {
-			b.log.WarnContext(ctx, "the broker is external and does not tell whether it writes to disk before it acknowledges: vcsync broker does; another NATS server needs sync_interval: always in its jetstream block, or a power cut loses what vcsync shows as captured")
+			b.log.WarnContext(ctx, "the broker is external and does not tell how it is set: vcsync broker is set right; another NATS server needs sync_interval: always in its jetstream block, or a power cut loses what vcsync shows as captured, and ping_interval: 1500ms with ping_max: 2, or what a process had sent before it was cut off may come late")
 		}
 	}
 	if most := b.nc.MaxPayload(); most < MaxPayload {
