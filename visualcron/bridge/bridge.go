@@ -60,7 +60,7 @@ const (
 	unacknowledged = 5 * time.Second
 	// maxLarge bounds what all answers of a server take together beyond the first MiB
 	// of each.
-	maxLarge = 2 * visualcron.MaxBody
+	maxLarge = visualcron.MaxBody
 	// maxProblem bounds what is read of an answer that tells of an error.
 	maxProblem = 64 << 10
 	// maxRetryAfter bounds what a server may ask to wait.
