@@ -227,6 +227,9 @@ func locked(opts *server.Options, file string) error {
 	if len(opts.Nkeys) == 0 && len(opts.Users) == 0 && len(opts.TrustedOperators) == 0 {
 		return fmt.Errorf("%w: %s names no user: include the users.conf that vcsync broker init wrote", ErrBroker, file)
 	}
+	if len(opts.TrustedOperators) == 0 && !hasStoreAccount(opts) {
+		return fmt.Errorf("%w: %s has no account %s: its users.conf is of an earlier version, by which any key could reach what it may not write; run vcsync broker init again on its folder", ErrBroker, file, storeAccount)
+	}
 	return nil
 }
 
