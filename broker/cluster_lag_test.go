@@ -15,6 +15,7 @@ import (
 // a target over must know all that the one before it has recorded; and what a scan says
 // it has read up to, it must have read.
 func TestAMemberThatComesBackIsNotReadTooEarly(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	ctl := c.open(t, "control", broker.Control)
 	pro, one, two := c.open(t, "producer", broker.Producer), c.open(t, "consumer", broker.Consumer), c.open(t, "consumer", broker.Consumer)

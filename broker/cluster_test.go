@@ -156,6 +156,7 @@ include "users.conf"
 	for _, c := range []struct{ name, old, new, says string }{
 		{"as it should be", "", "", ""},
 		{"nobody has to sign in", `include "users.conf"`, "", "names no user"},
+		{"a file of an earlier version", `include "users.conf"`, "authorization { users = [ { nkey: UB3E6EHSGUAB6PHJ7BA4CUSBVIKWFGA6UUARAUQVPR5YFEVARX3HVB7F } ] }", "run vcsync broker init again"},
 		{"lazy", "sync_interval: always", "sync_interval: 2m", "sync_interval: always"},
 		{"old TLS", `, min_version: "1.3"`, "", "min_version 1.3"},
 		{"small messages", "max_payload: 8MB", "max_payload: 1MB", "want 8MB"},

@@ -20,7 +20,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -139,7 +138,7 @@ func (r *initRun) run(o InitOptions) error {
 		if err != nil {
 			return err
 		}
-		users = append(users, user{x.folder, public, RightsOf(x.role, public, x.sources)})
+		users = append(users, user{x.folder, public, x.role, RightsOf(x.role, public, x.sources)})
 	}
 	return r.put(filepath.Join(brokerFolder, usersFile), usersConf(users))
 }
@@ -438,37 +437,4 @@ func namesOf(c *x509.Certificate) []string {
 
 func pemOf(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-}
-
-// user is one key that the broker lets in.
-type user struct {
-	name, public string
-	rights       Rights
-}
-
-// usersConf is a NATS configuration, whole in itself and good for an include.
-func usersConf(users []user) []byte {
-	var b strings.Builder
-	b.WriteString(`# Who may sign in to the broker, and what each may do.
-# Written by vcsync broker init, which writes it anew when it runs again: edits are lost.
-# vcsync broker reads it at its start and on SIGHUP; in a NATS configuration: include "users.conf"
-authorization {
-  users = [
-`)
-	for _, u := range users {
-		fmt.Fprintf(&b, "    # %s\n    { nkey: %s\n      permissions: {\n", u.name, u.public)
-		for _, x := range []struct {
-			verb     string
-			subjects []string
-		}{{"publish", u.rights.Publish}, {"subscribe", u.rights.Subscribe}} {
-			fmt.Fprintf(&b, "        %s: { allow: [\n", x.verb)
-			for _, s := range x.subjects {
-				fmt.Fprintf(&b, "          %s\n", strconv.Quote(s))
-			}
-			b.WriteString("        ] }\n")
-		}
-		b.WriteString("      }\n    }\n")
-	}
-	b.WriteString("  ]\n}\n")
-	return []byte(b.String())
 }

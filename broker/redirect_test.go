@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func TestAConsumerCannotForgeByDetour(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", subject, err)
 		}
-		if strings.Contains(string(m.Data), `"error"`) {
+		if strings.Contains(string(m.Data), `"error"`) && !strings.Contains(string(m.Data), "no inbox of this key") {
 			t.Fatalf("%s: %s", subject, m.Data)
 		}
 		return string(m.Data)
@@ -72,17 +73,11 @@ func TestAConsumerCannotForgeByDetour(t *testing.T) {
 	if err := con.nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	// Answers of the leader come there, and are no events. All is through once the pull
-	// has been answered or has run out.
+	// All is through once the pull has been answered or has run out.
 	eventually(t, "the detours are through", func() bool {
-		st, err := ctl.EventsState(t.Context())
-		return err == nil && st.LastSeq >= 3 && strings.Contains(ask("$JS.API.CONSUMER.INFO.VCS_STATE.pull", ""), `"num_waiting":0`)
+		return strings.Contains(ask("$JS.API.CONSUMER.INFO.VCS_STATE.pull", ""), `"num_waiting":0`)
 	})
-	last, err := ctl.LastEvent(t.Context(), forged.Key())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !last.Spoiled || last.Head.Version != (schemas.Version{}) {
-		t.Errorf("a consumer has forged an event: %+v", last)
+	if last, err := ctl.LastEvent(t.Context(), forged.Key()); !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("a consumer has stored something on a subject of events: %+v, %v", last, err)
 	}
 }

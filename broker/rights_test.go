@@ -249,7 +249,7 @@ func TestRights(t *testing.T) {
 		{"read the states of all sources", "$JS.API.CONSUMER.CREATE.VCS_STATE.x.vcsync.st.>", false, ctl + " " + consumer},
 		{"read states without a filter", "$JS.API.CONSUMER.CREATE.VCS_STATE.x", false, ctl + " " + all + " " + consumer},
 		{"read states from the leader", "$JS.API.STREAM.MSG.GET.VCS_STATE", false, ctl + " " + all + " " + consumer},
-		{"read events from the leader", "$JS.API.STREAM.MSG.GET.VCS_EV", false, ctl + " " + all},
+		{"read events from the leader", "$JS.API.STREAM.MSG.GET.VCS_EV", false, ctl + " " + all + " " + consumer},
 		{"read the last event of its source", "$JS.API.DIRECT.GET.VCS_EV.vcsync.ev.production.Job.*.x", false, ctl + " " + all + " " + east},
 		{"read the last event of another source", "$JS.API.DIRECT.GET.VCS_EV.vcsync.ev.other.Job.*.x", false, ctl + " " + all},
 		{"read the last event of any source", "$JS.API.DIRECT.GET.VCS_EV.vcsync.ev.*.Job.*.x", false, ctl + " " + all},

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -54,8 +55,15 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 		return err
 	}
 	defer lock.Close()
-	opts, err := cfg.options()
+	g, err := newGate(cfg.Log)
 	if err != nil {
+		return err
+	}
+	opts, err := cfg.options(g)
+	if err != nil {
+		return err
+	}
+	if err := ownAccount(opts); err != nil {
 		return err
 	}
 	e := &embedded{dir: cfg.Dir}
@@ -74,6 +82,13 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 			err = errors.Join(err, cerr)
 		}
 	}()
+	if hasStoreAccount(opts) {
+		shut, err := g.open(e.server)
+		if err != nil {
+			return err
+		}
+		defer shut()
+	}
 	if cfg.Ready != nil {
 		if err := cfg.Ready(e.server.Addr().String()); err != nil {
 			return err
@@ -84,11 +99,7 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 		case <-ctx.Done():
 			return nil
 		case <-cfg.Reload:
-			next, err := cfg.options()
-			if err == nil {
-				err = e.server.ReloadOptions(next)
-			}
-			if err != nil {
+			if err := cfg.reload(e.server, g); err != nil {
 				cfg.Log.Error("the configuration was not read again: the broker goes on with the one before", "error", err)
 			} else {
 				cfg.Log.Info("users and certificates were read again")
@@ -97,11 +108,54 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 	}
 }
 
-// options reads the files of the configuration.
-func (cfg ServeConfig) options() (*server.Options, error) {
-	if cfg.File != "" {
-		return cfg.fileOptions()
+// reload reads the files again, twice: nats-server 2.15 begins to serve the imports of
+// an account that is new only when it finds the account there, at the next reload.
+func (cfg ServeConfig) reload(s *server.Server, g *gate) error {
+	for range 2 {
+		next, err := cfg.options(g)
+		if err != nil {
+			return err
+		}
+		if err := s.ReloadOptions(next); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// options reads the files of the configuration, and lets the gate in.
+func (cfg ServeConfig) options(g *gate) (*server.Options, error) {
+	read := cfg.keysOptions
+	if cfg.File != "" {
+		read = cfg.fileOptions
+	}
+	opts, err := read()
+	if err == nil {
+		g.admit(opts)
+	}
+	return opts, err
+}
+
+func hasStoreAccount(o *server.Options) bool {
+	return slices.ContainsFunc(o.Accounts, func(a *server.Account) bool { return a.Name == storeAccount })
+}
+
+// jetStreamFolder is the folder of the streams within a store, as nats-server names it.
+const jetStreamFolder = "jetstream"
+
+// ownAccount refuses a store that an earlier version kept in the default account:
+// next to it an empty one would be opened.
+func ownAccount(o *server.Options) error {
+	old := filepath.Join(o.StoreDir, jetStreamFolder, "$G", "streams", StreamEvents)
+	if _, err := os.Stat(old); err != nil || !hasStoreAccount(o) {
+		return nil
+	}
+	return fmt.Errorf("%w: the store in %s is of an earlier version, which kept it in NATS's default account: this version keeps it in the account %s and would begin with an empty one. Stop all processes, keep a copy, remove that folder from every broker, and start control with --accept-loss; or go on with the earlier version and its users.conf",
+		ErrBroker, filepath.Join(o.StoreDir, jetStreamFolder), storeAccount)
+}
+
+// keysOptions are those of a single broker with the files of Init.
+func (cfg ServeConfig) keysOptions() (*server.Options, error) {
 	host, p, err := net.SplitHostPort(cfg.Listen)
 	port, perr := strconv.Atoi(p)
 	if err != nil || perr != nil {
@@ -172,6 +226,9 @@ func locked(opts *server.Options, file string) error {
 	}
 	if len(opts.Nkeys) == 0 && len(opts.Users) == 0 && len(opts.TrustedOperators) == 0 {
 		return fmt.Errorf("%w: %s names no user: include the users.conf that vcsync broker init wrote", ErrBroker, file)
+	}
+	if len(opts.TrustedOperators) == 0 && !hasStoreAccount(opts) {
+		return fmt.Errorf("%w: %s has no account %s: its users.conf is of an earlier version, by which any key could reach what it may not write; run vcsync broker init again on its folder", ErrBroker, file, storeAccount)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 // one that does not write to disk before it acknowledges does after a power cut. It
 // catches up with its mark before that counts as a loss. The item must find somebody.
 func TestAnItemFindsSomebodyAfterTheStoreWentBack(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, broker.InitOptions{})
 	s.open(t, "control", broker.Control)
 	con := s.open(t, "consumer", broker.Consumer)

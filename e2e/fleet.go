@@ -85,7 +85,7 @@ func (f *Fleet) AddHost(ctx context.Context, name schemas.Slug) (*Host, error) {
 
 // Writer returns the name of the process that sent a request to a stand-in, "" where
 // that is not known.
-func (f *Fleet) Writer(r *http.Request) string { return f.who.name(r.RemoteAddr) }
+func (f *Fleet) Writer(r *http.Request) string { return f.who.name(r) }
 
 // pids returns the names of the roles that run apart, by process id.
 func (f *Fleet) pids() map[int]string {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -14,7 +15,7 @@ import (
 // tells that under /proc; elsewhere nobody is known.
 type who struct {
 	mu    sync.Mutex
-	names map[string]string // by remote address
+	names map[string]string // by both ends of the connection
 	pids  func() map[int]string
 }
 
@@ -48,14 +49,19 @@ func (w *who) meet(addr, own net.Addr) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.names[addr.String()] = name
+	w.names[ends(addr.String(), own)] = name
 }
 
-func (w *who) name(addr string) string {
+func (w *who) name(r *http.Request) string {
+	own, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.names[addr]
+	return w.names[ends(r.RemoteAddr, own)]
 }
+
+// ends tells connections apart: two processes may have the same port of their own, to
+// different servers.
+func ends(addr string, own net.Addr) string { return fmt.Sprint(addr, " ", own) }
 
 // socketInode returns the inode of the loopback socket of a connection. Several may
 // have the same local port, to others.
