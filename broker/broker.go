@@ -195,6 +195,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	} else if err := b.waitLayout(ctx); err != nil {
 		return nil, err
 	}
+	if err := b.checkKeys(ctx, cfg); err != nil {
+		return nil, err
+	}
 	if err := b.checkHighWater(ctx, cfg.AcceptLoss && cfg.Role.owns()); err != nil {
 		return nil, err
 	}
@@ -226,6 +229,37 @@ func newJetStream(nc *nats.Conn) (jetstream.JetStream, error) {
 
 // JetStreamOn returns a JetStream context on a connection of Connect.
 func (b *Broker) JetStreamOn(nc *nats.Conn) (jetstream.JetStream, error) { return newJetStream(nc) }
+
+// keyringKey is where the store keeps the mark of its keyring.
+const keyringKey = "keyring"
+
+// checkKeys compares the keyring with the one that the store is used with: with
+// another, a process would take targets and be able to open nothing. The mark says
+// nothing of the keys.
+func (b *Broker) checkKeys(ctx context.Context, cfg Config) error {
+	mark := b.Keys.Digest("the keyring of this installation")
+	kv, err := b.js.KeyValue(ctx, BucketConfig)
+	if err != nil {
+		return fmt.Errorf("compare the keyring: %w", err)
+	}
+	e, err := kv.Get(ctx, keyringKey)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		if cfg.Role.owns() {
+			_, err = kv.Create(ctx, keyringKey, []byte(mark))
+		} else {
+			err = nil // control, of this version, makes it
+		}
+	case err == nil && string(e.Value()) != mark && cfg.AcceptLoss && cfg.Role.owns():
+		_, err = kv.Put(ctx, keyringKey, []byte(mark))
+	case err == nil && string(e.Value()) != mark:
+		return fmt.Errorf("%w: the one in %s is not the one that this store is used with: take the keyring.json of control's folder of keys", ErrKeyring, cfg.Keys)
+	}
+	if err != nil {
+		return fmt.Errorf("compare the keyring: %w", err)
+	}
+	return nil
+}
 
 // openKeys opens the keyring. Where the store already holds what another one
 // sealed, none is made in its place: that would look like a working installation

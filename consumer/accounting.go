@@ -231,7 +231,9 @@ func (s *session) account(ctx context.Context) {
 			}
 			last, ledger = time.Now(), now
 			all, err := a.draw(ctx)
-			took = time.Since(last)
+			if took = time.Since(last); err != nil {
+				took = 0 // it waited for the broker
+			}
 			done()
 			switch {
 			case err == nil:
@@ -443,9 +445,9 @@ func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head 
 	switch {
 	case source == s.server.ID || slices.Contains(head.path, s.server.ID):
 		return true // G8: it came from here
-	case head.deleted:
-		return !ours || e.State == broker.Removed || !rights.Deleted // G4
-	case known && !rights.New && !rights.Updated:
+	case head.deleted && (!ours || e.State == broker.Removed || !rights.Deleted): // G4
+		return true
+	case !head.deleted && known && !rights.New && !rights.Updated:
 		return true
 	}
 	s.mu.Lock()

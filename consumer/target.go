@@ -181,6 +181,16 @@ func (t *target) setState(s TargetState) {
 	}
 }
 
+// fault shows why the target is not written to, until it is.
+func (t *target) fault(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.status.State != Down {
+		t.status.State, t.status.Since = Down, time.Now()
+	}
+	t.status.Reason = err.Error()
+}
+
 // errWanted: another process is to write to the target.
 var errWanted = errors.New("another process is to write to this target")
 
@@ -188,10 +198,11 @@ var errWanted = errors.New("another process is to write to this target")
 func (t *target) run(ctx context.Context) {
 	failures := 0 // of tenures in a row that ended soon
 	for ctx.Err() == nil {
-		t.setState(Waiting)
+		if failures == 0 {
+			t.setState(Waiting)
+		}
 		lease, err := t.share.Acquire(ctx, string(t.server.ID))
 		if err == nil {
-			t.setState(Working)
 			var settled time.Time
 			begun := time.Now()
 			tenure, end := context.WithCancelCause(ctx)
@@ -233,7 +244,10 @@ func (t *target) run(ctx context.Context) {
 			t.log.InfoContext(ctx, "another process takes this target over; nothing is lost")
 			continue
 		}
-		t.log.WarnContext(ctx, "the writer of this target starts anew; nothing is lost", "reason", err)
+		t.fault(err)
+		if failures <= 1 || failures%100 == 0 {
+			t.log.WarnContext(ctx, "the writer of this target starts anew; nothing is lost", "reason", err)
+		}
 		if failures >= 3 && t.share.Others(string(t.server.ID)) {
 			// Of another release, perhaps, or with another's keyring.
 			t.log.WarnContext(ctx, "this process cannot work on this target; another one is to try")
@@ -387,6 +401,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 			s.onParked(p)
 		}
 	}
+	t.setState(Working)
 	wg.Go(func() { s.gate.run(ctx) })
 	wg.Go(func() { s.passOn(soft) })
 	if err := s.probe(soft); err != nil && soft.Err() == nil {

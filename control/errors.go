@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/nats-io/nats.go"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/schemas"
@@ -38,6 +39,8 @@ func (s *Server) problem(ctx context.Context, err error) error {
 	case errors.Is(err, schemas.ErrSetting), errors.Is(err, schemas.ErrServer), errors.Is(err, schemas.ErrSlug),
 		errors.Is(err, schemas.ErrType), errors.Is(err, schemas.ErrKind), errors.Is(err, schemas.ErrID), errors.Is(err, schemas.ErrToken):
 		status = http.StatusUnprocessableEntity
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting), errors.Is(err, nats.ErrDisconnected):
+		return huma.NewError(http.StatusServiceUnavailable, "The broker does not answer. Nothing is lost: what changes waits at its source. Start the broker, or look at its log.")
 	case errors.Is(err, context.DeadlineExceeded):
 		status = http.StatusGatewayTimeout
 	}

@@ -49,7 +49,7 @@ var (
 
 	mWrites   = gauge("vcsync_broker_write_probe_success", "1 where the store takes writes and VCS_STATE has what VCS_EV has, as in /readyz.")
 	mEvents   = gauge("vcsync_store_events", "Messages in the event stream.")
-	mLastSeq  = counter("vcsync_store_last_sequence", "Sequence of the newest event.")
+	mLastSeq  = gauge("vcsync_store_last_sequence", "Sequence of the newest event.")
 	mBytes    = gauge("vcsync_store_bytes", "Size of the event stream.")
 	mMaxBytes = gauge("vcsync_store_max_bytes", "Size at which the event stream refuses new events.")
 	mFaulty   = gauge("vcsync_unreadable_records", "Stored servers and settings that this version does not understand.")

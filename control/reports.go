@@ -98,8 +98,18 @@ func (r *Reports) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
 		}
+		r.hearAgain()
 	}
 	return nil
+}
+
+// hearAgain gives everybody time to speak after this process itself heard nothing.
+func (r *Reports) hearAgain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, h := range r.by {
+		h.moved = time.Now()
+	}
 }
 
 // hear takes in what a process said.

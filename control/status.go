@@ -56,6 +56,9 @@ const (
 	processGone  = "gone"
 )
 
+// standbyFor is how long a source may be between two producers.
+const standbyFor = 30 * time.Second
+
 // noProducer and noConsumer are the states of a source and of a target that no living
 // process speaks of.
 const (
@@ -322,6 +325,11 @@ func (r *StatusReport) withoutProcess(snap broker.Snapshot) {
 	}
 	for _, v := range r.Targets {
 		targets[v.Server] = true
+	}
+	for i, v := range r.Sources {
+		if v.State == string(producer.Standby) && time.Since(v.Since) > standbyFor {
+			r.Sources[i].State, r.Sources[i].Reason = noProducer, "producers are alive, and none captures it: see whether the key of one allows this source, and its VCSYNC_SOURCES"
+		}
 	}
 	for _, v := range sortedSettings(snap) {
 		if src := string(v.Source); v.Active && len(v.TakenTypes()) > 0 && !sources[src] {

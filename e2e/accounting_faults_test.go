@@ -184,3 +184,36 @@ func TestALongPassDeletesNothingThatIsBack(t *testing.T) {
 		}
 	})
 }
+
+// A job that deletes itself when it has run stays at its target when its source has it
+// no more; that is no loss.
+func TestTheAccountsBalanceAfterAJobRemovedItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWorld(t)
+		defer w.Close()
+		source := w.AddHost("production")
+		w.AddHost("test")
+		w.Setting(AllJobs("to-test", "production", "test", schemas.Keep))
+		const id = "5ca1e000-1111-4222-8333-000000000001"
+		for _, body := range []string{`{"Id":"` + id + `","Name":"Once","RemoveAfterExecution":true,"Stats":{"Active":true}}`,
+			`{"Id":"5ca1e000-1111-4222-8333-000000000002","Name":"Stays","Stats":{"Active":true}}`} {
+			if _, _, err := source.Server.Put(schemas.Job, []byte(body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if _, err := source.Server.Delete(schemas.Job, id); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			time.Sleep(2 * time.Minute)
+			if wantBalance(t, w, "to-test"); accountOf(t, w.Cons, "to-test").Filtered != 1 {
+				t.Errorf("%+v", accountOf(t, w.Cons, "to-test"))
+			}
+			w.StopConsumer(nil)
+			w.StartConsumer()
+		}
+	})
+}

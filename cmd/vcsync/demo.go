@@ -234,7 +234,7 @@ func demoHello(w io.Writer, cfg config, urls map[string]string, production *stan
 				continue
 			}
 			n++
-			if t == schemas.Job {
+			if t == schemas.Job && !visualcron.RemovesItself(t, row.Body) {
 				job = string(row.ID)
 			}
 		}

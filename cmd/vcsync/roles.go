@@ -96,6 +96,9 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, acceptLoss bo
 		defer l.Close() // closed by Serve where that was reached
 	}
 	b, err := broker.Open(ctx, brokerConfig(cfg, role, acceptLoss, log))
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil // asked to stop while it waited for the broker
+	}
 	if err != nil {
 		return failed(environmentCode(err), err)
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +23,9 @@ configuration comes from the environment; see docs/configuration.md.`,
 			cfg, err := loadConfig()
 			if err != nil {
 				return err
+			}
+			if keys := cmp.Or(cfg.Keys, cfg.Data); cfg.NATSURL != "" && present(filepath.Join(keys, broker.SeedFile)) != "" {
+				return usageError("vcsync up: %s holds the key of one role, as vcsync broker init writes it, and this runs all of them: run vcsync control, producer and consumer, each with its own keys", keys)
 			}
 			return runProcess(cmd.Context(), cfg, broker.All, acceptLoss, a.err, func(context.Context) error {
 				_, err := fmt.Fprintf(a.out, "vcsync %s is up: status page and API at http://%s\n", buildVersion(), cfg.APIAddr)
