@@ -187,14 +187,16 @@ func TestAConsumerCannotRedirectAServerOfACluster(t *testing.T) {
 func detours(t *testing.T, con *raw) {
 	t.Helper()
 	const own = "$KV.VCS_LEDGER.zz.0"
+	made := 0
 	for _, body := range []string{redirection(t), ""} {
 		if answer := con.ask(t, own, body); !strings.Contains(answer, `"seq"`) {
 			t.Fatal(answer)
 		}
 		for i, to := range elsewhere {
 			for _, field := range []string{"deliver_subject", "Deliver_Subject"} {
-				answer := con.ask(t, "$JS.API.CONSUMER.CREATE.KV_VCS_LEDGER.push."+own,
-					fmt.Sprintf(`{"stream_name":"KV_VCS_LEDGER","config":{"name":"push","filter_subject":%q,"ack_policy":"none","deliver_policy":"all","deliver_subject":%q,%q:%q}}`, own, con.prefix+".x", field, to))
+				made++
+				answer := con.ask(t, fmt.Sprintf("$JS.API.CONSUMER.CREATE.KV_VCS_LEDGER.push%d.%s", made, own),
+					fmt.Sprintf(`{"stream_name":"KV_VCS_LEDGER","config":{"name":"push%d","filter_subject":%q,"ack_policy":"none","deliver_policy":"all","deliver_subject":%q,%q:%q}}`, made, own, con.prefix+".x", field, to))
 				if !strings.Contains(answer, "no inbox of this key") {
 					t.Errorf("a consumer that delivers to %s: %s", to, answer)
 				}
