@@ -219,7 +219,7 @@ func (t *target) run(ctx context.Context) {
 			if errors.Is(context.Cause(tenure), errWanted) {
 				err = errWanted
 			}
-			if failures++; errors.Is(err, broker.ErrLeaseLost) || time.Since(begun) > failsSoon {
+			if failures++; errors.Is(err, errWanted) || errors.Is(err, broker.ErrLeaseLost) || time.Since(begun) > failsSoon {
 				failures = 0
 			}
 			end(nil)
