@@ -95,6 +95,7 @@ func (c *cluster) begin(t testing.TB, i int) {
 }
 
 func TestAClusterOfThree(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	ctl := c.open(t, "control", broker.Control)
 	pro, con := c.open(t, "producer", broker.Producer), c.open(t, "consumer", broker.Consumer)

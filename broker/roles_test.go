@@ -70,6 +70,7 @@ func put(t testing.TB, b *broker.Broker, id string) {
 }
 
 func TestAStoreThatGoesBackwardsWhileItIsInUse(t *testing.T) {
+	t.Parallel()
 	defer broker.SetBackwardsFor(2 * time.Second)()
 	s := newSite(t, broker.InitOptions{})
 	old := t.TempDir()
