@@ -142,8 +142,8 @@ func (s *Share) leave() {
 
 func (s *Share) beatName() string { return s.cfg.Role + "." + s.member }
 
-// Want says which items there are to share. A process that does not know an item
-// yet, or any more, does not matter: the others find it in their own plan.
+// Want says which items there are to share. What the plan gives to a process that
+// does not know of it, and so does not take it for a TTL, goes to another.
 func (s *Share) Want(items []string) {
 	s.mu.Lock()
 	s.items = slices.Sorted(slices.Values(items))
