@@ -65,9 +65,9 @@ func FreeAddr() (string, error) {
 // Log returns the name of the file that holds what the process said.
 func (f *Fleet) Log() string { return logIn(f.Dir, "vcsync") }
 
-// AddHost starts a stand-in.
-func (f *Fleet) AddHost(ctx context.Context, name schemas.Slug) (*Host, error) {
-	h, err := NewHost(name)
+// AddHost starts a stand-in. With changes its configuration.
+func (f *Fleet) AddHost(ctx context.Context, name schemas.Slug, with ...func(*standin.Config)) (*Host, error) {
+	h, err := NewHost(name, with...)
 	if err != nil {
 		return nil, err
 	}

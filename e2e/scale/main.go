@@ -36,6 +36,7 @@ var (
 	only      = flag.String("only", "", "run only away, restart, listing, body, isolation or fanout; the last two only when they are asked for")
 	rate      = flag.Int("rate", 5, "edits per second while isolation is measured")
 	edits     = flag.Int("edits", 150, "edits per measure of isolation; each arrives at 19 targets")
+	fault     = flag.String("fault", "", "measure isolation only under the faults whose name holds this")
 	targets   = flag.Int("targets", 100, "how many targets fanout has")
 	consumers = flag.Int("consumers", 0, "consumers with which isolation is measured; 0 for everything in one process")
 )
