@@ -161,17 +161,16 @@ func (res *response) namesNext() bool {
 // turn: answers without end, side by side, must not fill the memory (G11).
 func (res *response) whole(limit int64) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(res.body, min(limit+1, maxSmall+1)))
+	beyond := int64(len(body)) > limit
 	if err == nil && len(body) > maxSmall && limit > maxSmall {
-		room, first := limit, int64(4<<20)
+		room := limit
 		if res.length > 0 && res.length < limit {
-			room, first = res.length, res.length
+			room = res.length
 		}
 		if err = res.b.large.Acquire(res.ctx, room); err == nil {
 			defer res.b.large.Release(room)
-			whole := bytes.NewBuffer(make([]byte, 0, first))
-			whole.Write(body)
-			_, err = whole.ReadFrom(io.LimitReader(res.body, limit-maxSmall))
-			body = whole.Bytes()
+			body, err = res.pieces(body, limit+1)
+			beyond = err == nil && body == nil
 		}
 	}
 	switch {
@@ -179,10 +178,34 @@ func (res *response) whole(limit int64) ([]byte, error) {
 		return nil, res.b.errorOf(res.a, &visualcron.Error{Class: visualcron.BadAnswer, Status: res.status, Detail: "the answer breaks off"})
 	case err != nil:
 		return nil, res.b.transportError(res.ctx, res.a, err, true)
-	case int64(len(body)) > limit:
+	case beyond:
 		return nil, res.b.errorOf(res.a, &visualcron.Error{Class: visualcron.BadAnswer, Status: res.status, Detail: fmt.Sprintf("the answer has more than %d bytes", limit)})
 	}
 	return body, nil
+}
+
+// pieces reads on after what was read, until there are size bytes or no more come. The
+// pieces are joined at the end, so that an answer without end is not copied again and
+// again while it grows; one that has reached size is nil.
+func (res *response) pieces(first []byte, size int64) ([]byte, error) {
+	all := [][]byte{first}
+	for left := size - int64(len(first)); left > 0; {
+		piece, n := make([]byte, min(left, maxSmall)), 0
+		var err error
+		for n < len(piece) && err == nil {
+			var some int
+			some, err = res.body.Read(piece[n:])
+			n += some
+		}
+		all, left = append(all, piece[:n]), left-int64(n)
+		if err == io.EOF { // itself: what wraps it is a break
+			return bytes.Join(all, nil), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // object reads the body as the object that the act is about.
