@@ -120,6 +120,11 @@ type Rule struct {
 	Sync SyncMode `json:"sync"`
 	// Rights are those of SyncAll, all false otherwise.
 	Rights
+	// Groups and Names, beside SyncAll, narrow it to objects that are in one of the
+	// groups or whose name fits one of the patterns, in which * stands for any text and ?
+	// for one character; case does not count. With neither, all are taken.
+	Groups []string `json:"groups,omitzero"`
+	Names  []string `json:"names,omitzero"`
 	// Objects are those of SyncListed. Beside SyncAll they are exceptions: the
 	// object's own rights stand in place of the rule's, and none leaves it out. At
 	// most one per id, sorted by it after Normalize; empty for SyncNone.
@@ -178,6 +183,21 @@ type Setting struct {
 	// definition. Tasks write them at run time, so they are each server's own
 	// otherwise.
 	VariableValues bool `json:"variableValues,omitzero"`
+	// Mode, TargetEdits, Drift and Versions are the default where empty.
+	Mode        Mode        `json:"mode,omitzero"`
+	TargetEdits TargetEdits `json:"targetEdits,omitzero"`
+	Drift       Drift       `json:"drift,omitzero"`
+	Versions    Versions    `json:"versions,omitzero"`
+	// Windows say when it may write; at any time where there are none.
+	Windows []Window `json:"windows,omitzero"`
+	// Kept, Overrides and Pins are how servers differ on purpose.
+	Kept      []KeptField `json:"kept,omitzero"`
+	Overrides []Override  `json:"overrides,omitzero"`
+	Pins      []Pin       `json:"pins,omitzero"`
+	// Reason says why somebody changed Active last, Until when it changes back by
+	// itself; zero where it stays.
+	Reason string    `json:"reason,omitzero"`
+	Until  time.Time `json:"until,omitzero"`
 	// Description is the admin's own words.
 	Description string    `json:"description,omitzero"`
 	Created     time.Time `json:"created,omitzero"`
@@ -227,17 +247,21 @@ func (s *Setting) Normalize() {
 		if len(r.Objects) == 0 {
 			r.Objects = nil // [] and no member at all are the same list
 		}
+		r.Groups, r.Names = orNil(r.Groups), orNil(r.Names)
 		s.Rules[t] = r
 	}
 	s.Created = plainTime(s.Created)
+	s.normalizePolicies()
 }
 
 // Clone returns a copy that shares nothing with s.
 func (s Setting) Clone() Setting {
 	s.Unknown = slices.Clone(s.Unknown)
+	s.clonePolicies()
 	s.Rules = maps.Clone(s.Rules)
 	for t, r := range s.Rules {
 		r.Unknown = slices.Clone(r.Unknown)
+		r.Groups, r.Names = slices.Clone(r.Groups), slices.Clone(r.Names)
 		r.Objects = slices.Clone(r.Objects)
 		for i := range r.Objects {
 			r.Objects[i].Unknown = slices.Clone(r.Objects[i].Unknown)
@@ -342,6 +366,9 @@ func (s Setting) Validate() error {
 		if r.Sync != SyncAll && r.Use() {
 			add(path, "new, updated and deleted beside sync %q; they belong to all, or to each listed object", r.Sync)
 		}
+		if r.Sync != SyncAll && len(r.Groups)+len(r.Names) > 0 {
+			add(path, "groups and names beside sync %q; they narrow all", r.Sync)
+		}
 		if r.Sync == SyncNone && len(r.Objects) > 0 {
 			add(path+".objects", "%d objects beside sync %q; want all or listed", len(r.Objects), r.Sync)
 		}
@@ -364,6 +391,7 @@ func (s Setting) Validate() error {
 			seen[o.ID] = true
 		}
 	}
+	s.policyFaults(add)
 	for _, t := range slices.Sorted(maps.Keys(s.Rules)) {
 		if _, err := ParseType(string(t)); err != nil {
 			add("rules", "%v", err)
