@@ -33,6 +33,8 @@ type ObjectRuleRecord struct {
 type RuleRecord struct {
 	Sync string `json:"sync" enum:"none,all,listed" doc:"Sync None, Sync all, or Sync the following."`
 	RightsRecord
+	Groups  []string           `json:"groups,omitzero" maxItems:"1000" doc:"Beside all: only objects in one of these groups, or of one of these names. Case does not count."`
+	Names   []string           `json:"names,omitzero" maxItems:"1000" doc:"Beside all: patterns of names, in which * stands for any text and ? for one character."`
 	Objects []ObjectRuleRecord `json:"objects,omitzero" maxItems:"20000" doc:"The rows of Sync the following; beside all, the objects with rights of their own."`
 }
 
@@ -44,6 +46,14 @@ type SettingBody struct {
 	ActivePolicy   string                `json:"activePolicy,omitzero" enum:"keep,follow,off" default:"keep" doc:"What becomes of a job's Active flag at the target."`
 	Rules          map[string]RuleRecord `json:"rules" nullable:"false" doc:"By type, in VisualCron's singular words; a type without a rule is not synced. ServerSettings has one object, server, and takes updated alone."`
 	VariableValues bool                  `json:"variableValues,omitzero" doc:"Take the values of user variables too, not only their definition. Tasks write them at run time."`
+	Mode           string                `json:"mode,omitzero" enum:"automatic,approve,report" default:"automatic" doc:"Whether it does what it finds to do, shows it and waits for an approval, or only ever shows it."`
+	TargetEdits    string                `json:"targetEdits,omitzero" enum:"overwrite,keep,park" default:"overwrite" doc:"What becomes of an object that was edited at the target, when its source changes it too."`
+	Drift          string                `json:"drift,omitzero" enum:"report,heal" default:"report" doc:"What is done about an object that differs at the target without a change at the source."`
+	Versions       string                `json:"versions,omitzero" enum:"same,any" default:"same" doc:"Between which versions of VisualCron it writes: of the same major and minor number, or any."`
+	Windows        []WindowRecord        `json:"windows,omitzero" maxItems:"100" doc:"When it may write; at any time where there are none."`
+	Kept           []KeptRecord          `json:"kept,omitzero" maxItems:"1000" doc:"Places in objects that are the target's own."`
+	Overrides      []OverrideRecord      `json:"overrides,omitzero" maxItems:"1000" doc:"What is made different on the way."`
+	Pins           []PinRecord           `json:"pins,omitzero" maxItems:"20000" doc:"Objects that have another id at the target."`
 	Description    string                `json:"description,omitzero" maxLength:"2000"`
 }
 
@@ -63,19 +73,22 @@ type SettingRecord struct {
 	ID string `json:"id"`
 	SettingBody
 	Takes    []string  `json:"takes" nullable:"false" doc:"The types of which anything is taken."`
+	Reason   string    `json:"reason,omitzero" doc:"Why somebody turned it on or off last."`
+	Until    time.Time `json:"until,omitzero" doc:"When that changes back by itself; absent where it stays."`
 	Created  time.Time `json:"created,omitzero"`
 	Revision uint64    `json:"revision"`
 }
 
 func settingRecord(s broker.StoredSetting) SettingRecord {
-	r := SettingRecord{ID: string(s.ID), Takes: []string{}, Created: s.Created, Revision: s.Revision, SettingBody: SettingBody{
+	r := SettingRecord{ID: string(s.ID), Takes: []string{}, Reason: s.Reason, Until: s.Until, Created: s.Created, Revision: s.Revision, SettingBody: SettingBody{
 		Source: string(s.Source), Target: string(s.Target), Active: s.Active, ActivePolicy: string(s.Policy), VariableValues: s.VariableValues, Description: s.Description,
 		Rules: map[string]RuleRecord{}}}
+	r.showPolicies(s.Setting)
 	for _, t := range s.TakenTypes() {
 		r.Takes = append(r.Takes, string(t))
 	}
 	for t, rule := range s.Rules {
-		rr := RuleRecord{Sync: string(rule.Sync), RightsRecord: RightsRecord(rule.Rights)}
+		rr := RuleRecord{Sync: string(rule.Sync), RightsRecord: RightsRecord(rule.Rights), Groups: slices.Clone(rule.Groups), Names: slices.Clone(rule.Names)}
 		for _, o := range rule.Objects {
 			rr.Objects = append(rr.Objects, ObjectRuleRecord{string(o.ID), o.Name, RightsRecord(o.Rights)})
 		}
@@ -90,7 +103,7 @@ func (b SettingBody) setting(id schemas.Slug) (schemas.Setting, error) {
 		Policy: schemas.ActivePolicy(b.ActivePolicy), VariableValues: b.VariableValues, Description: b.Description, Rules: map[schemas.Type]schemas.Rule{}}
 	var errs []error
 	for t, rr := range b.Rules {
-		rule := schemas.Rule{Sync: schemas.SyncMode(rr.Sync), Rights: schemas.Rights(rr.RightsRecord)}
+		rule := schemas.Rule{Sync: schemas.SyncMode(rr.Sync), Rights: schemas.Rights(rr.RightsRecord), Groups: slices.Clone(rr.Groups), Names: slices.Clone(rr.Names)}
 		for i, o := range rr.Objects {
 			oid, err := schemas.ParseID(o.ID)
 			if err != nil {
@@ -100,6 +113,7 @@ func (b SettingBody) setting(id schemas.Slug) (schemas.Setting, error) {
 		}
 		s.Rules[schemas.Type(t)] = rule
 	}
+	errs = append(errs, b.policies(&s))
 	s.Normalize()
 	if err := errors.Join(errs...); err != nil {
 		return s, err
@@ -259,6 +273,9 @@ func (s *Server) replaceSetting(ctx context.Context, in *idMatchBody[SettingBody
 		return nil, err
 	}
 	v.Created = old.Created
+	if v.Active == old.Active { // else why and how long was said of the other state
+		v.Reason, v.Until = old.Reason, old.Until
+	}
 	v.KeepUnknown(old.Setting) // G10: what a newer version wrote stays
 	return s.store(ctx, "setting.update", describe(v), snap, v, old.Revision)
 }
@@ -277,15 +294,21 @@ func (s *Server) removeSetting(ctx context.Context, in *IDMatch) (*struct{}, err
 		func(ctx context.Context) error { return s.broker.DeleteSetting(ctx, old.ID, old.Revision) })
 }
 
-func (s *Server) activateSetting(ctx context.Context, in *IDMatch) (*tagged[SettingRecord], error) {
+func (s *Server) activateSetting(ctx context.Context, in *stateInput) (*tagged[SettingRecord], error) {
 	return s.setActive(ctx, in, true, "setting.activate")
 }
 
-func (s *Server) deactivateSetting(ctx context.Context, in *IDMatch) (*tagged[SettingRecord], error) {
+func (s *Server) deactivateSetting(ctx context.Context, in *stateInput) (*tagged[SettingRecord], error) {
 	return s.setActive(ctx, in, false, "setting.deactivate")
 }
 
-func (s *Server) setActive(ctx context.Context, in *IDMatch, active bool, action string) (*tagged[SettingRecord], error) {
+// stateInput names a sync setting; a body may say why, and for how long.
+type stateInput struct {
+	IDMatch
+	Body *StateChange
+}
+
+func (s *Server) setActive(ctx context.Context, in *stateInput, active bool, action string) (*tagged[SettingRecord], error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	old, snap, err := s.setting(ctx, in.ID)
@@ -295,15 +318,23 @@ func (s *Server) setActive(ctx context.Context, in *IDMatch, active bool, action
 	if err := match(in.IfMatch, old.Revision); err != nil {
 		return nil, err
 	}
-	if old.Active == active {
-		return &tagged[SettingRecord]{etag(old.Revision), settingRecord(old)}, nil
+	var change StateChange
+	if in.Body != nil {
+		change = *in.Body
 	}
 	v := old.Clone()
-	v.Active = active
-	if !active { // always possible, whatever else may be wrong with it
-		return s.put(ctx, action, "", v, old.Revision)
+	v.Active, v.Reason = active, change.Reason
+	if v.Until, err = change.until(time.Now()); err != nil {
+		return nil, err
 	}
-	return s.store(ctx, action, "", snap, v, old.Revision)
+	v.Normalize()
+	if old.Active == active && old.Reason == v.Reason && old.Until.Equal(v.Until) {
+		return &tagged[SettingRecord]{etag(old.Revision), settingRecord(old)}, nil
+	}
+	if !active { // always possible, whatever else may be wrong with it
+		return s.put(ctx, action, describeState(v), v, old.Revision)
+	}
+	return s.store(ctx, action, describeState(v), snap, v, old.Revision)
 }
 
 func (s *Server) cloneSetting(ctx context.Context, in *idBody[CloneName]) (*tagged[SettingRecord], error) {
@@ -322,6 +353,7 @@ func (s *Server) cloneSetting(ctx context.Context, in *idBody[CloneName]) (*tagg
 	}
 	v := old.Clone()
 	v.ID, v.Active, v.Created = to, false, time.Now().UTC()
+	v.Reason, v.Until = "", time.Time{}
 	return s.store(ctx, "setting.clone", "from "+string(old.ID), snap, v, 0)
 }
 
@@ -332,6 +364,17 @@ func describe(v schemas.Setting) string {
 	if v.VariableValues {
 		b.WriteString(", values of variables")
 	}
+	for _, w := range []struct{ word, what string }{{v.Mode.String(), "mode"}, {v.TargetEdits.String(), "edits at the target"}, {v.Drift.String(), "drift"}, {v.Versions.String(), "versions"}} {
+		fmt.Fprintf(&b, ", %s %s", w.what, w.word)
+	}
+	for _, n := range []struct {
+		n    int
+		what string
+	}{{len(v.Windows), "windows"}, {len(v.Kept), "kept fields"}, {len(v.Overrides), "overrides"}, {len(v.Pins), "pins"}} {
+		if n.n > 0 {
+			fmt.Fprintf(&b, ", %d %s", n.n, n.what)
+		}
+	}
 	for _, t := range schemas.Types() {
 		r, ok := v.Rules[t]
 		switch {
@@ -340,10 +383,29 @@ func describe(v schemas.Setting) string {
 			fmt.Fprintf(&b, ", %s=listed(%d)", t, len(r.Objects))
 		default:
 			fmt.Fprintf(&b, ", %s=%s:%s", t, r.Sync, r.Rights)
+			if len(r.Groups) > 0 {
+				fmt.Fprintf(&b, " of groups %q", r.Groups)
+			}
+			if len(r.Names) > 0 {
+				fmt.Fprintf(&b, " named %q", r.Names)
+			}
 			if n := len(r.Objects); n > 0 {
 				fmt.Fprintf(&b, " but for %d", n)
 			}
 		}
 	}
 	return b.String()
+}
+
+// describeState says in one line why a setting is on or off and for how long, for the
+// audit.
+func describeState(v schemas.Setting) string {
+	var w []string
+	if v.Reason != "" {
+		w = append(w, v.Reason)
+	}
+	if !v.Until.IsZero() {
+		w = append(w, "until "+v.Until.Format(time.RFC3339))
+	}
+	return strings.Join(w, "; ")
 }

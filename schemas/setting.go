@@ -369,6 +369,7 @@ func (s Setting) Validate() error {
 		if r.Sync != SyncAll && len(r.Groups)+len(r.Names) > 0 {
 			add(path, "groups and names beside sync %q; they narrow all", r.Sync)
 		}
+		narrowFaults(r, path, add)
 		if r.Sync == SyncNone && len(r.Objects) > 0 {
 			add(path+".objects", "%d objects beside sync %q; want all or listed", len(r.Objects), r.Sync)
 		}

@@ -15,6 +15,8 @@ type ruleChange struct {
 	id     schemas.ID
 	sync   schemas.SyncMode
 	rights schemas.Rights
+	// groups and names narrow a rule of all.
+	groups, names []string
 }
 
 // everyType stands in a rule for all types.
@@ -71,10 +73,13 @@ func parseRules(flags []string) ([]ruleChange, error) {
 	return out, nil
 }
 
-// parseRule reads Type=none, Type=all:rights or Type/ID=rights. An id may hold any
-// character, so the last "=" counts.
+// parseRule reads Type=none, Type=all:rights and what narrows it, or Type/ID=rights. An
+// id may hold any character, so behind Type/ the last "=" counts.
 func parseRule(f string) (ruleChange, error) {
-	i := strings.LastIndexByte(f, '=')
+	i := strings.IndexAny(f, "=/")
+	if i >= 0 && f[i] == '/' {
+		i = strings.LastIndexByte(f, '=')
+	}
 	if i < 0 {
 		return ruleChange{}, usageError("--rule %q: want Type=none, Type=all:new,updated,deleted or Type/ID=rights", f)
 	}
@@ -105,11 +110,25 @@ func parseRule(f string) (ruleChange, error) {
 	return c, err
 }
 
-// parseTypeRule reads what stands behind Type= or *=, none or all:rights.
+// parseTypeRule reads what stands behind Type= or *=, none or all:rights, perhaps with
+// :group=G and :name=PATTERN. A group may hold any text but these two words.
 func parseTypeRule(f, name, right string) (c ruleChange, err error) {
+	const group, pattern = ":group=", ":name="
+	for {
+		at := max(strings.LastIndex(right, group), strings.LastIndex(right, pattern))
+		if at < 0 {
+			break
+		}
+		if text, ok := strings.CutPrefix(right[at:], group); ok {
+			c.groups = slices.Insert(c.groups, 0, text)
+		} else {
+			c.names = slices.Insert(c.names, 0, right[at+len(pattern):])
+		}
+		right = right[:at]
+	}
 	mode, rights, _ := strings.Cut(right, ":")
 	switch {
-	case right == string(schemas.SyncNone):
+	case right == string(schemas.SyncNone) && c.groups == nil && c.names == nil:
 		c.sync = schemas.SyncNone
 	case mode == string(schemas.SyncAll):
 		c.sync = schemas.SyncAll
@@ -135,7 +154,7 @@ func applyRules(rules map[string]control.RuleRecord, changes []ruleChange) error
 			delete(rules, name)
 			continue
 		case c.id == "":
-			rules[name] = control.RuleRecord{Sync: string(c.sync), RightsRecord: control.RightsRecord(c.rights)}
+			rules[name] = control.RuleRecord{Sync: string(c.sync), RightsRecord: control.RightsRecord(c.rights), Groups: c.groups, Names: c.names}
 			continue
 		case rule.Sync == "" || rule.Sync == string(schemas.SyncNone):
 			if !c.rights.Use() {

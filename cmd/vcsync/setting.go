@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,11 +17,12 @@ import (
 func newSettingCommand(a *app) *cobra.Command {
 	return group("setting", "Sync settings: what a target takes from a source",
 		newSettingAdd(a), newSettingEdit(a), newSettingList(a), newSettingShow(a), newSettingRemove(a),
-		newSettingActive(a, "activate", "Turn a sync setting on"), newSettingActive(a, "deactivate", "Turn a sync setting off"), newSettingClone(a))
+		newSettingActive(a, "activate", "Turn a sync setting on, for good or for a time"), newSettingActive(a, "deactivate", "Turn a sync setting off, for good or for a time"), newSettingClone(a))
 }
 
 // settingFlags are what add and edit share.
 type settingFlags struct {
+	policyFlags
 	from, to, policy, description string
 	rules                         []string
 	inactive, variableValues      bool
@@ -32,7 +34,10 @@ const ruleHelp = `A rule is one of
   *=all:new,updated,deleted     every type but ServerSettings, which has to be named;
                                 a rule for one type beside it counts for that type
   ServerSettings=all:updated    each server has one, so there is no other right
-  Job/ID=updated                this job, with these rights; ID=none takes it out`
+  Job/ID=updated                this job, with these rights; ID=none takes it out
+Behind all and its rights, :group=G and :name=PATTERN narrow it; both may be repeated,
+an object in any of the groups or with any of the names is taken, * stands for any text:
+  Job=all:new,updated:group=Finance:name=Report*`
 
 func (s *settingFlags) register(c *cobra.Command) {
 	f := c.Flags()
@@ -43,6 +48,7 @@ func (s *settingFlags) register(c *cobra.Command) {
 	f.BoolVar(&s.variableValues, "variable-values", false, "take the values of user variables too, not only their definition; tasks write them at run time")
 	f.BoolVar(&s.inactive, "inactive", false, "the setting itself is off")
 	f.StringVar(&s.description, "description", "", "words of your own")
+	s.policyFlags.register(c)
 }
 
 func newSettingAdd(a *app) *cobra.Command {
@@ -50,7 +56,7 @@ func newSettingAdd(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add NAME --from SERVER --to SERVER --rule RULE...",
 		Short: "Add a sync setting",
-		Long:  "Adds a sync setting; it is active unless --inactive is given.\n\n" + ruleHelp,
+		Long:  "Adds a sync setting; it is active unless --inactive is given.\n\n" + ruleHelp + "\n\n" + policyHelp,
 		Example: `  vcsync setting add prod-to-test --from production --to test --rule '*=all:new,updated,deleted' --active keep
   vcsync setting add one-job --from production --to test --rule Job/3f2c...=updated --inactive`,
 		Args: exactly(1, "the setting's name"),
@@ -65,6 +71,9 @@ func newSettingAdd(a *app) *cobra.Command {
 			in := control.NewSetting{ID: args[0], SettingBody: control.SettingBody{Source: s.from, Target: s.to, Active: !s.inactive, ActivePolicy: s.policy,
 				VariableValues: s.variableValues, Description: s.description, Rules: map[string]control.RuleRecord{}}}
 			if err := applyRules(in.Rules, changes); err != nil {
+				return err
+			}
+			if err := s.apply(cmd, &in.SettingBody); err != nil {
 				return err
 			}
 			if _, err := schemas.ParseActivePolicy(s.policy); err != nil {
@@ -98,7 +107,7 @@ func newSettingEdit(a *app) *cobra.Command {
 replaces that type's rule. A rule for an object adds or replaces its row; on a type
 that is not taken at all it makes it listed, with just these rows.
 
-` + ruleHelp,
+` + ruleHelp + "\n\n" + policyHelp,
 		Args: exactly(1, "the setting's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			changes, err := parseRules(s.rules)
@@ -111,7 +120,7 @@ that is not taken at all it makes it listed, with just these rows.
 				}
 			}
 			any := false
-			for _, n := range []string{"from", "to", "rule", "active", "variable-values", "inactive", "description"} {
+			for _, n := range append([]string{"from", "to", "rule", "active", "variable-values", "inactive", "description"}, policyFlagNames...) {
 				any = any || cmd.Flags().Changed(n)
 			}
 			if !any {
@@ -131,6 +140,9 @@ that is not taken at all it makes it listed, with just these rows.
 				body.Rules = map[string]control.RuleRecord{}
 			}
 			if err := applyRules(body.Rules, changes); err != nil {
+				return err
+			}
+			if err := s.apply(cmd, &body); err != nil {
 				return err
 			}
 			for _, f := range []struct {
@@ -186,6 +198,9 @@ func (a *app) settingLine(what string, s control.SettingRecord) error {
 	if !s.Active {
 		state = "inactive"
 	}
+	if !s.Until.IsZero() {
+		state += " until " + when(s.Until)
+	}
 	takes := cmp.Or(typeWords(s.Takes), "nothing")
 	if s.VariableValues {
 		takes += " with the values of variables"
@@ -234,9 +249,10 @@ func newSettingShow(a *app) *cobra.Command {
 			t := newTable("Name", s.ID)
 			t.add("From", s.Source)
 			t.add("To", s.Target)
-			t.add("Active", yesNo(s.Active))
+			t.add("Active", stateWords(s))
 			t.add("Jobs' Active", s.ActivePolicy)
 			t.add("Variables", variableWords(s.VariableValues))
+			policyRows(t, s)
 			t.add("Description", dash(s.Description))
 			t.add("Created", when(s.Created))
 			t.add("Revision", fmt.Sprint(s.Revision))
@@ -251,7 +267,7 @@ func newSettingShow(a *app) *cobra.Command {
 					continue
 				}
 				if r.Sync != string(schemas.SyncListed) {
-					t.add(string(typ), r.Sync, schemas.Rights(r.RightsRecord).String(), "")
+					t.add(string(typ), r.Sync, schemas.Rights(r.RightsRecord).String(), narrowWords(r))
 				}
 				for _, o := range r.Objects {
 					sync := r.Sync
@@ -266,6 +282,18 @@ func newSettingShow(a *app) *cobra.Command {
 	}}
 }
 
+// narrowWords says to what a rule of all is narrowed.
+func narrowWords(r control.RuleRecord) string {
+	var w []string
+	for _, g := range r.Groups {
+		w = append(w, "group "+g)
+	}
+	for _, n := range r.Names {
+		w = append(w, "name "+n)
+	}
+	return strings.Join(w, ", ")
+}
+
 func newSettingRemove(a *app) *cobra.Command {
 	return &cobra.Command{Use: "remove NAME", Short: "Forget a sync setting; nothing at its target is deleted", Args: exactly(1, "the setting's name"), RunE: func(cmd *cobra.Command, args []string) error {
 		return a.removeRecord(cmd, "settings", "Sync setting", args[0], "Nothing at its target was deleted.")
@@ -273,7 +301,12 @@ func newSettingRemove(a *app) *cobra.Command {
 }
 
 func newSettingActive(a *app, verb, short string) *cobra.Command {
-	return &cobra.Command{Use: verb + " NAME", Short: short, Args: exactly(1, "the setting's name"), RunE: func(cmd *cobra.Command, args []string) error {
+	var f stateFlags
+	c := &cobra.Command{Use: verb + " NAME", Short: short, Args: exactly(1, "the setting's name"), RunE: func(cmd *cobra.Command, args []string) error {
+		change, err := f.change(cmd, time.Now())
+		if err != nil {
+			return err
+		}
 		api, err := a.client()
 		if err != nil {
 			return err
@@ -283,12 +316,14 @@ func newSettingActive(a *app, verb, short string) *cobra.Command {
 			return err
 		}
 		var out control.SettingRecord
-		raw, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("settings", args[0], verb), map[string]string{"If-Match": etag}, nil, &out)
+		raw, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("settings", args[0], verb), map[string]string{"If-Match": etag}, change, &out)
 		if err != nil {
 			return err
 		}
 		return a.show(raw, func() error { return a.settingLine("is "+verb+"d", out) })
 	}}
+	f.register(c)
+	return c
 }
 
 func newSettingClone(a *app) *cobra.Command {
