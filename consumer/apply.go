@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
 )
@@ -72,34 +73,29 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 	if len(all) == 0 {
 		return nil, terms{}, nil
 	}
-	best := 0
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
-	owner := slices.IndexFunc(all, func(c candidate) bool {
-		return known && entry.State != broker.Removed && c.event.Source == entry.Source
-	})
-	if owner >= 0 {
-		best = owner
-	} else if i := slices.IndexFunc(all, func(c candidate) bool { return c.event.Kind != schemas.Deleted }); i >= 0 {
-		best = i
+	var owner schemas.Slug
+	if known && entry.State != broker.Removed {
+		owner = entry.Source
 	}
-	for i, c := range all { // a deleted one is handed over to who still has the same
-		if all[best].event.Kind == schemas.Deleted && c.event.Kind != schemas.Deleted && c.event.Digest == entry.Digest {
-			best = i
+	var states []decide.Candidate
+	for _, c := range all {
+		states = append(states, decide.Candidate{Source: c.event.Source, Deleted: c.event.Kind == schemas.Deleted, Digest: c.event.Digest})
+	}
+	best, rival := decide.Choose(states, owner, entry.Digest)
+	if rival >= 0 {
+		c := all[rival]
+		l.event, l.setting = c.event, c.terms.setting
+		reason := fmt.Sprintf("%s and %s both have this object, and not the same", all[best].event.Source, c.event.Source)
+		if states[best].Deleted {
+			reason = fmt.Sprintf("%s, from which it came, has deleted this object, and %s has another of the same id", all[best].event.Source, c.event.Source)
 		}
+		return nil, c.terms, &parkError{classConflict, reason, decide.Conflict.Fix()}
 	}
 	rights := all[best].terms.rights
-	for _, c := range all {
-		switch {
-		case c.event.Source == all[best].event.Source || c.event.Kind == schemas.Deleted:
-		case c.event.Digest == all[best].event.Digest:
+	for i, c := range all { // all that have it have the same
+		if !states[i].Deleted {
 			rights = rights.Union(c.terms.rights)
-		default:
-			l.event, l.setting = c.event, c.terms.setting
-			reason := fmt.Sprintf("%s and %s both have this object, and not the same", all[best].event.Source, c.event.Source)
-			if all[best].event.Kind == schemas.Deleted {
-				reason = fmt.Sprintf("%s, from which it came, has deleted this object, and %s has another of the same id", all[best].event.Source, c.event.Source)
-			}
-			return nil, c.terms, &parkError{classConflict, reason, "let only one sync setting take this object to this target"}
 		}
 	}
 	c := all[best]
@@ -112,44 +108,73 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 // has to begin anew: the settings changed before anything was sent, or the gate was
 // shut meanwhile.
 func (l *look) applyUnder(ctx context.Context, v *view, tm terms) (stale bool, err error) {
-	ev := l.event
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
-	ours := known && entry.Source == ev.Source
-	if ours && entry.State != broker.Intent {
-		switch entry.Version.Compare(ev.Version) {
-		case 1:
-			return false, l.unpark(ctx) // G3: something newer was applied
-		case 0:
-			settled := ev.Kind == schemas.Deleted || entry.Policy == tm.policy && (entry.Values || !tm.values)
-			if settled && len(entry.Needs) == 0 && !entry.Waits {
-				return false, l.unpark(ctx) // G8: on record already
-			}
-		}
+	sit := l.situation(entry, known, tm)
+	d := decide.Decide(sit)
+	switch {
+	case d.Act != decide.Look:
+		return false, l.leave(ctx, d, sit)
+	case sit.Source == decide.Deleted:
+		return l.remove(ctx, v, entry, tm, sit)
 	}
-	if p, ok := l.parked.get(l.key.t, l.key.id.Token()); ok && p.Source == ev.Source && p.Version == ev.Version {
-		asked := p.RetryAsked > p.RetryDone
-		due := !p.NextTry.IsZero() && !time.Now().Before(p.NextTry)
-		if p.Discarded != "" && !asked || !asked && !due && !l.retryParked {
-			l.wasParked = p.Discarded == ""
-			return false, nil
-		}
-	}
+	return l.write(ctx, v, entry, known, tm, sit)
+}
+
+// situation is what is known of the object before the target is asked.
+func (l *look) situation(entry broker.Entry, known bool, tm terms) decide.Situation {
+	ev := l.event
+	s := decide.Situation{Rights: tm.rights, Source: decide.Present, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
+		Ours: known && entry.Source == ev.Source, MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
+		Unfinished: entry.Policy != tm.policy || tm.values && !entry.Values || len(entry.Needs) > 0 || entry.Waits}
 	if ev.Kind == schemas.Deleted {
-		// G4: only what vcsync brought or found equal, and only for the source that
-		// owns it here.
-		if !ours || entry.State == broker.Removed || !tm.rights.Deleted {
-			return false, l.unpark(ctx)
+		s.Source = decide.Deleted
+	}
+	if s.Ours {
+		s.Age = map[int]decide.Age{-1: decide.Older, 0: decide.Same, 1: decide.Newer}[entry.Version.Compare(ev.Version)]
+	}
+	if p, ok := l.parked.get(l.key.t, l.key.id.Token()); ok && p.Source == ev.Source && p.Version == ev.Version && p.RetryAsked <= p.RetryDone {
+		due := !p.NextTry.IsZero() && !time.Now().Before(p.NextTry)
+		switch {
+		case p.Discarded != "":
+			s.Parked = decide.Discarded
+		case !due && !l.retryParked:
+			s.Parked = decide.Waits
 		}
-		return l.remove(ctx, v, entry, tm)
 	}
-	if !tm.rights.New && !tm.rights.Updated && known {
-		return false, l.unpark(ctx)
+	return s
+}
+
+// recordOf says how far vcsync and the object have come.
+func recordOf(e broker.Entry, known bool) decide.Record {
+	switch {
+	case !known:
+		return decide.NoRecord
+	case e.State == broker.Removed:
+		return decide.Removed
+	case e.State == broker.Intent && e.Ours:
+		return decide.BegunAgain
+	case e.State == broker.Intent:
+		return decide.Begun
 	}
-	return l.write(ctx, v, entry, known, tm)
+	return decide.Brought
+}
+
+// leave does what a decision asks for that writes nothing to the target.
+func (l *look) leave(ctx context.Context, d decide.Decision, s decide.Situation) error {
+	switch {
+	case d.Act == decide.Park:
+		return &parkError{string(d.Reason), d.Reason.Text(), d.Reason.Fix()}
+	case d.Reason == decide.IsParked || d.Reason == decide.GivenUp:
+		l.wasParked = d.Reason == decide.IsParked
+		return nil
+	case s.Target != decide.Unread:
+		return l.passBy(ctx)
+	}
+	return l.unpark(ctx)
 }
 
 // write brings an object that exists at the source to the target.
-func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known bool, tm terms) (stale bool, err error) {
+func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known bool, tm terms, sit decide.Situation) (stale bool, err error) {
 	ev := l.event
 	t, id := l.key.t, l.key.id
 	if waited, err := l.enter(); err != nil || waited {
@@ -206,33 +231,31 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Digest: ev.Digest, Path: ev.Path(), Policy: tm.policy,
 		Values: tm.values, Needs: made.Needs, Waits: composition.Wait}
+	sit.Target, sit.RemovesItself = decide.Absent, want.RemovesItself
+	var now visualcron.Normal
 	if have != nil {
-		now, err := full.Normalize(t, have)
-		if err != nil {
+		if now, err = full.Normalize(t, have); err != nil {
 			return false, fmt.Errorf("the target's own: %w", err)
 		}
-		switch {
-		case now.BuiltIn:
-			return false, &parkError{"built-in", "the target's object of this id is one of its built-in objects, which are never written", "rename one of the two"}
-		case now.Digest == want.Digest:
-			record.State = broker.Adopted
-			if record.AtTarget, err = atTarget(now, have); err != nil {
-				return false, err
-			}
-			if ours && (entry.State == broker.Applied || entry.State == broker.Intent) {
-				record.State = broker.Applied
-			}
-			l.count(func(s *TargetStatus) { s.Equal++ })
-			return false, l.record(ctx, record)
-		case !tm.rights.Updated:
-			return false, l.passBy(ctx) // G4: and never deleted either, unless it was ours before
+		sit.BuiltIn = now.BuiltIn
+		if sit.Target = decide.Different; now.Digest == want.Digest {
+			sit.Target = decide.Equal
 		}
-	} else if !tm.rights.New || known && owned(entry) && want.RemovesItself {
-		// A job that was here, ran and deleted itself must not run again.
-		return false, l.passBy(ctx)
-	} else if known && entry.State == broker.Intent && entry.Open && l.hand.RetryAsked <= l.hand.RetryDone {
-		return false, &parkError{"may have run", "the job deletes itself when it has run, and whether an earlier write of it arrived is not known: it may have run there",
-			"retry to create it again, or discard this version"}
+	}
+	switch d := decide.Decide(sit); d.Act {
+	case decide.Add, decide.Update:
+	case decide.Adopt:
+		record.State = broker.Adopted
+		if record.AtTarget, err = atTarget(now, have); err != nil {
+			return false, err
+		}
+		if ours && (entry.State == broker.Applied || entry.State == broker.Intent) {
+			record.State = broker.Applied
+		}
+		l.count(func(s *TargetStatus) { s.Equal++ })
+		return false, l.record(ctx, record)
+	default:
+		return false, l.leave(ctx, d, sit)
 	}
 	if asked && !can.Put {
 		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "put", Server: l.server.ID, Type: t, ID: id}
@@ -313,7 +336,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 }
 
 // remove takes an object that is gone at the source from the target.
-func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms) (stale bool, err error) {
+func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms, sit decide.Situation) (stale bool, err error) {
 	ev := l.event
 	t, id := l.key.t, l.key.id
 	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Path: ev.Path(), Policy: tm.policy, State: broker.Removed}
@@ -324,20 +347,23 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	if err != nil {
 		return false, err
 	}
-	if have == nil {
-		return false, l.record(ctx, record)
-	}
 	can, asked := l.capability(t)
-	view := visualcron.View{Secrets: can.Secrets, Values: v.captured, Digest: l.cfg.Broker.Keys.Digest}
-	now, err := view.Normalize(t, have)
-	switch {
-	case err == nil && now.BuiltIn:
-		return false, &parkError{"built-in", "the target's object of this id is one of its built-in objects, which are never deleted", "discard this version"}
-	case ev.RemovedItself, err == nil && now.RemovesItself:
-		return false, l.passBy(ctx) // nobody deleted it; it may run here yet
-	case !owned(entry) && (err != nil || now.Digest != entry.AtTarget):
-		return false, l.passBy(ctx) // G4: an intent of ours, and not what it would have left
-	case asked && !can.Delete:
+	sit.Target = decide.Absent
+	if have != nil {
+		sit.Target = decide.Different
+		view := visualcron.View{Secrets: can.Secrets, Values: v.captured, Digest: l.cfg.Broker.Keys.Digest}
+		if now, err := view.Normalize(t, have); err == nil {
+			sit.BuiltIn, sit.RemovesItself, sit.AsLeft = now.BuiltIn, now.RemovesItself, now.Digest == entry.AtTarget
+		}
+	}
+	switch d := decide.Decide(sit); d.Act {
+	case decide.Delete:
+	case decide.Adopt:
+		return false, l.record(ctx, record)
+	default:
+		return false, l.leave(ctx, d, sit)
+	}
+	if asked && !can.Delete {
 		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "delete", Server: l.server.ID, Type: t, ID: id}
 	}
 	if t == schemas.User {

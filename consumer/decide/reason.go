@@ -1,0 +1,89 @@
+package decide
+
+// Reason is why something is done or not: a short word that does not change between
+// releases. Text says it to people.
+type Reason string
+
+// Reasons.
+const (
+	Unknown        Reason = "unknown"
+	NotFromHere    Reason = "not-from-source"
+	NotSelected    Reason = "not-selected"
+	OnRecord       Reason = "on-record"
+	NewerOnRecord  Reason = "newer-on-record"
+	IsParked       Reason = "parked"
+	GivenUp        Reason = "discarded"
+	NotOurs        Reason = "not-ours"
+	GoneAlready    Reason = "gone-already"
+	GoneToo        Reason = "gone-too"
+	GoneAtSource   Reason = "gone-at-source"
+	NewOff         Reason = "new-off"
+	UpdatedOff     Reason = "updated-off"
+	DeletedOff     Reason = "deleted-off"
+	OnlyDeleted    Reason = "only-deleted"
+	AlreadyEqual   Reason = "equal"
+	Differs        Reason = "differs"
+	IsNew          Reason = "new"
+	HasRun         Reason = "has-run"
+	RunsAndGoes    Reason = "removes-itself"
+	MayHaveRun     Reason = "may have run"
+	BuiltIn        Reason = "built-in"
+	EditKept       Reason = "edit-kept"
+	EditParked     Reason = "edited"
+	Conflict       Reason = "conflict"
+	VersionsDiffer Reason = "versions"
+	OnlyReports    Reason = "report-only"
+	NeedsApproval  Reason = "approval"
+	Drifted        Reason = "drift"
+	OutsideWindow  Reason = "window"
+)
+
+type words struct{ text, fix string }
+
+var reasons = map[Reason]words{
+	Unknown:        {"depends on what the target has", ""},
+	NotFromHere:    {"the source never had it", ""},
+	NotSelected:    {"no sync setting takes it", ""},
+	OnRecord:       {"its newest version was dealt with before", ""},
+	NewerOnRecord:  {"something newer than the source's newest was applied", ""},
+	IsParked:       {"this version is parked", "see the parked record"},
+	GivenUp:        {"a person has discarded this version", ""},
+	NotOurs:        {"it did not come from this source, or vcsync never brought it", ""},
+	GoneAlready:    {"it was removed before", ""},
+	GoneToo:        {"gone at the source, and at the target too", ""},
+	GoneAtSource:   {"gone at the source", ""},
+	NewOff:         {"the target has none, and the settings do not take new ones", ""},
+	UpdatedOff:     {"it differs, and the settings do not take updates", ""},
+	DeletedOff:     {"gone at the source, and the settings do not take deletions", ""},
+	OnlyDeleted:    {"the settings take only its deletion", ""},
+	AlreadyEqual:   {"the target holds it already", ""},
+	Differs:        {"it differs", ""},
+	IsNew:          {"the target has none", ""},
+	HasRun:         {"it was here, and deletes itself when it has run", ""},
+	RunsAndGoes:    {"it deletes itself when it has run; nobody deleted it", ""},
+	MayHaveRun:     {"the job deletes itself when it has run, and whether an earlier write of it arrived is not known: it may have run there", "retry to create it again, or discard this version"},
+	BuiltIn:        {"the target's object of this id is one of its built-in objects, which are never written", "rename one of the two, or discard this version"},
+	EditKept:       {"somebody edited it at the target, and the setting keeps such edits", ""},
+	EditParked:     {"somebody edited or deleted it at the target, and its source has another state: the setting leaves that to a person", "retry to let the source win, or discard this version to keep what the target has"},
+	Conflict:       {"two sources have it, and not the same", "let only one sync setting take this object to this target"},
+	VersionsDiffer: {"the two servers are of different VisualCron versions", "update one of the servers, or let the setting write across versions"},
+	OnlyReports:    {"the setting only reports", "change its mode to have it done"},
+	NeedsApproval:  {"the setting waits for a person's approval", "approve the plan"},
+	Drifted:        {"it was changed at the target, and the setting reports such drift", "Sync now, or let the setting heal drift"},
+	OutsideWindow:  {"no sync window is open", ""},
+}
+
+// Text returns the reason as a part of a sentence for people.
+func (r Reason) Text() string { return reasons[r].text }
+
+// Fix returns what a person can do about it, empty where nothing is to be done.
+func (r Reason) Fix() string { return reasons[r].fix }
+
+// Reasons returns every reason, in no order.
+func Reasons() []Reason {
+	var out []Reason
+	for r := range reasons {
+		out = append(out, r)
+	}
+	return out
+}
