@@ -27,6 +27,7 @@ const (
 	BucketLedger = "VCS_LEDGER" // what was last applied where, in packed pages
 	BucketParked = "VCS_PARKED" // what waits for a person or another object
 	BucketStatus = "VCS_STATUS" // what each process says of itself; forgotten after statusAge
+	BucketPlan   = "VCS_PLAN"   // plans, how far they have come, and drift; forgotten after planAge
 
 	BucketBodies = "VCS_BODY" // the data of events that is too large for a message
 )
@@ -45,6 +46,8 @@ const (
 	history = 20
 	// statusAge is how long the last words of a process are kept.
 	statusAge = time.Hour
+	// planAge is how long a plan and a drift list are kept.
+	planAge = 7 * 24 * time.Hour
 	// duplicateWindow is how long the broker remembers message ids.
 	duplicateWindow = 2 * time.Minute
 )
@@ -89,7 +92,9 @@ func layout(eventsMaxBytes int64, replicas int) []jetstream.StreamConfig {
 	}
 	status := bucket(BucketStatus, 1, false)
 	status.MaxAge = statusAge
-	all = append(all, status)
+	plan := bucket(BucketPlan, 1, false)
+	plan.MaxAge = planAge
+	all = append(all, status, plan)
 	for i := range all {
 		all[i].Storage = jetstream.FileStorage
 		all[i].Replicas = replicas

@@ -27,24 +27,27 @@ type StoredSetting struct {
 	Revision uint64
 }
 
-// Snapshot is all servers and settings at one moment.
+// Snapshot is all servers, settings and runs at one moment.
 type Snapshot struct {
 	// Revision grows with every change.
 	Revision uint64
 	Servers  map[schemas.Slug]StoredServer
 	Settings map[schemas.Slug]StoredSetting
+	// Runs holds the newest run of each setting that ever had one, by setting; the
+	// setting may be gone.
+	Runs map[schemas.Slug]StoredRun
 	// Unreadable names the records that this version does not understand. They are
 	// left as they are, and what they say is not acted on.
 	Unreadable map[string]error
 }
 
 func newSnapshot() Snapshot {
-	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Unreadable: map[string]error{}}
+	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Runs: map[schemas.Slug]StoredRun{}, Unreadable: map[string]error{}}
 }
 
 // Clone returns a copy that changes to the original do not reach.
 func (s Snapshot) Clone() Snapshot {
-	s.Servers, s.Settings, s.Unreadable = maps.Clone(s.Servers), maps.Clone(s.Settings), maps.Clone(s.Unreadable)
+	s.Servers, s.Settings, s.Runs, s.Unreadable = maps.Clone(s.Servers), maps.Clone(s.Settings), maps.Clone(s.Runs), maps.Clone(s.Unreadable)
 	return s
 }
 
@@ -85,12 +88,21 @@ func (s *Snapshot) take(e jetstream.KeyValueEntry) {
 			}
 		}
 	}
+	if name, ok := strings.CutPrefix(e.Key(), runPrefix); ok {
+		delete(s.Runs, schemas.Slug(name))
+		if !gone {
+			var v StoredRun
+			if v, err = parseRun(e); err == nil {
+				s.Runs[v.Setting] = v
+			}
+		}
+	}
 	if err != nil {
 		s.Unreadable[e.Key()] = err
 	}
 }
 
-// WatchConfig calls each with a snapshot of all servers and settings, first of
+// WatchConfig calls each with a snapshot of all servers, settings and runs, first of
 // what is there and then after every change, until ctx ends; also of all anew when the
 // connection to the broker was lost and is back.
 // It returns nil when ctx ended, and an error only where the watch cannot begin.
@@ -99,7 +111,7 @@ func (b *Broker) WatchConfig(ctx context.Context, each func(Snapshot)) error {
 		snap, initial := newSnapshot(), true
 		err := b.watch(ctx, BucketConfig, ">", func(e jetstream.KeyValueEntry) error {
 			snap.take(e)
-			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix)) {
+			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix)) {
 				each(snap.Clone())
 			}
 			return nil

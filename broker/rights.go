@@ -53,8 +53,8 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 		}
 	case Consumer:
 		r.readsCommon()
-		r.reads(BucketLedger, BucketParked)
-		r.pub(kvSubject(BucketLedger, ">"), kvSubject(BucketParked, ">"), kvSubject(BucketLease, "target.*"), kvSubject(BucketLease, "consumer.*"),
+		r.reads(BucketLedger, BucketParked, BucketPlan)
+		r.pub(kvSubject(BucketLedger, ">"), kvSubject(BucketParked, ">"), kvSubject(BucketPlan, ">"), kvSubject(BucketLease, "target.*"), kvSubject(BucketLease, "consumer.*"),
 			kvSubject(BucketConfig, identityPrefix+"*"), kvSubject(BucketStatus, "consumer.*"),
 			passwordRight("*"),
 			// The second form is that of nats-server with feature js_ack_fc_v2.

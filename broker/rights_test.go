@@ -211,6 +211,7 @@ func TestRights(t *testing.T) {
 		{"read the requests of others", "$JS.API.>", true, ""},
 
 		{"change a setting", "$KV.VCS_CFG.setting.a", false, ctl},
+		{"ask for a run", "$KV.VCS_CFG.run.a", false, ctl},
 		{"change a server", "$KV.VCS_CFG.server.production", false, ctl},
 		{"say that a loss was accepted", "$KV.VCS_CFG.generation", false, ctl},
 		{"raise the epoch of its source", "$KV.VCS_CFG.epoch.production", false, ctl + " " + all + " " + east},
@@ -239,6 +240,10 @@ func TestRights(t *testing.T) {
 		{"read the ledger from any replica", "$JS.API.DIRECT.GET.KV_VCS_LEDGER.$KV.VCS_LEDGER.test.0", false, ctl},
 		{"pull from the ledger", "$JS.API.CONSUMER.MSG.NEXT.KV_VCS_LEDGER.x", false, ctl},
 		{"park an object", "$KV.VCS_PARKED.test.Job.x", false, ctl + " " + consumer},
+		{"write a plan", "$KV.VCS_PLAN.plan.a", false, consumer},
+		{"write a drift list", "$KV.VCS_PLAN.drift.a.0", false, consumer},
+		{"read a plan", "$JS.API.STREAM.MSG.GET.KV_VCS_PLAN", false, ctl + " " + consumer},
+		{"watch the plans", "$JS.API.CONSUMER.CREATE.KV_VCS_PLAN.x.$KV.VCS_PLAN.>", false, ctl + " " + consumer},
 		{"store a body", "$O.VCS_BODY.C.x", false, all + " " + east},
 		{"acknowledge a state", "$JS.ACK.VCS_STATE.set-a.1.2.3.4.5", false, ctl + " " + consumer},
 		{"acknowledge a state in the newer form", "$JS.ACK._.hash.VCS_STATE.set-a.1.2.3.4.5", false, ctl + " " + consumer},
@@ -514,6 +519,22 @@ func TestRolesDoTheirWork(t *testing.T) {
 	_, err = con.ListParked(ctx, "test")
 	check("list parked", err)
 	check("unpark", con.Unpark(ctx, p))
+	plan := broker.Plan{ID: "p", Run: "r", Setting: "a"}
+	check("put plan", con.PutPlan(ctx, plan, []broker.PlanEntry{{Type: schemas.Job, ID: "a"}}))
+	plan, err = con.GetPlan(ctx, "a")
+	check("get plan", err)
+	var first broker.PlanPage
+	check("plan's pages", con.PlanPages(ctx, plan, func(_ int, page broker.PlanPage) bool { first = page; return true }))
+	_, err = con.PutPlanPage(ctx, plan, 0, first)
+	check("put page", err)
+	check("put progress", con.PutProgress(ctx, broker.RunProgress{Run: "r", Setting: "a"}))
+	check("put drift", con.PutDrift(ctx, broker.DriftList{ID: "d", Setting: "a"}, nil))
+	_, err = ctl.GetPlan(ctx, "a")
+	check("control: get plan", err)
+	_, err = ctl.PutRun(ctx, broker.Run{ID: "r", Setting: "a"}, 0)
+	check("control: put run", err)
+	_, err = con.GetRun(ctx, "a")
+	check("get run", err)
 	if pw, err := con.Password(ctx, "test"); pw != "pw-test" {
 		t.Errorf("password %q, %v", pw, err)
 	}

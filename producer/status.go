@@ -46,6 +46,12 @@ type TypeStatus struct {
 	Complete time.Time
 	Objects  int
 	BuiltIn  int
+	// Began is when the last listing began that was complete and all of whose changes
+	// and deletions are published (but for those that are Held). Revision is that of
+	// VCS_CFG which this process knew then: what was asked for there before, it answers
+	// (see broker.StoredRun.Listed).
+	Began    time.Time
+	Revision uint64
 	// Class and Reason say why the last listing of the type failed; empty where it was
 	// complete.
 	Class  string
