@@ -31,6 +31,8 @@ type Composition struct {
 	// Wait: something that the object refers to lacks its secret, so a new one is
 	// inactive and the flag of one that is there stays as it is.
 	Wait bool
+	// Own is how the target differs on purpose.
+	Own Own
 }
 
 // Composed is a body made for a target.
@@ -49,8 +51,9 @@ type Composed struct {
 // Active flag as the policy says. A job or a user that lacks a secret is new as inactive,
 // and its flag is the target's own until the secret is there. A job that deactivates
 // or deletes itself when it has run follows the source's flag when it is new only:
-// it must not run twice. Target is nil where the object is new there. The error
-// wraps ErrBody.
+// it must not run twice. Ids and references become the target's, overrides are applied,
+// and what is kept stays as it is at the target. Target is nil where the object is new
+// there. The error wraps ErrBody, or ErrOwn where an override cannot be applied.
 func Compose(t schemas.Type, source, target []byte, c Composition) (Composed, error) {
 	f := forms[t]
 	if f == nil {
@@ -66,6 +69,11 @@ func Compose(t schemas.Type, source, target []byte, c Composition) (Composed, er
 			return Composed{}, fmt.Errorf("of the target: %w", err)
 		}
 	}
+	s, patched, err := c.Own.prepare(t, f, s)
+	if err != nil {
+		return Composed{}, err
+	}
+	c.Withheld = slices.DeleteFunc(slices.Clone(c.Withheld), func(place string) bool { return below(patched, place) })
 	k := carrier{Composition: c, f: f}
 	if len(f.active) > 1 {
 		if home := s.get(f.active[0]); home == nil || home.kind != '{' {
@@ -73,8 +81,12 @@ func Compose(t schemas.Type, source, target []byte, c Composition) (Composed, er
 		}
 	}
 	at, has := s.at(f.active), own.at(f.active)
+	id := s.at(f.id)
+	k.carry(f.root, "", "", s, own, keptTree(c.Own.Kept))
+	if id != nil && len(c.Own.Kept) > 0 { // whatever is kept, it is the same object
+		setAt(s, f.id, id)
+	}
 	once := isOn(s, f.runsOnce) || isOn(s, f.removesItself)
-	k.carry(f.root, "", "", s, own)
 	if f.active != nil {
 		var active *node
 		waits := len(k.needs) > 0 || c.Wait || once
@@ -116,8 +128,12 @@ type carrier struct {
 
 // carry replaces every volatile member of s by the target's own, and takes it out
 // where the target has none. At is the JSON pointer of s, called its name in Needs.
-// Own is nil where nothing at the target is known to be the same thing.
-func (k *carrier) carry(r *rule, at, called string, s, own *node) {
+// Own is nil where nothing at the target is known to be the same thing, kp holds what
+// of it the target keeps.
+func (k *carrier) carry(r *rule, at, called string, s, own *node, kp *kept) {
+	if own == nil || s.kind == '{' && (own.kind != '{' || own.empty()) {
+		kp = nil // new here
+	}
 	switch s.kind {
 	case '{':
 		var from []member
@@ -131,6 +147,7 @@ func (k *carrier) carry(r *rule, at, called string, s, own *node) {
 			if i := slices.IndexFunc(from, func(om member) bool { return om.name == m.name }); i >= 0 {
 				o = from[i].value
 			}
+			sub := kp.member(m.name)
 			switch {
 			case fr.volatile:
 				if fr.secret && !fr.byName { // the object needs one of its own here
@@ -139,12 +156,26 @@ func (k *carrier) carry(r *rule, at, called string, s, own *node) {
 				if o = k.sendable(fr, o); o != nil {
 					out = append(out, member{m.name, o})
 				}
+			case sub.whole():
+				if o = k.sendable(fr, o); o != nil {
+					out = append(out, member{m.name, o})
+				}
 			case k.keeps(fr, place, m.value, o):
 				if v := k.secret(fr, place, called, m.value, o, own != nil); v != nil {
 					out = append(out, member{m.name, v})
 				}
 			default:
-				k.carry(fr, place, called, m.value, o)
+				if sub != nil && o != nil && m.value.kind != o.kind {
+					if left := k.only(sub, fr, o); left != nil {
+						m.value = left
+						out = append(out, m)
+						continue
+					}
+				}
+				if m.value.kind == '[' && sub != nil && o == nil {
+					o = &node{kind: '['} // no list and an empty one are the same
+				}
+				k.carry(fr, place, called, m.value, o, sub)
 				out = append(out, m)
 			}
 		}
@@ -153,6 +184,12 @@ func (k *carrier) carry(r *rule, at, called string, s, own *node) {
 				continue
 			}
 			fr := r.field(om.name)
+			if !fr.volatile && !fr.hides(om.value) {
+				if left := k.only(kp.member(om.name), fr, om.value); left != nil {
+					out = append(out, member{om.name, left})
+					continue
+				}
+			}
 			// A source that says nothing of a secret does not say that there is none.
 			// Of the server settings nothing is taken out: every server has its own.
 			if fr.volatile || r.own != nil || fr.hides(om.value) {
@@ -163,14 +200,31 @@ func (k *carrier) carry(r *rule, at, called string, s, own *node) {
 		}
 		s.members = out
 	case '[':
-		twins := r.twins(s, own)
+		twins := r.twins(s, own, kp)
+		var out []*node
 		for i, it := range s.items {
 			name := strconv.Itoa(i)
 			if key := keyOf(it.get(r.itemKey())); key != "" {
 				name = key
 			}
-			k.carry(r.item(), at+"/"+strconv.Itoa(i), pointer(called, name), it, twins[i])
+			sub := kp.item(r, it)
+			if sub.whole() {
+				if twins[i] != nil {
+					out = append(out, k.sendable(r.item(), twins[i]))
+				}
+				continue
+			}
+			k.carry(r.item(), at+"/"+strconv.Itoa(i), pointer(called, name), it, twins[i], sub)
+			out = append(out, it)
 		}
+		if kp != nil && own.kind == '[' { // what only the target has, and keeps
+			for _, it := range own.items {
+				if !slices.Contains(twins, it) && kp.item(r, it).whole() {
+					out = append(out, k.sendable(r.item(), it))
+				}
+			}
+		}
+		s.items = out
 	}
 }
 
@@ -199,9 +253,9 @@ func (k *carrier) sendable(r *rule, own *node) *node {
 
 // twins returns for every item of a list the one of the target's list that is the
 // same thing, nil where none is. They have the same key, or, without one, the same
-// content but for secrets and what is volatile: the place in a list tells nothing.
+// content but for secrets, what is volatile and what is kept: the place in a list tells nothing.
 // No item is the twin of two.
-func (r *rule) twins(s, own *node) []*node {
+func (r *rule) twins(s, own *node, kp *kept) []*node {
 	out := make([]*node, len(s.items))
 	if own == nil || own.kind != '[' {
 		return out
@@ -211,7 +265,7 @@ func (r *rule) twins(s, own *node) []*node {
 		if k := keyOf(it.get(key)); k != "" {
 			return "key " + k
 		}
-		if x := (View{Secrets: SecretsMasked}).value(r.item(), it); x != nil && x.kind == '{' {
+		if x := (View{Secrets: SecretsMasked}).value(r.item(), it, kp.item(r, it)); x != nil && x.kind == '{' {
 			return string(x.append(nil))
 		}
 		return ""

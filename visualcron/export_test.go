@@ -9,11 +9,11 @@ import (
 
 // Form is the table's entry of a type, opened for its tests.
 type Form struct {
-	ID, Name, Group, Active, Columns, Children string
-	Paths                                      [][]string // of all that is named, but what only the server writes
-	Volatile, Secret, Value, Refs              []string
-	BuiltIn                                    []string
-	Evidence                                   string
+	ID, Name, Group, Active, Columns, Children, Addresses string
+	Paths                                                 [][]string // of all that is named, but what only the server writes
+	Volatile, Secret, Value, Refs                         []string
+	BuiltIn                                               []string
+	Evidence                                              string
 }
 
 // FormOf reads the table.
@@ -42,6 +42,12 @@ func FormOf(t schemas.Type) (Form, bool) {
 		out.Paths = append(out.Paths, c.path)
 	}
 	out.Columns = strings.Join(titles, ", ")
+	var addresses []string
+	for _, p := range f.addresses {
+		addresses = append(addresses, dotted(p))
+		out.Paths = append(out.Paths, p)
+	}
+	out.Addresses = strings.Join(addresses, ", ")
 	titles = nil
 	for _, c := range f.children {
 		titles = append(titles, c.Title)

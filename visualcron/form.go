@@ -209,6 +209,8 @@ type form struct {
 	runsOnce, removesItself []string
 	// login leads to the name with which somebody logs on.
 	login []string
+	// addresses lead to the members that name a host, or a share of one.
+	addresses [][]string
 	// builtin are the objects that every server has from its installation, by name:
 	// whether their ids are the same everywhere is not known. builtinGroup is the
 	// group that these have, "" where any. Source: VisualCron docs.
@@ -245,8 +247,9 @@ var forms = map[schemas.Type]*form{
 	},
 	schemas.Connection: {
 		id: path("Id"), name: [][]string{{"Name"}}, group: path("Group"), who: path("ModifiedBy"),
-		columns:  []Column{column("Protocol type", "ProtocolType"), column("Name", "Name"), column("Address", "Address"), column("Port", "Port")},
-		evidence: "Id, Name, Group and ProtocolType from public client code; the others assumed from the windows",
+		columns:   []Column{column("Protocol type", "ProtocolType"), column("Name", "Name"), column("Address", "Address"), column("Port", "Port")},
+		addresses: [][]string{{"Address"}, {"Proxy", "Address"}},
+		evidence:  "Id, Name, Group and ProtocolType from public client code; the others assumed from the windows",
 		root: &rule{fields: members(nil, map[string]*rule{
 			"ProtocolType": enumRule,
 			// The server itself refreshes them (VisualCron changelog 10.0.0).
@@ -332,8 +335,9 @@ var forms = map[schemas.Type]*form{
 		id: path("Id"), name: [][]string{{"Drive"}, {"Path"}}, who: path("ModifiedBy"),
 		columns: []Column{column("Drive", "Drive"), column("Path", "Path"), column("Connection status", "ConnectionStatus"),
 			column("Controlled", "Controlled"), column("Credential", "Credential")},
-		evidence: "assumed from the grid",
-		root:     &rule{fields: members([]string{"ConnectionStatus"}, nil)},
+		addresses: [][]string{{"Path"}},
+		evidence:  "assumed from the grid",
+		root:      &rule{fields: members([]string{"ConnectionStatus"}, nil)},
 	},
 	schemas.MFTServer: {
 		id: path("Id"), name: [][]string{{"Name"}}, who: path("ModifiedBy"), active: path("Active"),

@@ -45,13 +45,15 @@ type View struct {
 	Values bool
 	// Digest makes the keyed digest of a secret.
 	Digest func(secret string) string
+	// Kept are places that do not count, as in Own.
+	Kept []string
 }
 
 // Normalize reduces a body with everything that can count: the secrets and the
 // values of variables. Digest makes the keyed digest of a secret. See
 // View.Normalize.
 func Normalize(t schemas.Type, body []byte, digest func(secret string) string) (Normal, error) {
-	return View{SecretsEqual, true, digest}.Normalize(t, body)
+	return View{Secrets: SecretsEqual, Values: true, Digest: digest}.Normalize(t, body)
 }
 
 // Normalize reduces a body. Volatile fields, nulls and empty values are out;
@@ -77,7 +79,7 @@ func (v View) Normalize(t schemas.Type, body []byte) (Normal, error) {
 		out.Login = n.at(f.login).text()
 	}
 	out.BuiltIn = f.isBuiltIn(n, out.Name, out.Group)
-	out.tree = v.value(f.root, n)
+	out.tree = v.value(f.root, n, keptTree(v.Kept))
 	if out.tree == nil {
 		out.tree = &node{kind: '{'}
 	}
@@ -116,9 +118,10 @@ func (n *node) at(path []string) *node {
 	return n
 }
 
-// value returns the normal form of n under rule r, nil where nothing is left.
-func (v View) value(r *rule, n *node) *node {
-	if r.volatile || r.value && !v.Values || n.empty() {
+// value returns the normal form of n under rule r without what is kept, nil where
+// nothing is left.
+func (v View) value(r *rule, n *node, kp *kept) *node {
+	if r.volatile || kp.whole() || r.value && !v.Values || n.empty() {
 		return nil
 	}
 	if r.hides(n) {
@@ -141,7 +144,7 @@ func (v View) value(r *rule, n *node) *node {
 			if m.value.kind == 'n' {
 				continue // the hundreds of empty task slots
 			}
-			if x := v.value(r.field(m.name), m.value); x != nil {
+			if x := v.value(r.field(m.name), m.value, kp.member(m.name)); x != nil {
 				out.members = append(out.members, member{m.name, x})
 			}
 		}
@@ -154,11 +157,18 @@ func (v View) value(r *rule, n *node) *node {
 		out := &node{kind: '['}
 		ir := r.item()
 		for _, it := range n.items {
-			x := v.value(ir, it)
+			sub := kp.item(r, it)
+			if sub.whole() {
+				continue
+			}
+			x := v.value(ir, it, sub)
 			if x == nil {
 				x = null // a place in a list counts
 			}
 			out.items = append(out.items, x)
+		}
+		if kp != nil && len(out.items) == 0 {
+			return nil
 		}
 		switch {
 		case r.sortBy != nil:

@@ -107,6 +107,7 @@ VisualCron's own names are used. What is assumed waits for a live server.
 - *Volatile*: no configuration. It makes no event, and an update leaves the target's own. Of every type: ` + "`CreatedBy`, `ModifiedBy`, `DateCreated`, `DateModified`" + `.
 - *Secret*: sealed in the store, shown nowhere, and written only to a target that takes secrets of other servers. Beside those named here, at any depth, members whose name begins with ` + "`Encrypted`" + ` or ends in ` + "`Password`, `Passphrase`, `PrivateKey`, `Secret`, `ApiKey`, `AccessKey`, `AccessToken` or `RefreshToken`" + `, in any case, unless they are switches.
 - *Value*: data as much as configuration. Synced only by a setting with variable values.
+- *Address*: names a host, or a share of one. Where that is a server of the fleet, the object is flagged: at the target it would still speak to that server.
 - *Refers to*: ids of other objects. Beside those named here, in members of these names at any depth: `)
 	var names []string
 	for _, n := range slices.Sorted(maps.Keys(visualcron.RefNames())) {
@@ -142,6 +143,7 @@ VisualCron's own names are used. What is assumed waits for a live server.
 		row("Volatile", strings.Join(f.Volatile, ", "))
 		row("Secret", strings.Join(f.Secret, ", "))
 		row("Value", strings.Join(f.Value, ", "))
+		row("Address", f.Addresses)
 		row("Refers to", strings.Join(f.Refs, ", "))
 		row("Built in, never synced", strings.Join(f.BuiltIn, ", "))
 		row("Evidence", f.Evidence)
