@@ -552,6 +552,7 @@ func TestEveryActIsAuditedBeforeItsEffect(t *testing.T) {
 	}
 	acts := []struct{ action, method, path, body string }{
 		{"server.add", "POST", "/api/v1/servers", serverBody("a", a, "")},
+		{"server.update", "PUT", "/api/v1/servers/c", `{"name":"C","address":"http://127.0.0.1:1","user":"sync"}`},
 		{"setting.add", "POST", "/api/v1/settings", settingBody("one", "a", "b", true, allJobs)},
 		{"setting.update", "PUT", "/api/v1/settings/one", settingBody("", "a", "b", true, `"description":"x",`+allJobs)},
 		{"setting.clone", "POST", "/api/v1/settings/one/clone", `{"id":"two"}`},
@@ -598,6 +599,8 @@ func TestEveryActIsAuditedBeforeItsEffect(t *testing.T) {
 		body := strings.NewReplacer(a, fresh, `"id":"a"`, `"id":"new"`, `"id":"one"`, `"id":"new"`, `"id":"two"`, `"id":"new2"`).Replace(c.body)
 		path := c.path
 		switch c.action {
+		case "server.update":
+			path = "/api/v1/servers/b"
 		case "server.remove":
 			path = "/api/v1/servers/nobody"
 			w.putServer("nobody")

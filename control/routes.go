@@ -45,6 +45,7 @@ func (s *Server) routes() {
 	register(s, "list-servers", servers, http.MethodGet, "/servers", 200, "List the servers", s.listServers)
 	register(s, "add-server", servers, http.MethodPost, "/servers", 201, "Add a server, after a test", s.addServer)
 	register(s, "get-server", servers, http.MethodGet, "/servers/{id}", 200, "Read a server", s.getServer)
+	register(s, "replace-server", servers, http.MethodPut, "/servers/{id}", 200, "Change a server, after a test; the password stays where none is given", s.replaceServer)
 	register(s, "remove-server", servers, http.MethodDelete, "/servers/{id}", 204, "Forget a server and its password", s.removeServer)
 	register(s, "test-server", servers, http.MethodPost, "/servers/{id}/test", 200, "Ask a server who it is", s.testServer)
 	register(s, "make-hint-token", servers, http.MethodPost, "/servers/{id}/hint-token", 201, "Make the token with which a server's hints come; the one before it is good for nothing then", s.hintToken)
@@ -59,6 +60,8 @@ func (s *Server) routes() {
 	register(s, "activate-setting", settings, http.MethodPost, "/settings/{id}/activate", 200, "Turn a sync setting on", s.activateSetting)
 	register(s, "deactivate-setting", settings, http.MethodPost, "/settings/{id}/deactivate", 200, "Turn a sync setting off", s.deactivateSetting)
 	register(s, "clone-setting", settings, http.MethodPost, "/settings/{id}/clone", 201, "Copy a sync setting; the copy is inactive", s.cloneSetting)
+
+	register(s, "check-config", settings, http.MethodPost, "/config/check", 200, "Tell whether a configuration could stand; nothing is changed", s.checkConfig)
 
 	register(s, "list-events", events, http.MethodGet, "/events", 200, "Read events, newest first", s.listEvents)
 	s.registerStream()

@@ -199,6 +199,91 @@ func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagg
 	return &tagged[AddedServer]{etag(rev), AddedServer{serverRecord(broker.StoredServer{Server: rec, Revision: rev}), test}}, nil
 }
 
+// ServerChange is the body of changing a server.
+type ServerChange struct {
+	ServerBody
+	UnreachableOK bool `json:"unreachableOk,omitzero" doc:"Store it even if it cannot be reached now."`
+}
+
+// replaceServer changes how a server is reached. Its name stays that of the same
+// VisualCron server, which a test makes sure of, and its password stays too.
+func (s *Server) replaceServer(ctx context.Context, in *idMatchBody[ServerChange]) (*tagged[AddedServer], error) {
+	old, _, err := s.server(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := match(in.IfMatch, old.Revision); err != nil {
+		return nil, err
+	}
+	b := in.Body
+	rec := old.Server
+	rec.Name, rec.Connector, rec.Address, rec.User = b.Name, cmp.Or(b.Connector, "bridge"), b.Address, b.User
+	if err := rec.Validate(); err != nil {
+		return nil, err
+	}
+	if rec.Connector != "bridge" {
+		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("connector: %.32q is not there yet; want bridge", rec.Connector))
+	}
+	var test ServerTest
+	if rec.Address != old.Address || rec.User != old.User || rec.Connector != old.Connector {
+		password, err := s.broker.Password(ctx, rec.ID)
+		if errors.Is(err, broker.ErrNotFound) {
+			return nil, huma.NewError(http.StatusConflict, fmt.Sprintf("No password of server %s is stored; remove it and add it again.", rec.ID))
+		}
+		if err != nil {
+			return nil, err
+		}
+		test = s.try(ctx, rec, password)
+		if !test.OK && !(b.UnreachableOK && reachLater(test.Class)) {
+			detail := fmt.Sprintf("Server %s was not changed: %s.", rec.ID, strings.TrimSuffix(test.Reason, "."))
+			if test.Hint != "" {
+				detail += " " + upperFirst(test.Hint) + "."
+			}
+			if reachLater(test.Class) {
+				detail += " To store it untested, say unreachableOk (--offline)."
+			}
+			return nil, huma.Error422UnprocessableEntity(detail)
+		}
+		if test.OK {
+			bound, err := s.broker.Identity(ctx, rec.ID)
+			if err != nil {
+				return nil, err
+			}
+			if bound != "" && bound != test.Identity {
+				return nil, identityConflict(rec.ID, bound, test.Identity)
+			}
+			if other, err := s.broker.SameServer(ctx, rec.ID, test.Identity); err != nil {
+				return nil, err
+			} else if other != "" {
+				return nil, huma.Error409Conflict(fmt.Sprintf("Server %s was not changed: at %s answers the same VisualCron server as at %s, which is known already. Under two names it could be synced onto itself.", rec.ID, rec.Address, other))
+			}
+		}
+	}
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	var rev uint64
+	err = s.act(ctx, broker.AuditRecord{Action: "server.update", Object: "server/" + string(rec.ID), Before: old.Revision, Detail: rec.Address + " as " + rec.User},
+		func(ctx context.Context) error {
+			if test.OK {
+				bound, err := s.broker.BindIdentity(ctx, rec.ID, test.Identity)
+				if err != nil {
+					return err
+				}
+				if bound != test.Identity {
+					return identityConflict(rec.ID, bound, test.Identity)
+				}
+				rec.Identity = bound
+			}
+			var err error
+			rev, err = s.broker.PutServer(ctx, rec, old.Revision) // another change meanwhile is refused
+			return err
+		})
+	if err != nil {
+		return nil, err
+	}
+	return &tagged[AddedServer]{etag(rev), AddedServer{serverRecord(broker.StoredServer{Server: rec, Revision: rev}), test}}, nil
+}
+
 func (s *Server) nameFree(ctx context.Context, id schemas.Slug) error {
 	snap, err := s.broker.Snapshot(ctx)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"testing"
 	"time"
@@ -95,6 +96,7 @@ func TestScripts(t *testing.T) {
 			"dial":    cmdDial,
 			"publish": cmdPublish,
 			"park":    cmdPark,
+			"sed":     cmdSed,
 		},
 	})
 }
@@ -185,4 +187,18 @@ func cmdPark(ts *testscript.TestScript, _ bool, args []string) {
 	_, err := b.PutParked(context.Background(), broker.Parked{Target: schemas.Slug(args[0]), Setting: "one", Source: "production", Type: schemas.Job, ID: id, Token: id.Token(),
 		Version: schemas.Version{Epoch: 1, Revision: 1}, Class: "refused", Reason: args[2], Fix: "rename it", First: time.Now(), Last: time.Now(), Attempts: 3})
 	ts.Check(err)
+}
+
+// cmdSed writes a file anew with another text in it: sed old new from to.
+func cmdSed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: sed old new from to")
+	}
+	text := ts.ReadFile(args[2])
+	re, err := regexp.Compile(args[0])
+	ts.Check(err)
+	if !re.MatchString(text) {
+		ts.Fatalf("no %s in %s", args[0], text)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[3]), []byte(re.ReplaceAllLiteralString(text, args[1])), 0o644))
 }
