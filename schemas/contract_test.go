@@ -175,6 +175,7 @@ var schemaWaivers = map[string]string{
 	"setting: a duplicate unknown name":                       "the validator's own reader takes the last",
 	"setting: a duplicate name within an unknown member":      "the validator's own reader takes the last",
 	"setting: a duplicate type":                               "the validator's own reader takes the last",
+	"setting: a group twice":                                  "case does not count",
 	"server: a duplicate name":                                "the validator's own reader takes the last",
 }
 
@@ -296,7 +297,7 @@ func randomSetting(r *rand.Rand) Setting {
 	for _, x := range Types() {
 		switch r.IntN(4) {
 		case 0:
-			s.Rules[x] = Rule{Sync: SyncAll, Rights: rights()}
+			s.Rules[x] = Rule{Sync: SyncAll, Rights: rights(), Groups: pick(r, nil, []string{"a", "b"}), Names: pick(r, nil, []string{"*x?"})}
 		case 1:
 			rule := Rule{Sync: SyncListed}
 			seen := map[ID]bool{}
@@ -314,6 +315,14 @@ func randomSetting(r *rand.Rand) Setting {
 			s.Rules[x] = pick(r, Rule{}, Rule{Sync: SyncAll, Rights: Rights{Updated: true}},
 				Rule{Sync: SyncListed, Objects: []ObjectRule{{ID: "server", Rights: Rights{Updated: r.IntN(2) == 0}}}})
 		}
+	}
+	s.Mode, s.TargetEdits, s.Drift, s.Versions = pick(r, Automatic, Approve, ReportOnly), pick(r, OverwriteEdits, KeepEdits, ParkEdits), pick(r, DriftReport, DriftHeal), pick(r, SameVersions, AnyVersions)
+	s.Reason, s.Until = randomText(r, 9), pick(r, time.Time{}, randomTime(r))
+	if r.IntN(2) == 0 {
+		s.Windows = Windows{{Kind: pick(r, AllowWindow, DenyWindow), Schedule: pick(r, "0 22 * * *", "*/5 1-3 ? jan mon"), Duration: "90m", TimeZone: pick(r, "", "Europe/Berlin")}}
+		s.Kept = []KeptField{{Type: pick(r, Types()...), ID: pick(r, "", randomID(r)), Pointer: "/a~1b/*"}}
+		s.Overrides = []Override{{Type: pick(r, Types()...), ID: pick(r, "", randomID(r)), Patch: []byte(`{"a":null}`)}}
+		s.Pins = []Pin{{Type: pick(r, Types()...), Source: randomID(r), Target: randomID(r), Name: randomText(r, 5)}}
 	}
 	s.Normalize()
 	return s

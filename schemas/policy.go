@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -76,10 +75,14 @@ type Window struct {
 	Kind WindowKind `json:"kind"`
 	// Schedule is a cron expression of five fields: when the window opens.
 	Schedule string `json:"schedule"`
-	// Duration is how long it stays open, such as "8h" or "90m".
+	// Duration is how long it stays open, such as "8h" or "90m", from a minute to 366
+	// days. It is read by the same clock: 8h from 22:00 end at 06:00, also in the nights in
+	// which the clock is changed.
 	Duration string `json:"duration"`
-	// TimeZone is the IANA name by whose clock Schedule is read; UTC where empty.
+	// TimeZone is the IANA name of the zone by whose clock both are read; UTC where empty.
 	TimeZone string `json:"timeZone,omitzero"`
+	// Unknown holds the members that this version does not know (see Setting).
+	Unknown jsontext.Value `json:"-"`
 }
 
 // KeptField is a place in objects of a type that is the target's own: it keeps its value
@@ -91,6 +94,8 @@ type KeptField struct {
 	// Pointer is a JSON pointer (RFC 6901) into the body. An item of a list is named by
 	// its own Id, or by * for every item, never by its place, which changes.
 	Pointer string `json:"pointer"`
+	// Unknown holds the members that this version does not know (see Setting).
+	Unknown jsontext.Value `json:"-"`
 }
 
 // Override is a JSON merge patch (RFC 7396) that objects of a type get on their way.
@@ -101,6 +106,8 @@ type Override struct {
 	ID ID `json:"id,omitzero"`
 	// Patch is a JSON object. It names no secret.
 	Patch jsontext.Value `json:"patch"`
+	// Unknown holds the members that this version does not know (see Setting).
+	Unknown jsontext.Value `json:"-"`
 }
 
 // Pin says that an object of the source is another id's at the target. References to it
@@ -111,6 +118,8 @@ type Pin struct {
 	Target ID   `json:"target"`
 	// Name is the object's last known name, for people.
 	Name string `json:"name,omitzero"`
+	// Unknown holds the members that this version does not know (see Setting).
+	Unknown jsontext.Value `json:"-"`
 }
 
 // Words of the defaults, which are stored as nothing.
@@ -211,6 +220,45 @@ func (s *Setting) clonePolicies() {
 	s.Windows, s.Kept, s.Pins, s.Overrides = slices.Clone(s.Windows), slices.Clone(s.Kept), slices.Clone(s.Pins), slices.Clone(s.Overrides)
 	for i := range s.Overrides {
 		s.Overrides[i].Patch = slices.Clone(s.Overrides[i].Patch)
+		s.Overrides[i].Unknown = slices.Clone(s.Overrides[i].Unknown)
+	}
+	for i := range s.Windows {
+		s.Windows[i].Unknown = slices.Clone(s.Windows[i].Unknown)
+	}
+	for i := range s.Kept {
+		s.Kept[i].Unknown = slices.Clone(s.Kept[i].Unknown)
+	}
+	for i := range s.Pins {
+		s.Pins[i].Unknown = slices.Clone(s.Pins[i].Unknown)
+	}
+}
+
+// keepUnknownPolicies is KeepUnknown for the rows of the policies: those that are the
+// same place or object in both, and windows that are the same.
+func (s *Setting) keepUnknownPolicies(old Setting) {
+	keepRows(s.Windows, old.Windows, func(w *Window) (string, *jsontext.Value) {
+		return strings.Join([]string{string(w.Kind), w.Schedule, w.Duration, w.TimeZone}, "\x00"), &w.Unknown
+	})
+	keepRows(s.Kept, old.Kept, func(k *KeptField) (string, *jsontext.Value) {
+		return strings.Join([]string{string(k.Type), string(k.ID), k.Pointer}, "\x00"), &k.Unknown
+	})
+	keepRows(s.Overrides, old.Overrides, func(o *Override) (string, *jsontext.Value) {
+		return strings.Join([]string{string(o.Type), string(o.ID)}, "\x00"), &o.Unknown
+	})
+	keepRows(s.Pins, old.Pins, func(p *Pin) (string, *jsontext.Value) {
+		return strings.Join([]string{string(p.Type), string(p.Source)}, "\x00"), &p.Unknown
+	})
+}
+
+func keepRows[T any](rows, old []T, of func(*T) (key string, unknown *jsontext.Value)) {
+	known := map[string]jsontext.Value{}
+	for i := range old {
+		key, unknown := of(&old[i])
+		known[key] = *unknown
+	}
+	for i := range rows {
+		key, unknown := of(&rows[i])
+		*unknown = slices.Clone(known[key])
 	}
 }
 
@@ -230,11 +278,9 @@ func (s Setting) policyFaults(add func(path, format string, a ...any)) {
 	_, err = ParseVersions(s.Versions.String())
 	word("versions", err)
 	for i, w := range s.Windows {
-		if w.Kind != AllowWindow && w.Kind != DenyWindow {
-			add(fmt.Sprintf("windows[%d].kind", i), "%.32q, want allow or deny", w.Kind)
-		}
-		if d, err := time.ParseDuration(w.Duration); err != nil || d <= 0 {
-			add(fmt.Sprintf("windows[%d].duration", i), "%.32q, want a time such as 8h or 90m", w.Duration)
+		_, faults := w.parse()
+		for _, f := range faults {
+			add(fmt.Sprintf("windows[%d].%s", i, f[0]), "%s", f[1])
 		}
 	}
 	object := func(path string, t Type, id ID, optional bool) {

@@ -15,6 +15,10 @@ type (
 	plainServer     Server
 	plainRule       Rule
 	plainObjectRule ObjectRule
+	plainWindow     Window
+	plainKept       KeptField
+	plainOverride   Override
+	plainPin        Pin
 )
 
 // Rules and their rows keep unknown members as the records around them do. The
@@ -22,6 +26,30 @@ type (
 // promoted to every struct that embeds one of these types.
 var (
 	recordMarshalers = json.WithMarshalers(json.JoinMarshalers(
+		json.MarshalToFunc(func(e *jsontext.Encoder, r Window) error {
+			return json.MarshalEncode(e, struct {
+				plainWindow
+				Unknown jsontext.Value `json:",embed"`
+			}{plainWindow(r), r.Unknown})
+		}),
+		json.MarshalToFunc(func(e *jsontext.Encoder, r KeptField) error {
+			return json.MarshalEncode(e, struct {
+				plainKept
+				Unknown jsontext.Value `json:",embed"`
+			}{plainKept(r), r.Unknown})
+		}),
+		json.MarshalToFunc(func(e *jsontext.Encoder, r Override) error {
+			return json.MarshalEncode(e, struct {
+				plainOverride
+				Unknown jsontext.Value `json:",embed"`
+			}{plainOverride(r), r.Unknown})
+		}),
+		json.MarshalToFunc(func(e *jsontext.Encoder, r Pin) error {
+			return json.MarshalEncode(e, struct {
+				plainPin
+				Unknown jsontext.Value `json:",embed"`
+			}{plainPin(r), r.Unknown})
+		}),
 		json.MarshalToFunc(func(e *jsontext.Encoder, r Rule) error {
 			return json.MarshalEncode(e, struct {
 				plainRule
@@ -35,6 +63,46 @@ var (
 			}{plainObjectRule(o), o.Unknown})
 		})))
 	recordUnmarshalers = json.WithUnmarshalers(json.JoinUnmarshalers(
+		json.UnmarshalFromFunc(func(d *jsontext.Decoder, r *Window) error {
+			var w struct {
+				plainWindow
+				Unknown jsontext.Value `json:",embed"`
+			}
+			err := json.UnmarshalDecode(d, &w)
+			*r = Window(w.plainWindow)
+			r.Unknown = w.Unknown
+			return err
+		}),
+		json.UnmarshalFromFunc(func(d *jsontext.Decoder, r *KeptField) error {
+			var w struct {
+				plainKept
+				Unknown jsontext.Value `json:",embed"`
+			}
+			err := json.UnmarshalDecode(d, &w)
+			*r = KeptField(w.plainKept)
+			r.Unknown = w.Unknown
+			return err
+		}),
+		json.UnmarshalFromFunc(func(d *jsontext.Decoder, r *Override) error {
+			var w struct {
+				plainOverride
+				Unknown jsontext.Value `json:",embed"`
+			}
+			err := json.UnmarshalDecode(d, &w)
+			*r = Override(w.plainOverride)
+			r.Unknown = w.Unknown
+			return err
+		}),
+		json.UnmarshalFromFunc(func(d *jsontext.Decoder, r *Pin) error {
+			var w struct {
+				plainPin
+				Unknown jsontext.Value `json:",embed"`
+			}
+			err := json.UnmarshalDecode(d, &w)
+			*r = Pin(w.plainPin)
+			r.Unknown = w.Unknown
+			return err
+		}),
 		json.UnmarshalFromFunc(func(d *jsontext.Decoder, r *Rule) error {
 			var w struct {
 				plainRule

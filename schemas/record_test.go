@@ -16,8 +16,17 @@ func aSetting() Setting {
 		ID: "prod-test", Source: "production", Target: "test", Active: true, Policy: Off, VariableValues: true,
 		Description: "nightly <test> & more",
 		Created:     time.Date(2026, 11, 23, 5, 6, 7, 80_000_000, time.UTC),
+		Mode:        Approve, TargetEdits: ParkEdits, Drift: DriftHeal, Versions: AnyVersions,
+		Windows: Windows{
+			{Kind: AllowWindow, Schedule: "0 22 * * 1-5", Duration: "8h", TimeZone: "Europe/Berlin"},
+			{Kind: DenyWindow, Schedule: "0 0 1 * *", Duration: "24h"},
+		},
+		Kept:      []KeptField{{Type: Connection, Pointer: "/Host"}, {Type: Job, ID: "j", Pointer: "/Tasks/*/Timeout"}},
+		Overrides: []Override{{Type: Job, Patch: []byte(`{"Description":"test","Stats":null}`)}, {Type: Job, ID: "j", Patch: []byte(`{"Timeout":1.50}`)}},
+		Pins:      []Pin{{Type: Job, Source: "j", Target: "k", Name: "J"}},
+		Reason:    "month end", Until: time.Date(2026, 11, 24, 5, 0, 0, 0, time.UTC),
 		Rules: map[Type]Rule{
-			Job: {Sync: SyncAll, Rights: Rights{New: true, Updated: true, Deleted: true}},
+			Job: {Sync: SyncAll, Rights: Rights{New: true, Updated: true, Deleted: true}, Groups: []string{"Finance", "HR"}, Names: []string{"*report*"}},
 			Variable: {Sync: SyncListed, Objects: []ObjectRule{
 				{ID: "..", Name: "é"},
 				{ID: "a b", Name: "A", Rights: Rights{Updated: true}},
@@ -120,6 +129,13 @@ var badSettings = []struct {
 	{"a row listed twice", withRules(`{"Job":{"sync":"listed","objects":[{"id":"a"},{"id":"a"}]}}`), "listed twice"},
 	{"a GUID in upper case", withRules(`{"Job":{"sync":"listed","objects":[{"id":"0A111111-2222-3333-4444-555555555555"}]}}`), "canonical"},
 	{"the zero GUID", withRules(`{"Job":{"sync":"listed","objects":[{"id":"` + zeroGUID + `"}]}}`), "canonical"},
+	{"an empty pattern", withRules(`{"Job":{"sync":"all","new":true,"names":[" "]}}`), "rules.Job.names[0]"},
+	{"an empty group", withRules(`{"Job":{"sync":"all","new":true,"groups":["a",""]}}`), "rules.Job.groups[1]"},
+	{"a group twice", withRules(`{"Job":{"sync":"all","new":true,"groups":["a","A "]}}`), "twice"},
+	{"groups beside listed", withRules(`{"Job":{"sync":"listed","groups":["a"],"objects":[{"id":"a","new":true}]}}`), "they narrow all"},
+	{"a group that is too long", withRules(`{"Job":{"sync":"all","new":true,"groups":["` + strings.Repeat("x", 801) + `"]}}`), "at most 800"},
+	{"a mode that there is not", strings.Replace(minimalSetting, `"rules"`, `"mode":"manual","rules"`, 1), "automatic, approve or report"},
+	{"a window that cannot be read", strings.Replace(minimalSetting, `"rules"`, `"windows":[{"kind":"allow","schedule":"x","duration":"8h"}],"rules"`, 1), "windows[0].schedule"},
 	{"values of variables is no boolean", strings.Replace(minimalSetting, `"rules"`, `"variableValues":"yes","rules"`, 1), "variableValues"},
 	{"new server settings", withRules(`{"ServerSettings":{"sync":"all","new":true,"updated":true}}`), "rules.ServerSettings: new and deleted do not apply: each server has one object of this type"},
 	{"deleted server settings", withRules(`{"ServerSettings":{"sync":"all","updated":true,"deleted":true}}`), "rules.ServerSettings: new and deleted do not apply"},
@@ -202,7 +218,11 @@ func TestSettingEncodeRefuses(t *testing.T) {
 
 func TestKeepUnknown(t *testing.T) {
 	old, err := ParseSetting([]byte(`{"id":"s","source":"a","target":"b","z":1,"rules":{` +
-		`"Job":{"sync":"listed","w":1,"objects":[{"id":"a","v":1},{"id":"b","v":2}]},"Variable":{"sync":"all","new":true,"w":2}}}`))
+		`"Job":{"sync":"listed","w":1,"objects":[{"id":"a","v":1},{"id":"b","v":2}]},"Variable":{"sync":"all","new":true,"w":2}},` +
+		`"windows":[{"kind":"deny","schedule":"0 1 * * *","duration":"1h","v":3},{"kind":"deny","schedule":"0 2 * * *","duration":"1h","v":4}],` +
+		`"kept":[{"type":"Job","pointer":"/a","v":5},{"type":"Job","pointer":"/b","v":6}],` +
+		`"overrides":[{"type":"Job","patch":{},"v":7},{"type":"User","patch":{},"v":8}],` +
+		`"pins":[{"type":"Job","source":"a","target":"x","v":9},{"type":"Job","source":"b","target":"y","v":10}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,13 +230,20 @@ func TestKeepUnknown(t *testing.T) {
 	if err := jsonv1.Unmarshal([]byte(withRules(`{"Job":{"sync":"listed","objects":[{"id":"c"},{"id":"b"}]},"User":{"sync":"all","new":true}}`)), &s); err != nil {
 		t.Fatal(err)
 	}
+	s.Windows = Windows{{Kind: DenyWindow, Schedule: "0 2 * * *", Duration: "1h"}, {Kind: DenyWindow, Schedule: "0 1 * * *", Duration: "2h"}}
+	s.Kept = []KeptField{{Type: Job, Pointer: "/b"}, {Type: User, Pointer: "/b"}}
+	s.Overrides = []Override{{Type: User, Patch: []byte(`{"a":1}`)}}
+	s.Pins = []Pin{{Type: Job, Source: "b", Target: "z"}}
 	s.KeepUnknown(old)
 	b, err := s.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"id":"s","source":"a","target":"b","active":false,"activePolicy":"keep","rules":{` +
-		`"Job":{"sync":"listed","objects":[{"id":"b","v":2},{"id":"c"}],"w":1},"User":{"sync":"all","new":true}},"z":1}`
+		`"Job":{"sync":"listed","objects":[{"id":"b","v":2},{"id":"c"}],"w":1},"User":{"sync":"all","new":true}},` +
+		`"windows":[{"kind":"deny","schedule":"0 2 * * *","duration":"1h","v":4},{"kind":"deny","schedule":"0 1 * * *","duration":"2h"}],` +
+		`"kept":[{"type":"Job","pointer":"/b","v":6},{"type":"User","pointer":"/b"}],"overrides":[{"type":"User","patch":{"a":1},"v":8}],` +
+		`"pins":[{"type":"Job","source":"b","target":"z","v":10}],"z":1}`
 	if string(b) != want {
 		t.Errorf("\n%s\nwant\n%s", b, want)
 	}

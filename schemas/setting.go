@@ -189,7 +189,7 @@ type Setting struct {
 	Drift       Drift       `json:"drift,omitzero"`
 	Versions    Versions    `json:"versions,omitzero"`
 	// Windows say when it may write; at any time where there are none.
-	Windows []Window `json:"windows,omitzero"`
+	Windows Windows `json:"windows,omitzero"`
 	// Kept, Overrides and Pins are how servers differ on purpose.
 	Kept      []KeptField `json:"kept,omitzero"`
 	Overrides []Override  `json:"overrides,omitzero"`
@@ -273,10 +273,11 @@ func (s Setting) Clone() Setting {
 
 // KeepUnknown takes over from old, the stored form of the same setting, the
 // members that this version does not know: those of the setting, of rules that
-// both have, and of rows that both list. A caller that builds a setting from
+// both have, and of rows that both have. A caller that builds a setting from
 // another codec's JSON needs it before Encode.
 func (s *Setting) KeepUnknown(old Setting) {
 	s.Unknown = slices.Clone(old.Unknown)
+	s.keepUnknownPolicies(old)
 	for t, r := range s.Rules {
 		or, ok := old.Rules[t]
 		if !ok {
