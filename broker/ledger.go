@@ -45,6 +45,14 @@ type Entry struct {
 	// AtTarget is the digest of what the target answered on read-back. In an Intent
 	// it is what the write is expected to leave there.
 	AtTarget schemas.Digest `json:"atTarget,omitzero"`
+	// Left is the digest of what vcsync left at the target, or found there, without what
+	// is the target's own: who edits that edits nothing that vcsync brought. Before, in
+	// an Intent, is the same of what was there before the write, empty where nothing was;
+	// LeftSecrets how the target gave its secrets then. Left is empty where an edit could
+	// not be told, such as of an object that lacks a secret. See Edited.
+	Left        schemas.Digest `json:"left,omitzero"`
+	Before      schemas.Digest `json:"before,omitzero"`
+	LeftSecrets string         `json:"leftSecrets,omitzero"`
 	// Path lists the servers that the content came by, the source last.
 	Path   []schemas.Slug       `json:"path,omitzero"`
 	Policy schemas.ActivePolicy `json:"policy,omitzero"`
@@ -72,6 +80,22 @@ type Entry struct {
 	// Unknown is what another release wrote beside it; an entry keeps it until it is
 	// replaced itself (G10).
 	Unknown jsontext.Value `json:",embed"`
+}
+
+// Edited tells whether somebody else changed or deleted the object at its target since
+// the entry was made. Now is the digest of what is there, made as Left is, empty where
+// there is nothing; secrets is how the target gives its secrets.
+func (e Entry) Edited(now schemas.Digest, secrets string) bool {
+	if e.LeftSecrets != secrets && now != "" || now == e.Left {
+		return false
+	}
+	switch e.State {
+	case Applied, Adopted:
+		return e.Left != ""
+	case Intent:
+		return e.Ours && now != e.Before && (e.Left != "" || e.Before != "")
+	}
+	return false
 }
 
 // Counts returns the counters of an entry. An entry of a release without them counts

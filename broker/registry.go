@@ -36,18 +36,20 @@ type Snapshot struct {
 	// Runs holds the newest run of each setting that ever had one, by setting; the
 	// setting may be gone.
 	Runs map[schemas.Slug]StoredRun
+	// Versions holds the VisualCron version that each server said last, in its own words.
+	Versions map[schemas.Slug]string
 	// Unreadable names the records that this version does not understand. They are
 	// left as they are, and what they say is not acted on.
 	Unreadable map[string]error
 }
 
 func newSnapshot() Snapshot {
-	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Runs: map[schemas.Slug]StoredRun{}, Unreadable: map[string]error{}}
+	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Runs: map[schemas.Slug]StoredRun{}, Versions: map[schemas.Slug]string{}, Unreadable: map[string]error{}}
 }
 
 // Clone returns a copy that changes to the original do not reach.
 func (s Snapshot) Clone() Snapshot {
-	s.Servers, s.Settings, s.Runs, s.Unreadable = maps.Clone(s.Servers), maps.Clone(s.Settings), maps.Clone(s.Runs), maps.Clone(s.Unreadable)
+	s.Servers, s.Settings, s.Runs, s.Versions, s.Unreadable = maps.Clone(s.Servers), maps.Clone(s.Settings), maps.Clone(s.Runs), maps.Clone(s.Versions), maps.Clone(s.Unreadable)
 	return s
 }
 
@@ -55,6 +57,7 @@ const (
 	serverPrefix   = "server."
 	settingPrefix  = "setting."
 	identityPrefix = "identity."
+	versionPrefix  = "visualcron."
 	passwordPrefix = "password."
 	hintPrefix     = "hint."
 )
@@ -97,6 +100,12 @@ func (s *Snapshot) take(e jetstream.KeyValueEntry) {
 			}
 		}
 	}
+	if name, ok := strings.CutPrefix(e.Key(), versionPrefix); ok {
+		delete(s.Versions, schemas.Slug(name))
+		if !gone {
+			s.Versions[schemas.Slug(name)] = string(e.Value())
+		}
+	}
 	if err != nil {
 		s.Unreadable[e.Key()] = err
 	}
@@ -111,7 +120,7 @@ func (b *Broker) WatchConfig(ctx context.Context, each func(Snapshot)) error {
 		snap, initial := newSnapshot(), true
 		err := b.watch(ctx, BucketConfig, ">", func(e jetstream.KeyValueEntry) error {
 			snap.take(e)
-			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix)) {
+			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix) || strings.HasPrefix(e.Key(), versionPrefix)) {
 				each(snap.Clone())
 			}
 			return nil
@@ -361,4 +370,26 @@ func (b *Broker) BindIdentity(ctx context.Context, id schemas.Slug, identity str
 		return "", fmt.Errorf("identity of %s: %w", id, err)
 	}
 	return b.Identity(ctx, id)
+}
+
+// SetVersion stores the VisualCron version that a server says it has, where another is
+// on record. It lies beside the settings and not in events: an object that nobody edits
+// gets no new event when its server is updated, and would be known by the old version
+// for ever.
+func (b *Broker) SetVersion(ctx context.Context, id schemas.Slug, version string) error {
+	kv, err := b.js.KeyValue(ctx, BucketConfig)
+	if err != nil {
+		return fmt.Errorf("version of %s: %w", id, err)
+	}
+	e, err := kv.Get(ctx, versionPrefix+string(id))
+	switch {
+	case err == nil && string(e.Value()) == version:
+		return nil
+	case err != nil && !errors.Is(err, jetstream.ErrKeyNotFound):
+		return fmt.Errorf("version of %s: %w", id, err)
+	}
+	if _, err := kv.Put(ctx, versionPrefix+string(id), []byte(version)); err != nil {
+		return fmt.Errorf("store the version of %s: %w", id, err)
+	}
+	return nil
 }

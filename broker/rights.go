@@ -41,7 +41,7 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 		for _, s := range each {
 			r.pub("$JS.API.CONSUMER.CREATE.KV_" + BucketLedger + ".*." + kvSubject(BucketLedger, s+".*"))
 			ev, st := "vcsync.ev."+s+".>", "vcsync.st."+s+".>"
-			r.pub(ev, kvSubject(BucketLease, "source."+s), kvSubject(BucketConfig, "epoch."+s), kvSubject(BucketConfig, identityPrefix+s),
+			r.pub(ev, kvSubject(BucketLease, "source."+s), kvSubject(BucketConfig, "epoch."+s), kvSubject(BucketConfig, identityPrefix+s), kvSubject(BucketConfig, versionPrefix+s),
 				passwordRight(s),
 				"$JS.API.DIRECT.GET."+StreamEvents+"."+ev, "$JS.API.DIRECT.GET."+StreamState+"."+st,
 				"$JS.API.CONSUMER.CREATE."+StreamEvents+".*."+ev, "$JS.API.CONSUMER.CREATE."+StreamState+".*."+st)
@@ -55,7 +55,7 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 		r.readsCommon()
 		r.reads(BucketLedger, BucketParked, BucketPlan)
 		r.pub(kvSubject(BucketLedger, ">"), kvSubject(BucketParked, ">"), kvSubject(BucketPlan, ">"), kvSubject(BucketLease, "target.*"), kvSubject(BucketLease, "consumer.*"),
-			kvSubject(BucketConfig, identityPrefix+"*"), kvSubject(BucketStatus, "consumer.*"),
+			kvSubject(BucketConfig, identityPrefix+"*"), kvSubject(BucketConfig, versionPrefix+"*"), kvSubject(BucketStatus, "consumer.*"),
 			passwordRight("*"),
 			// The second form is that of nats-server with feature js_ack_fc_v2.
 			"$JS.ACK."+StreamState+".>", "$JS.ACK.*.*."+StreamState+".>",

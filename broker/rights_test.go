@@ -217,6 +217,8 @@ func TestRights(t *testing.T) {
 		{"raise the epoch of its source", "$KV.VCS_CFG.epoch.production", false, ctl + " " + all + " " + east},
 		{"raise the epoch of another source", "$KV.VCS_CFG.epoch.other", false, ctl + " " + all},
 		{"bind its source to a server", "$KV.VCS_CFG.identity.production", false, ctl + " " + all + " " + east + " " + consumer},
+		{"say its source's version", "$KV.VCS_CFG.visualcron.production", false, ctl + " " + all + " " + east + " " + consumer},
+		{"say another source's version", "$KV.VCS_CFG.visualcron.other", false, ctl + " " + all + " " + consumer},
 		{"bind another source to a server", "$KV.VCS_CFG.identity.other", false, ctl + " " + all + " " + consumer},
 		{"write a password", "$KV.VCS_SEC.password.production", false, ctl},
 		{"read the password of its source", "$JS.API.DIRECT.GET.KV_VCS_SEC.$KV.VCS_SEC.password.production", false, ctl + " " + all + " " + east + " " + consumer},

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
 )
@@ -50,8 +51,10 @@ type Accounting struct {
 	Filtered uint64
 	// Parked counts the newest versions that are parked, discarded ones too.
 	Parked uint64
-	// Held counts the deletions that wait at the source for a person. They are not
-	// among the events, so whoever knows of them adds them to both sides.
+	// Held counts the newest versions that the settings hold: for an approval, because
+	// they only report, for a sync window, or between different VisualCron versions; see
+	// package decide. The deletions that wait at the source for a person are not among the
+	// events, so whoever knows of them adds them here and to Captured.
 	Held uint64
 	// Pending counts the newest versions that are on their way or wait for their turn.
 	Pending uint64
@@ -324,7 +327,7 @@ func (a *accounts) basis(v *view, source schemas.Slug) drawn {
 	d.upTo = h.upTo
 	h.mu.RUnlock()
 	a.s.mu.Lock()
-	d.passed = uint64(len(a.s.passedBy))
+	d.passed = a.s.passes<<20 + uint64(len(a.s.passedBy))
 	a.s.mu.Unlock()
 	return d
 }
@@ -378,7 +381,7 @@ func (s *session) accountOf(id schemas.Slug) *Accounting {
 
 // booked is what became of the versions of one object.
 type booked struct {
-	captured, applied, superseded, filtered, parked, pending uint64
+	captured, applied, superseded, filtered, parked, held, pending uint64
 	// waits tells that the newest version is in none of these accounts: it is on its
 	// way, or nowhere.
 	waits bool
@@ -388,7 +391,7 @@ type booked struct {
 
 // doubt notes an object whose accounts do not balance.
 func (b booked) doubt(open map[objectKey]doubt, key objectKey, head capturedHead) {
-	sum := b.applied + b.superseded + b.filtered + b.parked + b.pending
+	sum := b.applied + b.superseded + b.filtered + b.parked + b.held + b.pending
 	if n := max(sum, b.captured) - min(sum, b.captured); n > 0 {
 		open[key] = doubt{newest: head.version, done: b.done, versions: n}
 	}
@@ -417,6 +420,8 @@ func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head c
 	switch {
 	case a.isParked(key, set.Source, head):
 		b.parked = 1
+	case a.isHeld(key, set.Source, head):
+		b.held = 1
 	case a.isFiltered(v, set.Source, key, head, e, known), final && a.isOthers(v, set.Source, key, head, e, known):
 		b.filtered = 1
 	default:
@@ -432,28 +437,34 @@ func (a *accounts) isParked(key objectKey, source schemas.Slug, head capturedHea
 	return ok && (p.Source == source && p.Version == head.version || p.Class == classConflict)
 }
 
+// isHeld tells whether the version is held or waits by the settings' own words.
+func (a *accounts) isHeld(key objectKey, source schemas.Slug, head capturedHead) bool {
+	why, ok := a.s.leftAlone(key, source, head.version)
+	return ok && (why.Act == decide.Hold || why.Act == decide.Wait)
+}
+
 // isFiltered tells whether the settings do not take a version, although they take
 // others of the object. It follows choose and applyUnder, which leave these versions
 // without a record.
 func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head capturedHead, e broker.Entry, known bool) bool {
 	s := a.s
 	ours := known && e.Source == source
-	var rights schemas.Rights
+	rights := schemas.Rights{New: true, Updated: true, Deleted: true}
 	if known { // finding out costs something, and of what is new here it does not matter
 		rights = v.terms(source, key.t, key.id).rights
 	}
-	switch {
-	case source == s.server.ID || slices.Contains(head.path, s.server.ID):
+	if source == s.server.ID || slices.Contains(head.path, s.server.ID) {
 		return true // G8: it came from here
-	case head.deleted && (!ours || e.State == broker.Removed || !rights.Deleted): // G4
-		return true
-	case !head.deleted && known && !rights.New && !rights.Updated:
+	}
+	sit := decide.Situation{Rights: rights, Source: decide.Present, Record: recordOf(e, known), Ours: ours}
+	if head.deleted {
+		sit.Source = decide.Deleted
+	}
+	if decide.Decide(sit).Act == decide.Nothing {
 		return true
 	}
-	s.mu.Lock()
-	by := s.passedBy[key]
-	s.mu.Unlock()
-	return by == passed{source, head.version}
+	_, left := s.leftAlone(key, source, head.version)
+	return left
 }
 
 // isOthers tells whether another source brings the object here, and the same, or
@@ -549,5 +560,6 @@ func (a *Accounting) add(b booked) {
 	a.Superseded += b.superseded
 	a.Filtered += b.filtered
 	a.Parked += b.parked
+	a.Held += b.held
 	a.Pending += b.pending
 }

@@ -21,6 +21,9 @@ func (l *look) apply(ctx context.Context) error {
 	l.hand, _ = l.parked.get(l.key.t, l.key.id.Token())
 	for {
 		v, _ := l.current()
+		l.session.mu.Lock()
+		delete(l.passedBy, l.key) // found out anew
+		l.session.mu.Unlock()
 		ev, tm, err := l.choose(ctx, v)
 		if err != nil {
 			return err
@@ -109,11 +112,11 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 // shut meanwhile.
 func (l *look) applyUnder(ctx context.Context, v *view, tm terms) (stale bool, err error) {
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
-	sit := l.situation(entry, known, tm)
+	sit := l.situation(entry, known, v, tm)
 	d := decide.Decide(sit)
 	switch {
 	case d.Act != decide.Look:
-		return false, l.leave(ctx, d, sit)
+		return l.leave(ctx, v, d, sit)
 	case sit.Source == decide.Deleted:
 		return l.remove(ctx, v, entry, tm, sit)
 	}
@@ -121,9 +124,9 @@ func (l *look) applyUnder(ctx context.Context, v *view, tm terms) (stale bool, e
 }
 
 // situation is what is known of the object before the target is asked.
-func (l *look) situation(entry broker.Entry, known bool, tm terms) decide.Situation {
+func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) decide.Situation {
 	ev := l.event
-	s := decide.Situation{Rights: tm.rights, Source: decide.Present, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
+	s := decide.Situation{Rights: tm.rights, Mode: tm.mode, TargetEdits: tm.edits, OtherVersions: !tm.crosses && v.otherRelease(ev.Source), Source: decide.Present, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
 		Ours: known && entry.Source == ev.Source, MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
 		Unfinished: entry.Policy != tm.policy || tm.values && !entry.Values || len(entry.Needs) > 0 || entry.Waits}
 	if ev.Kind == schemas.Deleted {
@@ -144,6 +147,22 @@ func (l *look) situation(entry broker.Entry, known bool, tm terms) decide.Situat
 	return s
 }
 
+// left returns the digest of a body at the target as broker.Entry.Left holds it: n is
+// its normal form with all that can count, and policy and values are those of the record.
+// It is empty where there is no body.
+func (l *look) left(body []byte, n visualcron.Normal, policy schemas.ActivePolicy, values bool, secrets visualcron.SecretMode) (schemas.Digest, error) {
+	if body == nil {
+		return "", nil
+	}
+	if l.key.t == schemas.Variable && !values {
+		var err error
+		if n, err = (visualcron.View{Secrets: secrets, Digest: l.cfg.Broker.Keys.Digest}).Normalize(l.key.t, body); err != nil {
+			return "", err
+		}
+	}
+	return n.Left(l.key.t, policy == schemas.Follow), nil
+}
+
 // recordOf says how far vcsync and the object have come.
 func recordOf(e broker.Entry, known bool) decide.Record {
 	switch {
@@ -159,18 +178,22 @@ func recordOf(e broker.Entry, known bool) decide.Record {
 	return decide.Brought
 }
 
-// leave does what a decision asks for that writes nothing to the target.
-func (l *look) leave(ctx context.Context, d decide.Decision, s decide.Situation) error {
+// leave does what a decision asks for that writes nothing to the target. It returns
+// true where that has to be decided anew, because other settings are in force: what is
+// held is looked at again when they change, and that may have been a moment ago.
+func (l *look) leave(ctx context.Context, v *view, d decide.Decision, s decide.Situation) (stale bool, err error) {
 	switch {
 	case d.Act == decide.Park:
-		return &parkError{string(d.Reason), d.Reason.Text(), d.Reason.Fix()}
+		return false, &parkError{string(d.Reason), d.Reason.Text(), d.Reason.Fix()}
 	case d.Reason == decide.IsParked || d.Reason == decide.GivenUp:
 		l.wasParked = d.Reason == decide.IsParked
-		return nil
+		return false, nil
 	case s.Target != decide.Unread:
-		return l.passBy(ctx)
+		err := l.passBy(ctx, d)
+		now, _ := l.current()
+		return err == nil && d.Act != decide.Nothing && now != v, err
 	}
-	return l.unpark(ctx)
+	return false, l.unpark(ctx)
 }
 
 // write brings an object that exists at the source to the target.
@@ -230,7 +253,8 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return n.Digest, err
 	}
 	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Digest: ev.Digest, Path: ev.Path(), Policy: tm.policy,
-		Values: tm.values, Needs: made.Needs, Waits: composition.Wait}
+		Values: tm.values, Needs: made.Needs, Waits: composition.Wait, LeftSecrets: string(can.Secrets)}
+	tellsEdits := len(record.Needs) == 0 && !record.Waits // else somebody is to edit it there
 	sit.Target, sit.RemovesItself = decide.Absent, want.RemovesItself
 	var now visualcron.Normal
 	if have != nil {
@@ -242,11 +266,26 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			sit.Target = decide.Equal
 		}
 	}
+	there, err := l.left(have, now, entry.Policy, entry.Values, can.Secrets)
+	if err != nil {
+		return false, err
+	}
+	sit.Edited = known && entry.Edited(there, string(can.Secrets))
+	leave := func(n visualcron.Normal, body []byte) error {
+		if !tellsEdits {
+			return nil
+		}
+		record.Left, err = l.left(body, n, record.Policy, record.Values, can.Secrets)
+		return err
+	}
 	switch d := decide.Decide(sit); d.Act {
 	case decide.Add, decide.Update:
 	case decide.Adopt:
 		record.State = broker.Adopted
 		if record.AtTarget, err = atTarget(now, have); err != nil {
+			return false, err
+		}
+		if err := leave(now, have); err != nil {
 			return false, err
 		}
 		if ours && (entry.State == broker.Applied || entry.State == broker.Intent) {
@@ -255,7 +294,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		l.count(func(s *TargetStatus) { s.Equal++ })
 		return false, l.record(ctx, record)
 	default:
-		return false, l.leave(ctx, d, sit)
+		return l.leave(ctx, v, d, sit)
 	}
 	if asked && !can.Put {
 		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "put", Server: l.server.ID, Type: t, ID: id}
@@ -279,10 +318,11 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return true, nil // G13
 	}
 	var intent broker.Entry
-	if have == nil || v.isSource {
+	if have == nil || v.isSource || tm.edits != schemas.OverwriteEdits {
 		// Before a first create: a crash after it and a later deletion would leave an
 		// orphan. Before any write to a server that is a source too: its producer has
-		// to recognise the echo, however early it looks.
+		// to recognise the echo, however early it looks. Where edits at the target count:
+		// what a crash left unrecorded would look like one.
 		if l.hand.RetryAsked > l.hand.RetryDone && entry.Open {
 			// A person has said to create it again: once.
 			if err := l.spend(ctx); err != nil {
@@ -293,6 +333,15 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		intent.State, intent.Open = broker.Intent, have == nil && want.RemovesItself
 		if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
 			return false, err
+		}
+		if err := leave(want, made.Body); err != nil {
+			return false, err
+		}
+		intent.Left = record.Left
+		if have != nil {
+			if intent.Before, err = l.left(have, now, record.Policy, record.Values, can.Secrets); err != nil {
+				return false, err
+			}
 		}
 		if ours {
 			intent.Version, intent.Ours = entry.Version, owned(entry)
@@ -331,6 +380,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if record.AtTarget, err = atTarget(got, stored); err != nil {
 		return false, err
 	}
+	if err := leave(got, stored); err != nil {
+		return false, err
+	}
 	l.count(func(s *TargetStatus) { s.Applied++ })
 	return false, l.record(ctx, record)
 }
@@ -349,11 +401,16 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	}
 	can, asked := l.capability(t)
 	sit.Target = decide.Absent
+	var there schemas.Digest // made as entry.Left is
 	if have != nil {
 		sit.Target = decide.Different
 		view := visualcron.View{Secrets: can.Secrets, Values: v.captured, Digest: l.cfg.Broker.Keys.Digest}
 		if now, err := view.Normalize(t, have); err == nil {
 			sit.BuiltIn, sit.RemovesItself, sit.AsLeft = now.BuiltIn, now.RemovesItself, now.Digest == entry.AtTarget
+			if there, err = l.left(have, now, entry.Policy, entry.Values, can.Secrets); err != nil {
+				return false, err
+			}
+			sit.Edited = entry.Edited(there, string(can.Secrets))
 		}
 	}
 	switch d := decide.Decide(sit); d.Act {
@@ -361,7 +418,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	case decide.Adopt:
 		return false, l.record(ctx, record)
 	default:
-		return false, l.leave(ctx, d, sit)
+		return l.leave(ctx, v, d, sit)
 	}
 	if asked && !can.Delete {
 		return false, &visualcron.Error{Class: visualcron.Unsupported, Op: "delete", Server: l.server.ID, Type: t, ID: id}
@@ -373,9 +430,10 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		}
 		defer done()
 	}
-	if v.isSource {
+	if v.isSource || tm.edits != schemas.OverwriteEdits {
 		intent := entry
 		intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
+		intent.Left, intent.Before, intent.LeftSecrets = "", there, string(can.Secrets)
 		if err := l.put(ctx, intent); err != nil {
 			return false, err
 		}

@@ -112,9 +112,11 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			continue
 		}
 		if views[s.Target] == nil {
-			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, isSource: sources[s.Target], captured: captured[s.Target]}
+			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, isSource: sources[s.Target], captured: captured[s.Target],
+				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}}
 		}
 		views[s.Target].settings[id] = s
+		views[s.Target].releases[s.Source] = visualcron.Release(snap.Versions[s.Source])
 	}
 	m.mu.Lock()
 	m.settings = snap.Settings

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/visualcron"
 )
 
@@ -66,10 +67,11 @@ func (l *look) put(ctx context.Context, e broker.Entry) error {
 	return nil
 }
 
-// passBy notes that the settings do not take what would have to be done now.
-func (l *look) passBy(ctx context.Context) error {
+// passBy notes that the version is left alone, and why, until something changes.
+func (l *look) passBy(ctx context.Context, why decide.Decision) error {
 	l.session.mu.Lock()
-	l.passedBy[l.key] = passed{l.event.Source, l.event.Version}
+	l.passedBy[l.key] = passed{l.event.Source, l.event.Version, why}
+	l.passes++
 	l.session.mu.Unlock()
 	return l.unpark(ctx)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
 )
@@ -49,11 +50,29 @@ type view struct {
 	isSource bool
 	// captured tells that its producer captures the values of user variables.
 	captured bool
+	// release is the target's VisualCron release, and releases are those of the sources
+	// (see visualcron.Release); empty and absent where it is not known.
+	release  string
+	releases map[schemas.Slug]string
 }
 
-// terms are what all settings of a view together say of one object of a source.
+// otherRelease tells whether a source is of another VisualCron release than the target.
+// What is not known is not held against it.
+func (v *view) otherRelease(source schemas.Slug) bool {
+	return v.release != "" && v.releases[source] != "" && v.release != v.releases[source]
+}
+
+// terms are what all settings of a view together say of one object of a source. Where
+// settings of several modes take it, only those of the freest one count: what one does
+// by itself is not held because another one only reports. Of all else the strictest
+// counts.
 type terms struct {
 	rights schemas.Rights
+	mode   schemas.Mode
+	edits  schemas.TargetEdits
+	// heals, and crosses: the settings heal drift, and write across versions; it takes
+	// all of them.
+	heals, crosses bool
 	// policy is the strictest of the active policies: off, then keep, then follow.
 	policy schemas.ActivePolicy
 	// values: the value of a user variable is taken too.
@@ -65,6 +84,8 @@ type terms struct {
 // terms returns what the settings take of an object of a source.
 func (v *view) terms(source schemas.Slug, t schemas.Type, id schemas.ID) terms {
 	var out terms
+	modes := map[schemas.Mode]int{schemas.Automatic: 1, schemas.Approve: 2, schemas.ReportOnly: 3}
+	edits := map[schemas.TargetEdits]int{schemas.OverwriteEdits: 1, schemas.KeepEdits: 2, schemas.ParkEdits: 3}
 	rank := map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
 	for _, sid := range slices.Sorted(maps.Keys(v.settings)) {
 		s := v.settings[sid]
@@ -72,9 +93,17 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, id schemas.ID) terms {
 			continue
 		}
 		if x := s.Rights(t, id); x.Use() {
-			if out.setting == "" {
-				out.setting = sid
+			switch {
+			case out.setting == "" || modes[s.Mode] < modes[out.mode]:
+				out = terms{setting: sid, mode: s.Mode, edits: s.TargetEdits, heals: true, crosses: true}
+			case s.Mode != out.mode:
+				continue
 			}
+			if edits[s.TargetEdits] > edits[out.edits] {
+				out.edits = s.TargetEdits
+			}
+			out.heals = out.heals && s.Drift == schemas.DriftHeal
+			out.crosses = out.crosses && s.Versions == schemas.AnyVersions
 			out.rights = out.rights.Union(x)
 			out.values = out.values || s.VariableValues && t == schemas.Variable
 			if rank[s.Policy] > rank[out.policy] {
@@ -281,9 +310,10 @@ type session struct {
 	// still land; the latest of all is settled.
 	landing map[objectKey]time.Time
 	settled time.Time
-	// passedBy holds the versions that the settings do not take, so that the target
-	// is not asked about them again and again.
+	// passedBy holds the versions that were left alone after a look at the target, and
+	// why, so that the target is not asked about them again and again.
 	passedBy map[objectKey]passed
+	passes   uint64 // counts what was put there
 	// comparedAt holds the revisions of the settings that were compared in this session.
 	comparedAt map[schemas.Slug]uint64
 	// unserved holds the settings whose durable consumer does not bring what they take:
@@ -298,10 +328,19 @@ type session struct {
 	users baton
 }
 
-// passed is a version that the settings do not take.
+// passed is a version that was left alone.
 type passed struct {
 	source  schemas.Slug
 	version schemas.Version
+	why     decide.Decision
+}
+
+// leftAlone tells why a version was left alone in this session.
+func (s *session) leftAlone(key objectKey, source schemas.Slug, version schemas.Version) (decide.Decision, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by, ok := s.passedBy[key]
+	return by.why, ok && by.source == source && by.version == version
 }
 
 // baton is held by one at a time, also over requests: who waits for it obeys a
@@ -459,6 +498,14 @@ func (s *session) probe(ctx context.Context) error {
 			Hint:   "correct the address; a new server needs a name of its own"}
 	}
 	s.mu.Lock()
+	before := s.info.Version
+	s.mu.Unlock()
+	if before != info.Version {
+		if err := s.cfg.Broker.SetVersion(ctx, s.server.ID, info.Version); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
 	s.identity, s.info = identity, info
 	s.mu.Unlock()
 	return nil
@@ -517,6 +564,7 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() {
 		followers := map[schemas.Slug]follower{}
 		first := true
+		var before *view
 		for ctx.Err() == nil {
 			v, changed := s.current()
 			for id, f := range followers {
@@ -542,7 +590,10 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 			if !first {
 				s.reconsider(v)
 			}
-			first = false
+			if before != nil && (before.release != v.release || !maps.Equal(before.releases, v.releases)) {
+				s.onRelease()
+			}
+			first, before = false, v
 			select {
 			case <-ctx.Done():
 			case <-changed:
@@ -562,6 +613,22 @@ func (s *session) reconsider(v *view) {
 		if _, stands := v.settings[p.Setting]; p.Class == classConflict || p.Class == classWaiting || !stands {
 			s.onParked(p)
 		}
+	}
+}
+
+// onRelease looks again at what was held because servers were of different VisualCron
+// releases.
+func (s *session) onRelease() {
+	s.mu.Lock()
+	var held []objectKey
+	for key, by := range s.passedBy {
+		if by.why.Reason == decide.VersionsDiffer {
+			held = append(held, key)
+		}
+	}
+	s.mu.Unlock()
+	for _, key := range held {
+		s.lanes.look(key, nil, nil, false)
 	}
 }
 
@@ -727,10 +794,7 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 			return
 		}
 		key := objectKey{n.Key.Type, n.ID}
-		s.mu.Lock()
-		by := s.passedBy[key]
-		s.mu.Unlock()
-		if by == (passed{n.Key.Source, n.Version}) && !retryParked {
+		if _, left := s.leftAlone(key, n.Key.Source, n.Version); left && !retryParked {
 			return
 		}
 		s.lanes.look(key, nil, p, retryParked)

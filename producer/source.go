@@ -104,6 +104,7 @@ type source struct {
 	lease    *broker.Lease
 	conn     visualcron.Connector
 	identity string
+	version  string          // the VisualCron version that is on record
 	view     visualcron.View // of the type that is being listed
 	epoch    uint64
 	quick    visualcron.QuickHasher

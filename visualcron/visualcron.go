@@ -12,6 +12,8 @@ package visualcron
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vcsync/vcsync/schemas"
@@ -80,6 +82,21 @@ type Info struct {
 	Types map[schemas.Type]Capability
 	// Changes tells that Watch works.
 	Changes bool
+}
+
+// Release returns the major and minor number of a version, such as "13.2", and "" where
+// it does not begin with two numbers.
+func Release(version string) string {
+	major, rest, ok := strings.Cut(strings.TrimSpace(version), ".")
+	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	minor := rest
+	if end >= 0 {
+		minor = rest[:end]
+	}
+	if _, err := strconv.ParseUint(major, 10, 32); !ok || err != nil || minor == "" {
+		return ""
+	}
+	return major + "." + minor
 }
 
 // Capability says what a server can do with one type.
