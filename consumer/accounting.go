@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -66,6 +67,12 @@ type Accounting struct {
 	// or vcsync is wrong. Objects names up to 5 of the objects, as Type/id.
 	Unaccounted uint64
 	Objects     []string
+	// Left is how many objects lie at the target that vcsync brought there from the source
+	// and that no setting takes any more, of types of which the setting takes some: by
+	// their group or name, or by what the rules say now. They are left alone, also where
+	// the source deletes them. LeftObjects names up to 5 of them, as Type/id.
+	Left        uint64
+	LeftObjects []string
 	// Open is how many versions could not be found in any account this time. Most are
 	// on their way from one to the next; those that stay become Unaccounted.
 	Open uint64
@@ -90,6 +97,13 @@ type capturedHead struct {
 	stored  int64  // by the broker's clock, in seconds since 1970
 	path    []schemas.Slug
 	deleted bool
+	name    string
+	group   string
+}
+
+// selected is what the rules ask about the object.
+func (h capturedHead) selected(id schemas.ID) schemas.Selected {
+	return schemas.Selected{ID: id, Name: h.name, Group: h.group}
 }
 
 var digestSeed = maphash.MakeSeed()
@@ -111,7 +125,8 @@ func (c *captured) readOn(ctx context.Context) error {
 			if have, ok := c.by[key]; ok && have.version.Compare(e.Version) >= 0 {
 				continue
 			}
-			h := capturedHead{version: e.Version, seq: e.Seq, stored: e.Stored.Unix(), digest: maphash.String(digestSeed, string(e.Digest)), deleted: e.Kind == schemas.Deleted}
+			h := capturedHead{version: e.Version, seq: e.Seq, stored: e.Stored.Unix(), digest: maphash.String(digestSeed, string(e.Digest)), deleted: e.Kind == schemas.Deleted,
+				name: strings.Clone(e.Name), group: unique.Make(e.Group).Value()}
 			for _, s := range e.OriginPath {
 				h.path = append(h.path, schemas.Slug(strings.Clone(string(s)))) // not the whole header
 			}
@@ -350,7 +365,12 @@ func (a *accounts) drawOne(ctx context.Context, v *view, set broker.StoredSettin
 	waiting := map[objectKey]capturedHead{}
 	h := a.histories[set.Source]
 	h.mu.RLock()
+	var left []string
 	for key, head := range h.by {
+		if a.isLeft(v, set, key, head) {
+			acc.Left++
+			left = append(left, string(key.t)+"/"+string(key.id))
+		}
 		if b := a.book(v, set, key, head, false); b.waits {
 			waiting[key] = head
 		} else {
@@ -359,6 +379,8 @@ func (a *accounts) drawOne(ctx context.Context, v *view, set broker.StoredSettin
 		}
 	}
 	h.mu.RUnlock()
+	slices.Sort(left)
+	acc.LeftObjects = left[:min(len(left), accountNames)]
 	if len(waiting) > 0 {
 		if err := a.bookWaiting(ctx, acc, v, set, waiting, open); err != nil {
 			return nil, err
@@ -367,6 +389,16 @@ func (a *accounts) drawOne(ctx context.Context, v *view, set broker.StoredSettin
 	a.settle(ctx, acc, set, open)
 	a.drawn[set.ID] = basis
 	return acc, nil
+}
+
+// isLeft tells whether an object that was brought here from the setting's source is taken
+// by none any more.
+func (a *accounts) isLeft(v *view, set broker.StoredSetting, key objectKey, head capturedHead) bool {
+	if !set.Rules[key.t].Takes() || set.Rights(key.t, head.selected(key.id)).Use() {
+		return false
+	}
+	e, known := a.s.ledger.Get(key.t, key.id)
+	return known && owned(e) && e.Source == set.Source && !v.terms(set.Source, key.t, head.selected(key.id)).rights.Use()
 }
 
 // accountOf returns the last account of a setting.
@@ -412,7 +444,7 @@ func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head c
 	}
 	b.captured = head.version.Revision
 	left := head.version.Revision - b.done.Revision
-	if !set.Rights(key.t, key.id).Use() || !visualcron.Supported(key.t) {
+	if !set.Rights(key.t, head.selected(key.id)).Use() || !visualcron.Supported(key.t) {
 		b.filtered = left
 		return b
 	}
@@ -451,7 +483,7 @@ func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head 
 	ours := known && e.Source == source
 	rights := schemas.Rights{New: true, Updated: true, Deleted: true}
 	if known { // finding out costs something, and of what is new here it does not matter
-		rights = v.terms(source, key.t, key.id).rights
+		rights = v.terms(source, key.t, head.selected(key.id)).rights
 	}
 	if source == s.server.ID || slices.Contains(head.path, s.server.ID) {
 		return true // G8: it came from here
@@ -472,13 +504,13 @@ func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head 
 func (a *accounts) isOthers(v *view, source schemas.Slug, key objectKey, head capturedHead, e broker.Entry, known bool) bool {
 	same := func(from schemas.Slug) (capturedHead, bool) {
 		h := a.histories[from]
-		if h == nil || from == source || !v.terms(from, key.t, key.id).rights.Use() {
+		if h == nil || from == source || !v.mayTake(from, key.t, key.id) {
 			return capturedHead{}, false
 		}
 		h.mu.RLock()
 		defer h.mu.RUnlock()
 		owner, ok := h.by[key]
-		return owner, ok && !owner.deleted && !slices.Contains(owner.path, a.s.server.ID) && owner.digest == head.digest
+		return owner, ok && v.terms(from, key.t, owner.selected(key.id)).rights.Use() && !owner.deleted && !slices.Contains(owner.path, a.s.server.ID) && owner.digest == head.digest
 	}
 	if known && e.State != broker.Removed {
 		if _, ok := same(e.Source); ok {

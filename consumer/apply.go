@@ -54,8 +54,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 	}
 	var all []candidate
 	for _, src := range v.sources() {
-		tm := v.terms(src, l.key.t, l.key.id)
-		if !tm.rights.Use() {
+		if !v.mayTake(src, l.key.t, l.key.id) {
 			continue
 		}
 		ev, _, err := l.cfg.Broker.NewestWith(ctx, schemas.Key{Source: src, Type: l.key.t, Token: l.key.id.Token()},
@@ -65,8 +64,13 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 		}
 		if err != nil {
 			l.event = schemas.Event{Source: src, Object: schemas.Object{Type: l.key.t, ID: l.key.id}}
-			l.setting = tm.setting
-			return nil, tm, err
+			l.setting = v.taker(src, l.key.t, l.key.id)
+			return nil, terms{}, err
+		}
+		tm := v.terms(src, l.key.t, ev.Selected())
+		if !tm.rights.Use() {
+			l.leftAlone(ctx, ev)
+			continue
 		}
 		if slices.Contains(ev.Path(), l.server.ID) {
 			continue // G8: it came from here
@@ -121,6 +125,17 @@ func (l *look) applyUnder(ctx context.Context, v *view, tm terms) (stale bool, e
 		return l.remove(ctx, v, entry, tm, sit)
 	}
 	return l.write(ctx, v, entry, known, tm, sit)
+}
+
+// leftAlone says that an object that vcsync brought here is taken no more, because its
+// source calls it otherwise now, or had when it was deleted there.
+func (l *look) leftAlone(ctx context.Context, ev schemas.Event) {
+	e, known := l.ledger.Get(l.key.t, l.key.id)
+	if !known || !owned(e) || e.Source != ev.Source || e.Version.Compare(ev.Version) >= 0 {
+		return
+	}
+	l.log.InfoContext(ctx, "an object is left alone as it is at the target: by its name and group at the source no sync setting takes it any more",
+		"source", ev.Source, "type", l.key.t, "id", l.key.id, "name", ev.Object.Name, "group", ev.Object.Group, "version", ev.Version)
 }
 
 // situation is what is known of the object before the target is asked.

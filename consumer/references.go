@@ -103,7 +103,7 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 		if e, ok := l.ledger.Get(r.Type, r.ID); ok && owned(e) {
 			continue
 		}
-		if !v.terms(l.event.Source, r.Type, r.ID).rights.New {
+		if !v.mayTake(l.event.Source, r.Type, r.ID) {
 			continue
 		}
 		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: l.event.Source, Type: r.Type, Token: r.ID.Token()})
@@ -112,7 +112,7 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 			continue
 		case err != nil:
 			return err
-		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID):
+		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID), !v.terms(l.event.Source, r.Type, ev.Selected()).rights.New:
 			continue
 		}
 		req, cancel := l.deadline(ctx)

@@ -82,7 +82,7 @@ type terms struct {
 }
 
 // terms returns what the settings take of an object of a source.
-func (v *view) terms(source schemas.Slug, t schemas.Type, id schemas.ID) terms {
+func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected) terms {
 	var out terms
 	modes := map[schemas.Mode]int{schemas.Automatic: 1, schemas.Approve: 2, schemas.ReportOnly: 3}
 	edits := map[schemas.TargetEdits]int{schemas.OverwriteEdits: 1, schemas.KeepEdits: 2, schemas.ParkEdits: 3}
@@ -92,7 +92,7 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, id schemas.ID) terms {
 		if s.Source != source {
 			continue
 		}
-		if x := s.Rights(t, id); x.Use() {
+		if x := s.Rights(t, o); x.Use() {
 			switch {
 			case out.setting == "" || modes[s.Mode] < modes[out.mode]:
 				out = terms{setting: sid, mode: s.Mode, edits: s.TargetEdits, heals: true, crosses: true}
@@ -112,6 +112,28 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, id schemas.ID) terms {
 		}
 	}
 	return out
+}
+
+// taker returns the first setting that takes the object with that id from a source, or
+// would if it were called otherwise.
+func (v *view) taker(source schemas.Slug, t schemas.Type, id schemas.ID) schemas.Slug {
+	for _, sid := range slices.Sorted(maps.Keys(v.settings)) {
+		if s := v.settings[sid]; s.Source == source && s.MayTake(t, id) {
+			return sid
+		}
+	}
+	return ""
+}
+
+// mayTake tells whether the settings take the object with that id from a source, or
+// would if it were called otherwise.
+func (v *view) mayTake(source schemas.Slug, t schemas.Type, id schemas.ID) bool {
+	for _, s := range v.settings {
+		if s.Source == source && s.MayTake(t, id) {
+			return true
+		}
+	}
+	return false
 }
 
 // sources returns the sources of the view, by name.
@@ -783,7 +805,7 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 	}
 	status(func(st *SettingStatus) { st.State = "comparing" })
 	err := s.cfg.Broker.ScanState(ctx, cfg.FilterSubjects, func(n broker.Newest) {
-		if !set.Rights(n.Key.Type, n.ID).Use() {
+		if !set.Rights(n.Key.Type, n.Selected()).Use() {
 			return
 		}
 		e, ok := s.ledger.Get(n.Key.Type, n.ID)

@@ -28,6 +28,7 @@ const (
 	HeaderKind       = "Vc-Kind"
 	HeaderID         = "Vc-Id"
 	HeaderName       = "Vc-Name"
+	HeaderGroup      = "Vc-Group"
 	HeaderDigest     = "Vc-Digest"
 	HeaderBaseDigest = "Vc-Base-Digest"
 	HeaderOriginPath = "Vc-Origin-Path"
@@ -180,9 +181,9 @@ func isEventTime(t time.Time) bool {
 }
 
 // Encode returns the headers and the data of the message that carries e. The data
-// is the envelope, compressed where it is large. The name in the headers and Who are
-// for people: they are cut to 200 characters, and what is no UTF-8 in them is
-// replaced. The error wraps ErrEvent.
+// is the envelope, compressed where it is large. Name and group in the headers and Who
+// are cut to 200 characters, and what is no UTF-8 in them is replaced. The error wraps
+// ErrEvent.
 func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 	if err := e.Validate(); err != nil {
 		return nil, nil, err
@@ -216,6 +217,7 @@ func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 	set(HeaderKind, string(e.Kind))
 	set(HeaderID, string(e.Object.ID))
 	set(HeaderName, cutText(e.Object.Name))
+	set(HeaderGroup, cutText(e.Object.Group))
 	set(HeaderDigest, string(e.Digest))
 	set(HeaderBaseDigest, string(e.BaseDigest))
 	path := make([]string, len(e.OriginPath))
@@ -236,7 +238,8 @@ type Head struct {
 	Kind       Kind
 	Version    Version
 	ID         ID
-	Name       string // cut to 200 characters, as Who is
+	Name       string // cut to 200 characters, as Group and Who are
+	Group      string
 	Digest     Digest
 	BaseDigest Digest
 	OriginPath []Slug
@@ -339,7 +342,7 @@ func ParseHead(subject string, header map[string][]string) (Head, error) {
 	default:
 		h.RemovedItself = true
 	}
-	h.Who, h.Name = cutText(get(HeaderWho)), cutText(get(HeaderName))
+	h.Who, h.Name, h.Group = cutText(get(HeaderWho)), cutText(get(HeaderName)), cutText(get(HeaderGroup))
 	msgID := Event{Source: h.Key.Source, Version: h.Version, Object: Object{Type: h.Key.Type, ID: h.ID}}.MsgID()
 	for _, x := range []struct{ name, want string }{
 		{HeaderMsgID, msgID},

@@ -145,10 +145,10 @@ func TestHeadersForPeopleAreCutAndCleaned(t *testing.T) {
 			}
 			// Another client may have cut and cleaned nothing.
 			h[HeaderWho] = []string{url.PathEscape(c.in)}
-			h[HeaderName] = h[HeaderWho]
+			h[HeaderName], h[HeaderGroup] = h[HeaderWho], h[HeaderWho]
 			head, err := ParseHead(e.Subject(), h)
-			if err != nil || head.Who != c.want || head.Name != c.want || !utf8.ValidString(head.Who) {
-				t.Errorf("%q and %q, error %v, want %q", head.Who, head.Name, err, c.want)
+			if err != nil || head.Who != c.want || head.Name != c.want || head.Group != c.want || !utf8.ValidString(head.Who) {
+				t.Errorf("%q, %q and %q, error %v, want %q", head.Who, head.Name, head.Group, err, c.want)
 			}
 		})
 	}
@@ -392,7 +392,7 @@ func TestParseHeadNeedsNoData(t *testing.T) {
 	e := anEvent()
 	h, _ := mustEncode(t, e)
 	got, err := ParseHead(e.Key().StateSubject(), h)
-	want := Head{Key: e.Key(), Kind: e.Kind, Version: e.Version, ID: e.Object.ID, Name: e.Object.Name, Digest: e.Digest,
+	want := Head{Key: e.Key(), Kind: e.Kind, Version: e.Version, ID: e.Object.ID, Name: e.Object.Name, Group: e.Object.Group, Digest: e.Digest,
 		BaseDigest: e.BaseDigest, OriginPath: e.OriginPath, Who: e.Who, Time: e.Time}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, error %v\nwant %+v", got, err, want)
@@ -513,7 +513,7 @@ func FuzzParseEvent(f *testing.F) {
 			was, _ := url.PathUnescape(strings.Join(header[name], ""))
 			is, _ := url.PathUnescape(v[0])
 			switch name {
-			case HeaderName, HeaderWho, HeaderCETime, HeaderCEDataSchema: // for people, or spelled in more than one way
+			case HeaderName, HeaderGroup, HeaderWho, HeaderCETime, HeaderCEDataSchema: // for people, or spelled in more than one way
 			case HeaderEncoding: // large data may come as it is
 			default:
 				if was != is {

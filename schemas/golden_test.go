@@ -230,6 +230,7 @@ func TestGoldenOfLargeEvents(t *testing.T) {
 			t.Fatalf("%v (go test ./schemas -run TestGolden -update writes it)", err)
 		}
 		m := readGolden(t, string(text))
+		delete(h, HeaderGroup) // younger than the files
 		if got, want := slices.Sorted(maps.Keys(m.header)), slices.Sorted(maps.Keys(h)); !slices.Equal(got, want) {
 			t.Errorf("%s has the headers %v, want %v", file, got, want)
 		}

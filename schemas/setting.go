@@ -133,18 +133,37 @@ type Rule struct {
 	Unknown jsontext.Value `json:"-"`
 }
 
-// Of returns the rights that the rule gives for the object with that id. Objects
-// born later at the source are in no list, so SyncListed gives nothing for them.
-func (r Rule) Of(id ID) Rights {
+// Of returns the rights that the rule gives for an object. A row of its own wins over
+// groups and names. Objects born later at the source are in no list, so SyncListed
+// gives nothing for them.
+func (r Rule) Of(o Selected) Rights {
+	rights, whatever := r.most(o.ID)
+	if !whatever && !r.covers(o.Name, o.Group) {
+		return Rights{}
+	}
+	return rights
+}
+
+// most returns the rights that the rule gives for an object, if what it is called does
+// not keep it out: whatever tells that it cannot.
+func (r Rule) most(id ID) (rights Rights, whatever bool) {
 	if r.Sync == SyncAll || r.Sync == SyncListed {
 		if o, ok := r.row(id); ok {
-			return o.Rights
+			return o.Rights, true
 		}
 	}
 	if r.Sync == SyncAll {
-		return r.Rights
+		return r.Rights, len(r.Groups)+len(r.Names) == 0
 	}
-	return Rights{}
+	return Rights{}, true
+}
+
+// covers tells whether one of the groups or names of the rule is that of an object.
+func (r Rule) covers(name, group string) bool {
+	// As long as in an event's headers, from which most of them come.
+	name, group = cutText(name), cutText(group)
+	return slices.ContainsFunc(r.Groups, func(g string) bool { return sameGroup(g, group) }) ||
+		slices.ContainsFunc(r.Names, func(p string) bool { return MatchName(p, name) })
 }
 
 // row finds the row of an object. Few rows are looked through, because only
@@ -208,9 +227,29 @@ type Setting struct {
 	Unknown jsontext.Value `json:"-"`
 }
 
+// Selected is what decides whether a rule takes an object. Name and Group are those at
+// the source, in its newest version; of a deleted object, the last ones.
+type Selected struct {
+	ID          ID
+	Name, Group string
+}
+
+// Selected is what rules ask about the object of an event.
+func (e Event) Selected() Selected { return Selected{e.Object.ID, e.Object.Name, e.Object.Group} }
+
+// Selected is what rules ask about the object of the event.
+func (h Head) Selected() Selected { return Selected{h.ID, h.Name, h.Group} }
+
 // Rights returns what the setting takes of one object, whether or not it is
 // active.
-func (s Setting) Rights(t Type, id ID) Rights { return s.Rules[t].Of(id) }
+func (s Setting) Rights(t Type, o Selected) Rights { return s.Rules[t].Of(o) }
+
+// MayTake tells whether the setting takes the object with that id, or would if it were
+// called otherwise.
+func (s Setting) MayTake(t Type, id ID) bool {
+	rights, _ := s.Rules[t].most(id)
+	return rights.Use()
+}
 
 // TakenTypes returns the types of which the setting takes anything, in the order
 // of Types: the native window's Description column.

@@ -3,6 +3,7 @@ package schemas
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -33,14 +34,53 @@ func TestWhatARuleTakes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := Setting{Rules: map[Type]Rule{Job: c.rule}}
-			if got := s.Rights(Job, c.id); got != c.want {
+			if got := s.Rights(Job, Selected{ID: c.id}); got != c.want {
 				t.Errorf("rights %s, want %s", got, c.want)
 			}
-			if got := s.Rights(User, c.id); got.Use() {
+			if s.MayTake(Job, c.id) != c.want.Use() {
+				t.Errorf("may take it: %v, want %s", s.MayTake(Job, c.id), c.want)
+			}
+			if got := s.Rights(User, Selected{ID: c.id}); got.Use() {
 				t.Errorf("another type gets %s", got)
 			}
 			if got := len(s.TakenTypes()) == 1; got != c.takes {
 				t.Errorf("takes %v, want %v", s.TakenTypes(), c.takes)
+			}
+		})
+	}
+}
+
+func TestWhatGroupsAndNamesTake(t *testing.T) {
+	all, updated := Rights{New: true, Updated: true, Deleted: true}, Rights{Updated: true}
+	both := Rule{Sync: SyncAll, Rights: all, Groups: []string{"Finance", "HR"}, Names: []string{"*report*"}, Objects: []ObjectRule{{ID: "never"}, {ID: "only", Rights: updated}}}
+	for _, c := range []struct {
+		what    string
+		rule    Rule
+		o       Selected
+		want    Rights
+		mayTake bool // it would be taken under another name
+	}{
+		{"in a group", both, Selected{"a", "Nightly", "Finance"}, all, true},
+		{"in a group, whatever its case", both, Selected{"a", "Nightly", " hr"}, all, true},
+		{"in another group", both, Selected{"a", "Nightly", "Finance 2"}, Rights{}, true},
+		{"of a name in another group", both, Selected{"a", "Daily Report", "Sales"}, all, true},
+		{"of a name without a group", both, Selected{"a", "REPORT", ""}, all, true},
+		{"neither", both, Selected{"a", "Repo", "Sales"}, Rights{}, true},
+		{"a row wins over the group", both, Selected{"never", "Daily Report", "Finance"}, Rights{}, false},
+		{"a row wins over the lack of one", both, Selected{"only", "x", "Sales"}, updated, true},
+		{"groups alone", Rule{Sync: SyncAll, Rights: all, Groups: []string{"Finance"}}, Selected{"a", "Finance", "Sales"}, Rights{}, true},
+		{"names alone", Rule{Sync: SyncAll, Rights: all, Names: []string{"Finance"}}, Selected{"a", "x", "Finance"}, Rights{}, true},
+		{"neither groups nor names", Rule{Sync: SyncAll, Rights: all}, Selected{"a", "", ""}, all, true},
+		{"a pattern beside listed takes nothing", Rule{Sync: SyncListed, Names: []string{"*"}}, Selected{"a", "x", ""}, Rights{}, false},
+		{"a name longer than a header holds", Rule{Sync: SyncAll, Rights: all, Names: []string{strings.Repeat("x", 199) + "…"}}, Selected{"a", strings.Repeat("x", 500), ""}, all, true},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			s := Setting{Rules: map[Type]Rule{Job: c.rule}}
+			if got := s.Rights(Job, c.o); got != c.want {
+				t.Errorf("rights %s, want %s", got, c.want)
+			}
+			if got := s.MayTake(Job, c.o.ID); got != c.mayTake {
+				t.Errorf("may take %v, want %v", got, c.mayTake)
 			}
 		})
 	}
