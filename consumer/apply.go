@@ -353,7 +353,10 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			return false, err
 		}
 		intent.Left = record.Left
-		if have != nil {
+		switch {
+		case sit.Edited: // it stays an edit where this write does not arrive
+			intent.Before = entry.Left
+		case have != nil:
 			if intent.Before, err = l.left(have, now, record.Policy, record.Values, can.Secrets); err != nil {
 				return false, err
 			}
@@ -448,6 +451,9 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	if v.isSource || tm.edits != schemas.OverwriteEdits {
 		intent := entry
 		intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
+		if sit.Edited {
+			there = entry.Left // it stays an edit where this deletion does not arrive
+		}
 		intent.Left, intent.Before, intent.LeftSecrets = "", there, string(can.Secrets)
 		if err := l.put(ctx, intent); err != nil {
 			return false, err

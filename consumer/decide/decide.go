@@ -284,11 +284,16 @@ func edited(s Situation, d Decision) Decision {
 	case schemas.KeepEdits:
 		return Decision{Act: Nothing, Reason: EditKept, Would: d.Act}
 	case schemas.ParkEdits:
-		if !s.Asked {
+		if !s.Asked && !reported(s) {
 			return Decision{Act: Park, Reason: EditParked, Would: d.Act}
 		}
 	}
 	return d
+}
+
+// reported tells whether it is drift that the setting only reports.
+func reported(s Situation) bool {
+	return s.Occasion == Audit && settled(s) && s.Drift != schemas.DriftHeal && !s.Approved
 }
 
 // permitted says whether a write may be done now.
@@ -300,7 +305,7 @@ func permitted(s Situation, d Decision) Decision {
 		return hold(VersionsDiffer)
 	case s.Mode == schemas.ReportOnly:
 		return hold(OnlyReports)
-	case s.Occasion == Audit && settled(s) && s.Drift != schemas.DriftHeal && !s.Approved:
+	case reported(s):
 		return hold(Drifted)
 	case s.Mode == schemas.Approve && !person && !s.Approved:
 		return hold(NeedsApproval)

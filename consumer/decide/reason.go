@@ -1,5 +1,10 @@
 package decide
 
+import (
+	"maps"
+	"slices"
+)
+
 // Reason is why something is done or not: a short word that does not change between
 // releases. Text says it to people.
 type Reason string
@@ -79,11 +84,7 @@ func (r Reason) Text() string { return reasons[r].text }
 // Fix returns what a person can do about it, empty where nothing is to be done.
 func (r Reason) Fix() string { return reasons[r].fix }
 
-// Reasons returns every reason, in no order.
+// Reasons returns every reason, by word.
 func Reasons() []Reason {
-	var out []Reason
-	for r := range reasons {
-		out = append(out, r)
-	}
-	return out
+	return slices.Sorted(maps.Keys(reasons))
 }
