@@ -37,9 +37,11 @@ const (
 type Entry struct {
 	Type schemas.Type `json:"type"`
 	ID   schemas.ID   `json:"id"`
-	// Source is the server that owns the object at this target.
-	Source  schemas.Slug    `json:"source"`
-	Version schemas.Version `json:"version"`
+	// Source is the server that owns the object at this target, SourceID the object's id
+	// there where it is another than here: see From.
+	Source   schemas.Slug    `json:"source"`
+	SourceID schemas.ID      `json:"sourceId,omitzero"`
+	Version  schemas.Version `json:"version"`
 	// Digest is that of the source's event, empty for a deletion.
 	Digest schemas.Digest `json:"digest,omitzero"`
 	// AtTarget is the digest of what the target answered on read-back. In an Intent
@@ -64,6 +66,11 @@ type Entry struct {
 	// lacks one, so that it was left inactive.
 	Needs []string `json:"needs,omitzero"`
 	Waits bool     `json:"waits,omitzero"`
+	// Own names what made the object differ on purpose, empty for nothing: another name
+	// means that it was composed otherwise. LeftKept are the places that the target keeps
+	// for itself and that Left and Before leave out.
+	Own      string   `json:"own,omitzero"`
+	LeftKept []string `json:"leftKept,omitzero"`
 	// Open tells of an Intent to create a job that deletes itself that a write may have
 	// arrived: the job may have run and gone.
 	Open bool `json:"open,omitzero"`
@@ -98,6 +105,14 @@ func (e Entry) Edited(now schemas.Digest, secrets string) bool {
 	return false
 }
 
+// From returns the object's id at its source.
+func (e Entry) From() schemas.ID {
+	if e.SourceID != "" {
+		return e.SourceID
+	}
+	return e.ID
+}
+
 // Counts returns the counters of an entry. An entry of a release without them counts
 // as one version applied that overtook all before.
 func (e Entry) Counts() (applied, superseded uint64) {
@@ -110,10 +125,10 @@ func (e Entry) Counts() (applied, superseded uint64) {
 // Counted returns the entry with its counters, which go on from those of the entry
 // that it replaces; before is the zero Entry where there is none. Versions in between
 // were superseded. An intent counts nothing, and neither does the same version once
-// more. Another source, or a numbering that begins anew, is counted anew.
+// more. Another source, another object of it, or a numbering that begins anew, is counted anew.
 func (e Entry) Counted(before Entry) Entry {
 	e.Applied, e.Superseded = 0, 0
-	if before.Source != e.Source || !SameNumbering(before.Version, e.Version) {
+	if before.Source != e.Source || before.From() != e.From() || !SameNumbering(before.Version, e.Version) {
 		before = Entry{}
 	}
 	if e.Version.IsZero() {

@@ -432,9 +432,10 @@ func (b booked) doubt(open map[objectKey]doubt, key objectKey, head capturedHead
 // book finds out what became of the versions of one object. Unless it is to be final,
 // it may say that one waits although it is filtered.
 func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head capturedHead, final bool) booked {
-	e, known := a.s.ledger.Get(key.t, key.id)
+	home := objectKey{key.t, v.home(set.Source, key.t, key.id)}
+	e, known := a.s.ledger.Get(home.t, home.id)
 	var b booked
-	if known && e.Source == set.Source && (e.Version.Compare(head.version) >= 0 || broker.SameNumbering(e.Version, head.version)) {
+	if known && isOf(e, set.Source, key.id) && (e.Version.Compare(head.version) >= 0 || broker.SameNumbering(e.Version, head.version)) {
 		b.done = e.Version
 		b.applied, b.superseded = e.Counts()
 	}
@@ -444,15 +445,15 @@ func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head c
 	}
 	b.captured = head.version.Revision
 	left := head.version.Revision - b.done.Revision
-	if !set.Rights(key.t, head.selected(key.id)).Use() || !visualcron.Supported(key.t) {
+	if !set.Rights(key.t, head.selected(key.id)).Use() || !visualcron.Supported(key.t) || !v.housed(set.Source, key.t, key.id) {
 		b.filtered = left
 		return b
 	}
 	b.superseded += left - 1 // only the newest version is ever looked at
 	switch {
-	case a.isParked(key, set.Source, head):
+	case a.isParked(home, set.Source, head):
 		b.parked = 1
-	case a.isHeld(key, set.Source, head):
+	case a.isHeld(home, set.Source, key.id, head):
 		b.held = 1
 	case a.isFiltered(v, set.Source, key, head, e, known), final && a.isOthers(v, set.Source, key, head, e, known):
 		b.filtered = 1
@@ -462,7 +463,7 @@ func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head c
 	return b
 }
 
-// isParked tells whether the version is parked, discarded or not. In a conflict the
+// isParked tells whether the version is parked, discarded or not. The key is the target's. In a conflict the
 // record names one of the sources and stands for all.
 func (a *accounts) isParked(key objectKey, source schemas.Slug, head capturedHead) bool {
 	p, ok := a.s.parked.get(key.t, key.id.Token())
@@ -470,8 +471,8 @@ func (a *accounts) isParked(key objectKey, source schemas.Slug, head capturedHea
 }
 
 // isHeld tells whether the version is held or waits by the settings' own words.
-func (a *accounts) isHeld(key objectKey, source schemas.Slug, head capturedHead) bool {
-	why, ok := a.s.leftAlone(key, source, head.version)
+func (a *accounts) isHeld(home objectKey, source schemas.Slug, id schemas.ID, head capturedHead) bool {
+	why, ok := a.s.leftAlone(home, source, id, head.version)
 	return ok && (why.Act == decide.Hold || why.Act == decide.Wait)
 }
 
@@ -480,7 +481,8 @@ func (a *accounts) isHeld(key objectKey, source schemas.Slug, head capturedHead)
 // without a record.
 func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head capturedHead, e broker.Entry, known bool) bool {
 	s := a.s
-	ours := known && e.Source == source
+	ours := known && isOf(e, source, key.id)
+	home := objectKey{key.t, v.home(source, key.t, key.id)}
 	rights := schemas.Rights{New: true, Updated: true, Deleted: true}
 	if known { // finding out costs something, and of what is new here it does not matter
 		rights = v.terms(source, key.t, head.selected(key.id)).rights
@@ -495,22 +497,24 @@ func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head 
 	if decide.Decide(sit).Act == decide.Nothing {
 		return true
 	}
-	_, left := s.leftAlone(key, source, head.version)
+	_, left := s.leftAlone(home, source, key.id, head.version)
 	return left
 }
 
 // isOthers tells whether another source brings the object here, and the same, or
 // would if the settings took it.
 func (a *accounts) isOthers(v *view, source schemas.Slug, key objectKey, head capturedHead, e broker.Entry, known bool) bool {
+	home := objectKey{key.t, v.home(source, key.t, key.id)}
 	same := func(from schemas.Slug) (capturedHead, bool) {
 		h := a.histories[from]
-		if h == nil || from == source || !v.mayTake(from, key.t, key.id) {
+		id, housed := v.origin(from, home.t, home.id)
+		if h == nil || from == source || !housed || !v.mayTake(from, key.t, id) {
 			return capturedHead{}, false
 		}
 		h.mu.RLock()
 		defer h.mu.RUnlock()
-		owner, ok := h.by[key]
-		return owner, ok && v.terms(from, key.t, owner.selected(key.id)).rights.Use() && !owner.deleted && !slices.Contains(owner.path, a.s.server.ID) && owner.digest == head.digest
+		owner, ok := h.by[objectKey{key.t, id}]
+		return owner, ok && v.terms(from, key.t, owner.selected(id)).rights.Use() && !owner.deleted && !slices.Contains(owner.path, a.s.server.ID) && owner.digest == head.digest
 	}
 	if known && e.State != broker.Removed {
 		if _, ok := same(e.Source); ok {
@@ -518,7 +522,7 @@ func (a *accounts) isOthers(v *view, source schemas.Slug, key objectKey, head ca
 		}
 	}
 	a.s.mu.Lock()
-	by := a.s.passedBy[key]
+	by := a.s.passedBy[home]
 	a.s.mu.Unlock()
 	owner, ok := same(by.source)
 	return ok && owner.version == by.version // nobody takes it from there, nor from here
@@ -540,7 +544,7 @@ func (a *accounts) bookWaiting(ctx context.Context, acc *Accounting, v *view, se
 		b := a.book(v, set, key, head, true)
 		switch {
 		case !b.waits:
-		case in[key], head.seq >= from, !compared:
+		case in[objectKey{key.t, v.home(set.Source, key.t, key.id)}], head.seq >= from, !compared:
 			b.pending = 1
 		case out > 0:
 			out--

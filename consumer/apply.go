@@ -54,17 +54,21 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 	}
 	var all []candidate
 	for _, src := range v.sources() {
-		if !v.mayTake(src, l.key.t, l.key.id) {
+		from, ok := v.origin(src, l.key.t, l.key.id)
+		if !ok { // its object of this id is at home under another
 			continue
 		}
-		ev, _, err := l.cfg.Broker.NewestWith(ctx, schemas.Key{Source: src, Type: l.key.t, Token: l.key.id.Token()},
+		if !v.mayTake(src, l.key.t, from) {
+			continue
+		}
+		ev, _, err := l.cfg.Broker.NewestWith(ctx, schemas.Key{Source: src, Type: l.key.t, Token: from.Token()},
 			func(size int) error { return l.room(ctx, size) })
 		if errors.Is(err, broker.ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			l.event = schemas.Event{Source: src, Object: schemas.Object{Type: l.key.t, ID: l.key.id}}
-			l.setting = v.taker(src, l.key.t, l.key.id)
+			l.event = schemas.Event{Source: src, Object: schemas.Object{Type: l.key.t, ID: from}}
+			l.setting = v.taker(src, l.key.t, from)
 			return nil, terms{}, err
 		}
 		tm := v.terms(src, l.key.t, ev.Selected())
@@ -82,7 +86,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 	}
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
 	var owner schemas.Slug
-	if known && entry.State != broker.Removed {
+	if from, ok := v.origin(entry.Source, l.key.t, l.key.id); known && entry.State != broker.Removed && ok && from == entry.From() {
 		owner = entry.Source
 	}
 	var states []decide.Candidate
@@ -142,8 +146,8 @@ func (l *look) leftAlone(ctx context.Context, ev schemas.Event) {
 func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) decide.Situation {
 	ev := l.event
 	s := decide.Situation{Rights: tm.rights, Mode: tm.mode, TargetEdits: tm.edits, OtherVersions: !tm.crosses && v.otherRelease(ev.Source), Source: decide.Present, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
-		Ours: known && entry.Source == ev.Source, MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
-		Unfinished: entry.Policy != tm.policy || tm.values && !entry.Values || len(entry.Needs) > 0 || entry.Waits}
+		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
+		Unfinished: entry.Own != v.ownName(ev.Source, l.key.t, ev.Object.ID) || entry.Policy != tm.policy || tm.values && !entry.Values || len(entry.Needs) > 0 || entry.Waits}
 	if ev.Kind == schemas.Deleted {
 		s.Source = decide.Deleted
 	}
@@ -163,19 +167,19 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 }
 
 // left returns the digest of a body at the target as broker.Entry.Left holds it: n is
-// its normal form with all that can count, and policy and values are those of the record.
-// It is empty where there is no body.
-func (l *look) left(body []byte, n visualcron.Normal, policy schemas.ActivePolicy, values bool, secrets visualcron.SecretMode) (schemas.Digest, error) {
+// its normal form with all that can count, and e is what is on record or to be. It is
+// empty where there is no body.
+func (l *look) left(body []byte, n visualcron.Normal, e broker.Entry, secrets visualcron.SecretMode) (schemas.Digest, error) {
 	if body == nil {
 		return "", nil
 	}
-	if l.key.t == schemas.Variable && !values {
+	if l.key.t == schemas.Variable && !e.Values || len(e.LeftKept) > 0 {
 		var err error
-		if n, err = (visualcron.View{Secrets: secrets, Digest: l.cfg.Broker.Keys.Digest}).Normalize(l.key.t, body); err != nil {
+		if n, err = (visualcron.View{Secrets: secrets, Values: e.Values || l.key.t != schemas.Variable, Digest: l.cfg.Broker.Keys.Digest, Kept: e.LeftKept}).Normalize(l.key.t, body); err != nil {
 			return "", err
 		}
 	}
-	return n.Left(l.key.t, policy == schemas.Follow), nil
+	return n.Left(l.key.t, e.Policy == schemas.Follow), nil
 }
 
 // recordOf says how far vcsync and the object have come.
@@ -233,19 +237,20 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if err != nil {
 		return false, err
 	}
-	refs, err := visualcron.References(t, source)
+	own, ownName := v.ownOf(ev.Source, t, ev.Object.ID)
+	refs, err := references(t, source, own)
 	if err != nil {
 		return false, err
 	}
 	composition := visualcron.Composition{Policy: tm.policy, Values: tm.values, Secrets: can.Secrets,
-		Withholds: ev.Object.Withholds, Withheld: ev.Object.Withheld}
-	ours := known && entry.Source == ev.Source
+		Withholds: ev.Object.Withholds, Withheld: ev.Object.Withheld, Own: own}
+	ours := known && isOf(entry, ev.Source, ev.Object.ID)
 	if ours && !l.isSaidToBeThere(t, id) {
 		composition.Needs = entry.Needs
 	}
 	follows := tm.policy == schemas.Follow && visualcron.HasActive(t) // under the others a new object is inactive anyway
 	if follows {
-		if composition.Wait, err = l.lacksSecret(ctx, refs); err != nil {
+		if composition.Wait, err = l.lacksSecret(ctx, v, refs); err != nil {
 			return false, err
 		}
 	}
@@ -268,7 +273,8 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return n.Digest, err
 	}
 	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Digest: ev.Digest, Path: ev.Path(), Policy: tm.policy,
-		Values: tm.values, Needs: made.Needs, Waits: composition.Wait, LeftSecrets: string(can.Secrets)}
+		Values: tm.values, Needs: made.Needs, Waits: composition.Wait, SourceID: otherID(ev.Object.ID, id), Own: ownName,
+		LeftSecrets: string(can.Secrets), LeftKept: own.Kept}
 	tellsEdits := len(record.Needs) == 0 && !record.Waits // else somebody is to edit it there
 	sit.Target, sit.RemovesItself = decide.Absent, want.RemovesItself
 	var now visualcron.Normal
@@ -281,7 +287,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			sit.Target = decide.Equal
 		}
 	}
-	there, err := l.left(have, now, entry.Policy, entry.Values, can.Secrets)
+	there, err := l.left(have, now, entry, can.Secrets)
 	if err != nil {
 		return false, err
 	}
@@ -290,7 +296,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		if !tellsEdits {
 			return nil
 		}
-		record.Left, err = l.left(body, n, record.Policy, record.Values, can.Secrets)
+		record.Left, err = l.left(body, n, record, can.Secrets)
 		return err
 	}
 	switch d := decide.Decide(sit); d.Act {
@@ -318,7 +324,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return false, err
 	}
 	if follows {
-		if wait, err := l.lacksSecret(ctx, refs); err != nil || wait != composition.Wait {
+		if wait, err := l.lacksSecret(ctx, v, refs); err != nil || wait != composition.Wait {
 			return err == nil, err // it landed since, without its secret
 		}
 	}
@@ -357,7 +363,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		case sit.Edited: // it stays an edit where this write does not arrive
 			intent.Before = entry.Left
 		case have != nil:
-			if intent.Before, err = l.left(have, now, record.Policy, record.Values, can.Secrets); err != nil {
+			if intent.Before, err = l.left(have, now, record, can.Secrets); err != nil {
 				return false, err
 			}
 		}
@@ -409,7 +415,8 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms, sit decide.Situation) (stale bool, err error) {
 	ev := l.event
 	t, id := l.key.t, l.key.id
-	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Path: ev.Path(), Policy: tm.policy, State: broker.Removed}
+	record := broker.Entry{Type: t, ID: id, Source: ev.Source, Version: ev.Version, Path: ev.Path(), Policy: tm.policy, State: broker.Removed,
+		SourceID: otherID(ev.Object.ID, id)}
 	if waited, err := l.enter(); err != nil || waited {
 		return waited, err
 	}
@@ -425,7 +432,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		view := visualcron.View{Secrets: can.Secrets, Values: v.captured, Digest: l.cfg.Broker.Keys.Digest}
 		if now, err := view.Normalize(t, have); err == nil {
 			sit.BuiltIn, sit.RemovesItself, sit.AsLeft = now.BuiltIn, now.RemovesItself, now.Digest == entry.AtTarget
-			if there, err = l.left(have, now, entry.Policy, entry.Values, can.Secrets); err != nil {
+			if there, err = l.left(have, now, entry, can.Secrets); err != nil {
 				return false, err
 			}
 			sit.Edited = entry.Edited(there, string(can.Secrets))

@@ -119,6 +119,9 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 	if errors.Is(err, visualcron.ErrBody) {
 		return Verdict{Fate: Park, Class: "unreadable body", Fix: "look at the object on its servers"}
 	}
+	if errors.Is(err, visualcron.ErrOwn) {
+		return Verdict{Fate: Park, Class: "override", Fix: "correct the override in the sync setting"}
+	}
 	if errors.Is(err, broker.ErrKeyring) {
 		return Verdict{Fate: Park, Class: "sealed", Fix: "restore the keyring that belongs to this data folder"}
 	}

@@ -267,7 +267,12 @@ func (s *session) unreadable(ctx context.Context, set broker.StoredSetting, m je
 		_ = m.Ack() // comes again where it is lost
 		return
 	}
-	id, _ := key.Token.ID()
+	id, known := key.Token.ID()
+	if known {
+		view, _ := s.current()
+		id = view.home(key.Source, key.Type, id)
+		key.Token = id.Token()
+	}
 	v := Judge(schemas.ErrEvent, 0, 0)
 	err = s.parked.put(ctx, broker.Parked{Target: s.server.ID, Setting: set.ID, Source: key.Source, Type: key.Type, Token: key.Token, ID: id,
 		Class: v.Class, Reason: why.Error(), Fix: v.Fix, First: time.Now().UTC(), Last: time.Now().UTC(), Attempts: 1})

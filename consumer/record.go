@@ -70,7 +70,7 @@ func (l *look) put(ctx context.Context, e broker.Entry) error {
 // passBy notes that the version is left alone, and why, until something changes.
 func (l *look) passBy(ctx context.Context, why decide.Decision) error {
 	l.session.mu.Lock()
-	l.passedBy[l.key] = passed{l.event.Source, l.event.Version, why}
+	l.passedBy[l.key] = passed{l.event.Source, l.event.Object.ID, l.event.Version, why}
 	l.passes++
 	l.session.mu.Unlock()
 	return l.unpark(ctx)

@@ -91,7 +91,8 @@ func (e *errWait) Error() string {
 // missing returns an errWait where the object refers to others that exist at the
 // source, that a sync setting is to bring to this target, and that are not there
 // yet. What no setting brings is not waited for: which objects are synced is what
-// the settings say. Nor is what dangles at the source too.
+// the settings say. Nor is what dangles at the source too. References are by the ids at the
+// target.
 func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference) error {
 	var parents []objectKey
 	names := map[objectKey]string{}
@@ -103,10 +104,11 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 		if e, ok := l.ledger.Get(r.Type, r.ID); ok && owned(e) {
 			continue
 		}
-		if !v.mayTake(l.event.Source, r.Type, r.ID) {
+		from, ok := v.origin(l.event.Source, r.Type, r.ID)
+		if !ok || !v.mayTake(l.event.Source, r.Type, from) {
 			continue
 		}
-		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: l.event.Source, Type: r.Type, Token: r.ID.Token()})
+		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: l.event.Source, Type: r.Type, Token: from.Token()})
 		switch {
 		case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent):
 			continue
@@ -148,7 +150,7 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 // lacksSecret tells whether one of the objects referred to, or one that these refer
 // to, was written without a secret that it needs. Other jobs do not count: each has
 // its own flag.
-func (l *look) lacksSecret(ctx context.Context, refs []visualcron.Reference) (bool, error) {
+func (l *look) lacksSecret(ctx context.Context, v *view, refs []visualcron.Reference) (bool, error) {
 	seen := map[objectKey]bool{}
 	for len(refs) > 0 {
 		r := refs[0]
@@ -165,14 +167,15 @@ func (l *look) lacksSecret(ctx context.Context, refs []visualcron.Reference) (bo
 		case len(e.Needs) > 0 && !l.isSaidToBeThere(r.Type, r.ID):
 			return true, nil
 		}
-		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: e.Source, Type: r.Type, Token: r.ID.Token()})
+		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: e.Source, Type: r.Type, Token: e.From().Token()})
 		switch {
 		case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent), err == nil && ev.Kind == schemas.Deleted:
 			continue
 		case err != nil:
 			return false, err
 		}
-		more, err := visualcron.References(r.Type, ev.Object.Body)
+		own, _ := v.ownOf(e.Source, r.Type, e.From())
+		more, err := references(r.Type, ev.Object.Body, own)
 		if err != nil {
 			continue // it is parked itself because of that
 		}

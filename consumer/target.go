@@ -54,6 +54,7 @@ type view struct {
 	// (see visualcron.Release); empty and absent where it is not known.
 	release  string
 	releases map[schemas.Slug]string
+	own      differences
 }
 
 // otherRelease tells whether a source is of another VisualCron release than the target.
@@ -350,19 +351,20 @@ type session struct {
 	users baton
 }
 
-// passed is a version that was left alone.
+// passed is a version that was left alone, of an object by its id at the source.
 type passed struct {
 	source  schemas.Slug
+	id      schemas.ID
 	version schemas.Version
 	why     decide.Decision
 }
 
 // leftAlone tells why a version was left alone in this session.
-func (s *session) leftAlone(key objectKey, source schemas.Slug, version schemas.Version) (decide.Decision, bool) {
+func (s *session) leftAlone(key objectKey, source schemas.Slug, id schemas.ID, version schemas.Version) (decide.Decision, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	by, ok := s.passedBy[key]
-	return by.why, ok && by.source == source && by.version == version
+	return by.why, ok && by.source == source && by.id == id && by.version == version
 }
 
 // baton is held by one at a time, also over requests: who waits for it obeys a
@@ -580,6 +582,7 @@ func (s *session) sayGate(ctx context.Context) func(bool, error) {
 func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 	type follower struct {
 		rev  uint64
+		own  string
 		stop context.CancelFunc
 		done chan struct{}
 	}
@@ -590,7 +593,7 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 		for ctx.Err() == nil {
 			v, changed := s.current()
 			for id, f := range followers {
-				if v.settings[id].Revision != f.rev {
+				if v.settings[id].Revision != f.rev || v.signature(v.settings[id].Source) != f.own {
 					f.stop()
 					<-f.done
 					delete(followers, id)
@@ -601,7 +604,7 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 					continue
 				}
 				run, stop := context.WithCancel(ctx)
-				f := follower{set.Revision, stop, make(chan struct{})}
+				f := follower{set.Revision, v.signature(set.Source), stop, make(chan struct{})}
 				followers[id] = f
 				retryParked := !first
 				go func() {
@@ -771,7 +774,8 @@ func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstr
 			s.unreadable(ctx, set, m, err)
 			return
 		}
-		s.lanes.look(objectKey{head.Key.Type, head.ID}, m, nil, false)
+		v, _ := s.current()
+		s.lanes.look(objectKey{head.Key.Type, v.home(head.Key.Source, head.Key.Type, head.ID)}, m, nil, false)
 	}, jetstream.PullMaxMessages(256), jetstream.PullExpiry(15*time.Second), jetstream.PullHeartbeat(5*time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			if errors.Is(err, jetstream.ErrNoHeartbeat) { // it asks again by itself
@@ -804,19 +808,21 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 		})
 	}
 	status(func(st *SettingStatus) { st.State = "comparing" })
+	v, _ := s.current()
 	err := s.cfg.Broker.ScanState(ctx, cfg.FilterSubjects, func(n broker.Newest) {
 		if !set.Rights(n.Key.Type, n.Selected()).Use() {
 			return
 		}
-		e, ok := s.ledger.Get(n.Key.Type, n.ID)
+		key := objectKey{n.Key.Type, v.home(n.Key.Source, n.Key.Type, n.ID)}
+		e, ok := s.ledger.Get(key.t, key.id)
+		ours := ok && isOf(e, n.Key.Source, n.ID)
 		switch {
 		case !ok && n.Kind == schemas.Deleted: // never ours
 			return
-		case ok && e.Source == n.Key.Source && e.Version == n.Version && e.State != broker.Intent && (n.Kind == schemas.Deleted || e.Policy == set.Policy && (e.Values || n.Key.Type != schemas.Variable || !set.VariableValues)):
+		case ours && e.Version == n.Version && e.State != broker.Intent && (n.Kind == schemas.Deleted || e.Own == v.ownName(n.Key.Source, n.Key.Type, n.ID) && e.Policy == set.Policy && (e.Values || n.Key.Type != schemas.Variable || !set.VariableValues)):
 			return
 		}
-		key := objectKey{n.Key.Type, n.ID}
-		if _, left := s.leftAlone(key, n.Key.Source, n.Version); left && !retryParked {
+		if _, left := s.leftAlone(key, n.Key.Source, n.ID, n.Version); left && !retryParked {
 			return
 		}
 		s.lanes.look(key, nil, p, retryParked)

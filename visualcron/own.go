@@ -141,8 +141,8 @@ func (f *form) checkPatch(t schemas.Type, r *rule, at []string, n *node) error {
 	return nil
 }
 
-// merge applies a merge patch as RFC 7396 says and notes the places that it replaced or
-// took out: nothing that was known of what stood below them holds any more.
+// merge applies a merge patch as RFC 7396 says and notes the places that it replaced:
+// nothing that was known of what stood below them holds any more.
 func merge(n, patch *node, at string, replaced *[]string) *node {
 	if patch.kind != '{' {
 		*replaced = append(*replaced, at)
@@ -155,7 +155,6 @@ func merge(n, patch *node, at string, replaced *[]string) *node {
 	for _, m := range patch.members {
 		place := pointer(at, m.name)
 		if m.value.kind == 'n' {
-			*replaced = append(*replaced, place)
 			n.members = slices.DeleteFunc(n.members, func(x member) bool { return x.name == m.name })
 			continue
 		}
@@ -185,6 +184,23 @@ func (o Own) prepare(t schemas.Type, f *form, s *node) (*node, []string, error) 
 		s = merge(s, patch, "", &replaced)
 	}
 	return s, replaced, nil
+}
+
+// Apply returns a source's body as it is for the target, before anything of the target's
+// is carried into it. The error wraps ErrBody or ErrOwn.
+func (o Own) Apply(t schemas.Type, source []byte) ([]byte, error) {
+	f := forms[t]
+	if f == nil {
+		return source, nil
+	}
+	n, err := parse(source)
+	if err != nil {
+		return nil, err
+	}
+	if n, _, err = o.prepare(t, f, n); err != nil {
+		return nil, err
+	}
+	return n.append(nil), nil
 }
 
 // rewrite replaces the object's own id and every reference by those of the target, in

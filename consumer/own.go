@@ -1,0 +1,183 @@
+package consumer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+// differences says how the target of a view differs on purpose from each source. It is
+// made from the settings at first use and never changes.
+type differences struct {
+	once sync.Once
+	by   map[schemas.Slug]*differs
+}
+
+// differs is what the settings of one source together say.
+type differs struct {
+	kept      map[objectKey][]string         // by the source's id, "" for all of the type
+	patches   map[objectKey][]jsontext.Value // the same
+	home      map[objectKey]schemas.ID       // by the source's id
+	origin    map[objectKey]schemas.ID       // by the target's
+	signature string                         // of all of it, "" for none
+
+	mu    sync.Mutex
+	names map[objectKey]string // of what differs for an object, or for all of a type
+}
+
+// differs returns how objects of a source differ at the target, nil for not at all.
+func (v *view) differs(source schemas.Slug) *differs {
+	v.own.once.Do(func() {
+		v.own.by = map[schemas.Slug]*differs{}
+		for _, sid := range slices.Sorted(maps.Keys(v.settings)) {
+			s := v.settings[sid]
+			if len(s.Kept)+len(s.Overrides)+len(s.Pins) == 0 {
+				continue
+			}
+			d := v.own.by[s.Source]
+			if d == nil {
+				d = &differs{kept: map[objectKey][]string{}, patches: map[objectKey][]jsontext.Value{}, home: map[objectKey]schemas.ID{}, origin: map[objectKey]schemas.ID{},
+					names: map[objectKey]string{}}
+				v.own.by[s.Source] = d
+			}
+			for _, k := range s.Kept {
+				key := objectKey{k.Type, k.ID}
+				d.kept[key] = append(d.kept[key], k.Pointer)
+			}
+			for _, o := range s.Overrides {
+				key := objectKey{o.Type, o.ID}
+				d.patches[key] = append(d.patches[key], o.Patch)
+			}
+			for _, p := range s.Pins { // control refuses contradictions; here the first one stands
+				from, to := objectKey{p.Type, p.Source}, objectKey{p.Type, p.Target}
+				if d.home[from] == "" && d.origin[to] == "" {
+					d.home[from], d.origin[to] = p.Target, p.Source
+				}
+			}
+			part, _ := json.Marshal([]any{s.Kept, s.Overrides, s.Pins}, json.Deterministic(true)) // parsed from JSON
+			d.signature = signatureOf(d.signature, string(part))
+		}
+	})
+	return v.own.by[source]
+}
+
+// signature names all that differs from a source, "" for nothing.
+func (v *view) signature(source schemas.Slug) string {
+	if d := v.differs(source); d != nil {
+		return d.signature
+	}
+	return ""
+}
+
+func signatureOf(parts ...string) string {
+	h := sha256.Sum256([]byte(strings.Join(parts, "\n")))
+	return hex.EncodeToString(h[:8])
+}
+
+// home returns the id that an object of a source has at the target. Lanes, the ledger
+// and parked records go by it; what comes from the source goes by the source's.
+func (v *view) home(source schemas.Slug, t schemas.Type, id schemas.ID) schemas.ID {
+	if d := v.differs(source); d != nil {
+		if to, ok := d.home[objectKey{t, id}]; ok {
+			return to
+		}
+	}
+	return id
+}
+
+// origin returns the id that the object of a source has there which is at home under an
+// id of the target; false where none is.
+func (v *view) origin(source schemas.Slug, t schemas.Type, id schemas.ID) (schemas.ID, bool) {
+	d := v.differs(source)
+	if d == nil {
+		return id, true
+	}
+	if from, ok := d.origin[objectKey{t, id}]; ok {
+		return from, true
+	}
+	_, away := d.home[objectKey{t, id}]
+	return id, !away
+}
+
+// housed tells whether an object of a source has a home at the target: one whose id
+// another object is pinned to has none.
+func (v *view) housed(source schemas.Slug, t schemas.Type, id schemas.ID) bool {
+	from, ok := v.origin(source, t, v.home(source, t, id))
+	return ok && from == id
+}
+
+// ownOf returns how an object of a source, by its id there, differs at the target on
+// purpose, and the name of that for the ledger: "" for not at all.
+func (v *view) ownOf(source schemas.Slug, t schemas.Type, id schemas.ID) (visualcron.Own, string) {
+	d := v.differs(source)
+	if d == nil {
+		return visualcron.Own{}, ""
+	}
+	all, one := objectKey{t, ""}, objectKey{t, id}
+	own := visualcron.Own{Kept: slices.Concat(d.kept[all], d.kept[one]), Patches: slices.Concat(d.patches[all], d.patches[one])}
+	if len(d.home) > 0 {
+		own.IDs = func(t schemas.Type, id schemas.ID) schemas.ID { return v.home(source, t, id) }
+	}
+	if own.IsZero() {
+		return own, ""
+	}
+	key := all
+	if len(d.kept[one])+len(d.patches[one]) > 0 {
+		key = one
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name, ok := d.names[key]
+	if !ok {
+		var pins []string
+		for from, to := range d.home {
+			pins = append(pins, string(from.t)+" "+string(from.id)+" "+string(to))
+		}
+		slices.Sort(pins)
+		part, _ := json.Marshal([]any{own.Kept, own.Patches, pins})
+		name = signatureOf(string(part))
+		d.names[key] = name
+	}
+	return own, name
+}
+
+// ownName is the name alone.
+func (v *view) ownName(source schemas.Slug, t schemas.Type, id schemas.ID) string {
+	_, name := v.ownOf(source, t, id)
+	return name
+}
+
+// otherID returns the source's id for a ledger entry, "" where it is the target's too.
+func otherID(from, here schemas.ID) schemas.ID {
+	if from == here {
+		return ""
+	}
+	return from
+}
+
+// isOf tells whether an entry is about that object of a source.
+func isOf(e broker.Entry, source schemas.Slug, id schemas.ID) bool {
+	return e.Source == source && e.From() == id
+}
+
+// references returns what a body of a source refers to as it is made for the target, by
+// the ids there.
+func references(t schemas.Type, source []byte, own visualcron.Own) ([]visualcron.Reference, error) {
+	if !own.IsZero() {
+		var err error
+		if source, err = own.Apply(t, source); err != nil {
+			return nil, err
+		}
+	}
+	return visualcron.References(t, source)
+}
