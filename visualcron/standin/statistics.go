@@ -3,6 +3,7 @@ package standin
 import (
 	"context"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +56,19 @@ func (s *Server) MoveStatistics(n int) int {
 		}
 	}
 	return moved
+}
+
+// Fire is a tick of the schedule at which every active job that is not built in is due:
+// it runs once. It returns who did, by their ids, sorted.
+func (s *Server) Fire() []schemas.ID {
+	var fired []schemas.ID
+	for _, job := range s.Objects(schemas.Job) {
+		if !IsBuiltin(schemas.Job, job.ID) && s.runOnce(job.ID) {
+			fired = append(fired, job.ID)
+		}
+	}
+	slices.Sort(fired)
+	return fired
 }
 
 // runOnce changes fields that docs/visualcron.md lists as volatile, and no other.
