@@ -34,6 +34,9 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 	if err := s.relearnForeign(ctx); err != nil {
 		return info, &degraded{classBroker, err.Error()}
 	}
+	knew := s.knows()
+	began := map[schemas.Type]time.Time{}
+	s.torn = map[schemas.Type]bool{}
 	gone := map[schemas.Type][]schemas.ID{}
 	listedAt := map[schemas.Type]time.Time{}
 	var failed typesFailed
@@ -49,6 +52,7 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		if why := s.resting(t); why != nil {
 			err = why
 		} else if can.List {
+			began[t] = time.Now()
 			gone[t], err = s.pollType(ctx, t)
 			listedAt[t] = time.Now()
 		} else {
@@ -86,6 +90,14 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		if err := s.deleteGone(ctx, t, ids); err != nil {
 			return info, err
 		}
+		if s.torn[t] {
+			continue // it is listed again at once
+		}
+		s.mu.Lock()
+		ts := s.status.Types[t]
+		ts.Began, ts.Revision = began[t], knew
+		s.status.Types[t] = ts
+		s.mu.Unlock()
 	}
 	if failed.first != nil {
 		return info, &failed
@@ -393,6 +405,7 @@ func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.C
 			if err := s.relearn(ctx, e.Key(), id); err != nil {
 				return &degraded{classBroker, err.Error()}
 			}
+			s.torn[t] = true
 			s.hint(t)
 		case err == nil:
 			refused(changes[i], st.Err)

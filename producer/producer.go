@@ -34,8 +34,8 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Manager captures the servers that are the source of an active sync setting: all
-// of them, or its share of them where other processes run one too. Of two processes
+// Manager captures the servers that are the source of an active sync setting, or of a
+// run that is not over: all of them, or its share of them where other processes run one too. Of two processes
 // one captures a source, and the other stands by.
 type Manager struct {
 	cfg   Config
@@ -106,11 +106,23 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	want := map[schemas.Slug]wanted{}
 	types := map[schemas.Slug]map[schemas.Type]bool{}
 	values := map[schemas.Slug]bool{}
-	for _, s := range snap.Settings {
-		if !s.Active {
-			continue
+	asked := map[schemas.Slug]uint64{} // the newest run that waits for a listing, by source
+	for id, s := range snap.Settings {
+		wants := map[schemas.Type]bool{}
+		if s.Active {
+			for _, t := range s.TakenTypes() {
+				wants[t] = true
+			}
 		}
-		for _, t := range s.TakenTypes() {
+		if r, ok := snap.Runs[id]; ok && !r.Phase.Over() { // also of a setting that is off
+			for _, t := range r.Scope.TypesOf(s.Setting) {
+				wants[t] = true
+			}
+			if r.Phase == broker.RunCapture {
+				asked[s.Source] = max(asked[s.Source], r.Revision)
+			}
+		}
+		for t := range wants {
 			if visualcron.Supported(t) {
 				if types[s.Source] == nil {
 					types[s.Source] = map[schemas.Type]bool{}
@@ -118,7 +130,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 				types[s.Source][t] = true
 			}
 		}
-		values[s.Source] = values[s.Source] || s.VariableValues
+		values[s.Source] = values[s.Source] || s.VariableValues && len(wants) > 0
 	}
 	for id, ts := range types {
 		if m.cfg.Only != nil && !slices.Contains(m.cfg.Only, id) {
@@ -161,7 +173,8 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(want)) {
-		if m.sources[id] != nil {
+		if r := m.sources[id]; r != nil {
+			r.src.know(snap.Revision, asked[id])
 			continue
 		}
 		w := want[id]
@@ -172,6 +185,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		run, stop := context.WithCancel(ctx)
 		r := &running{src: newSource(m.cfg, m.share, w.server, ts, w.values), want: w, stop: stop, done: make(chan struct{})}
 		m.sources[id] = r
+		r.src.know(snap.Revision, asked[id])
 		go func() {
 			defer close(r.done)
 			defer m.listen(run, id, r.src)()

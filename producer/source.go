@@ -114,15 +114,20 @@ type source struct {
 	// modes holds how secrets were given when the types were listed last.
 	modes map[schemas.Type]visualcron.SecretMode
 	paces map[schemas.Type]pace
+	// torn holds the types of which the running poll could not publish everything.
+	torn map[schemas.Type]bool
 
 	echo    echo
 	foreign foreign
 
 	mu     sync.Mutex
 	status Status
-	dirty  map[schemas.Type]bool
-	said   time.Time
-	wake   chan struct{}
+	// config is the newest revision of the settings that is known, asked that of the
+	// newest run for which a listing was made immediate.
+	config, asked uint64
+	dirty         map[schemas.Type]bool
+	said          time.Time
+	wake          chan struct{}
 }
 
 func newSource(cfg Config, share *broker.Share, server schemas.Server, types []schemas.Type, values bool) *source {
@@ -164,6 +169,27 @@ func (s *source) hint(t schemas.Type) {
 }
 
 func (s *source) pokeAll() { s.hint("") }
+
+// know takes in how new the settings are that this source is captured under, and
+// which run, by its revision, waits for a listing that began later. Such a listing is
+// immediate, unless the server refuses the account: more logons could lock it.
+func (s *source) know(config, asked uint64) {
+	s.mu.Lock()
+	news := asked > s.asked
+	s.config, s.asked = max(s.config, config), max(s.asked, asked)
+	refused := s.status.State == Degraded && !s.status.Partly && s.status.Class == string(visualcron.Unauthorized)
+	s.mu.Unlock()
+	if news && !refused {
+		s.pokeAll()
+	}
+}
+
+// knows returns the newest revision of the settings that is known.
+func (s *source) knows() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.config
+}
 
 // takeDirty returns the hinted types in the order of applying, or all of them.
 func (s *source) takeDirty(all bool) []schemas.Type {
