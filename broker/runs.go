@@ -203,15 +203,17 @@ const (
 type PlanEntry struct {
 	Type schemas.Type `json:"type"`
 	// ID is the object's at the source, TargetID that at the target where a pin makes it
-	// another; empty where it is the same.
+	// another; empty where it is the same. Of what is only at the target, ID is that.
 	ID       schemas.ID `json:"id"`
 	TargetID schemas.ID `json:"targetId,omitzero"`
 	Name     string     `json:"name,omitzero"`
 	Group    string     `json:"group,omitzero"`
 	// Difference is what was found, Act what is to be done about it: a word of
-	// decide.Act. Reason is a short word for why, Why a sentence for people.
+	// decide.Act. Would is what a hold, a wait or a park keeps from being done. Reason is
+	// a short word for why, Why a sentence for people.
 	Difference Difference `json:"difference"`
 	Act        string     `json:"act"`
+	Would      string     `json:"would,omitzero"`
 	Reason     string     `json:"reason,omitzero"`
 	Why        string     `json:"why,omitzero"`
 	// Fields names what differs, at most 8.

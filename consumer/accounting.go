@@ -300,7 +300,7 @@ func (a *accounts) doubtful() bool {
 // draw draws up the accounts of all settings.
 func (a *accounts) draw(ctx context.Context) (map[schemas.Slug]*Accounting, error) {
 	v, _ := a.s.current()
-	sources := v.sources()
+	sources := v.sources(nil)
 	for _, src := range sources {
 		if a.histories[src] == nil {
 			a.histories[src], a.done[src] = a.s.cfg.histories.take(a.s.cfg.Broker, src)
@@ -398,7 +398,7 @@ func (a *accounts) isLeft(v *view, set broker.StoredSetting, key objectKey, head
 		return false
 	}
 	e, known := a.s.ledger.Get(key.t, key.id)
-	return known && owned(e) && e.Source == set.Source && !v.terms(set.Source, key.t, head.selected(key.id)).rights.Use()
+	return known && owned(e) && e.Source == set.Source && !v.terms(set.Source, key.t, head.selected(key.id), nil).rights.Use()
 }
 
 // accountOf returns the last account of a setting.
@@ -485,7 +485,7 @@ func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head 
 	home := objectKey{key.t, v.home(source, key.t, key.id)}
 	rights := schemas.Rights{New: true, Updated: true, Deleted: true}
 	if known { // finding out costs something, and of what is new here it does not matter
-		rights = v.terms(source, key.t, head.selected(key.id)).rights
+		rights = v.terms(source, key.t, head.selected(key.id), nil).rights
 	}
 	if source == s.server.ID || slices.Contains(head.path, s.server.ID) {
 		return true // G8: it came from here
@@ -508,13 +508,13 @@ func (a *accounts) isOthers(v *view, source schemas.Slug, key objectKey, head ca
 	same := func(from schemas.Slug) (capturedHead, bool) {
 		h := a.histories[from]
 		id, housed := v.origin(from, home.t, home.id)
-		if h == nil || from == source || !housed || !v.mayTake(from, key.t, id) {
+		if h == nil || from == source || !housed || !v.mayTake(from, key.t, id, nil) {
 			return capturedHead{}, false
 		}
 		h.mu.RLock()
 		defer h.mu.RUnlock()
 		owner, ok := h.by[objectKey{key.t, id}]
-		return owner, ok && v.terms(from, key.t, owner.selected(id)).rights.Use() && !owner.deleted && !slices.Contains(owner.path, a.s.server.ID) && owner.digest == head.digest
+		return owner, ok && v.terms(from, key.t, owner.selected(id), nil).rights.Use() && !owner.deleted && !slices.Contains(owner.path, a.s.server.ID) && owner.digest == head.digest
 	}
 	if known && e.State != broker.Removed {
 		if _, ok := same(e.Source); ok {

@@ -24,9 +24,14 @@ func (l *look) apply(ctx context.Context) error {
 		l.session.mu.Lock()
 		delete(l.passedBy, l.key) // found out anew
 		l.session.mu.Unlock()
+		l.take(v)
 		ev, tm, err := l.choose(ctx, v)
 		if err != nil {
 			return err
+		}
+		if l.grant != nil && !l.grant.fits(ev) {
+			l.refuse(broker.OutcomeSource, "") // G14
+			continue
 		}
 		if ev == nil { // no setting takes it from anybody, so nothing waits here either
 			return l.unpark(ctx)
@@ -53,12 +58,12 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 		terms terms
 	}
 	var all []candidate
-	for _, src := range v.sources() {
+	for _, src := range v.sources(l.run) {
 		from, ok := v.origin(src, l.key.t, l.key.id)
 		if !ok { // its object of this id is at home under another
 			continue
 		}
-		if !v.mayTake(src, l.key.t, from) {
+		if !v.mayTake(src, l.key.t, from, l.run) {
 			continue
 		}
 		ev, _, err := l.cfg.Broker.NewestWith(ctx, schemas.Key{Source: src, Type: l.key.t, Token: from.Token()},
@@ -71,9 +76,11 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 			l.setting = v.taker(src, l.key.t, from)
 			return nil, terms{}, err
 		}
-		tm := v.terms(src, l.key.t, ev.Selected())
+		tm := v.terms(src, l.key.t, ev.Selected(), l.run)
 		if !tm.rights.Use() {
-			l.leftAlone(ctx, ev)
+			if l.shown == nil {
+				l.leftAlone(ctx, ev)
+			}
 			continue
 		}
 		if slices.Contains(ev.Path(), l.server.ID) {
@@ -121,9 +128,9 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 func (l *look) applyUnder(ctx context.Context, v *view, tm terms) (stale bool, err error) {
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
 	sit := l.situation(entry, known, v, tm)
-	d := decide.Decide(sit)
+	d := l.decide(sit)
 	switch {
-	case d.Act != decide.Look:
+	case d.Act != decide.Look && l.shown == nil:
 		return l.leave(ctx, v, d, sit)
 	case sit.Source == decide.Deleted:
 		return l.remove(ctx, v, entry, tm, sit)
@@ -145,9 +152,10 @@ func (l *look) leftAlone(ctx context.Context, ev schemas.Event) {
 // situation is what is known of the object before the target is asked.
 func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) decide.Situation {
 	ev := l.event
-	s := decide.Situation{Rights: tm.rights, Mode: tm.mode, TargetEdits: tm.edits, OtherVersions: !tm.crosses && v.otherRelease(ev.Source), Source: decide.Present, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
+	s := decide.Situation{Occasion: l.occasion, Approved: l.grant != nil, Rights: tm.rights, Mode: tm.mode, Drift: tm.drift(), TargetEdits: tm.edits,
+		OtherVersions: !tm.crosses && v.otherRelease(ev.Source), Source: decide.Present, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
 		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
-		Unfinished: entry.Own != v.ownName(ev.Source, l.key.t, ev.Object.ID) || entry.Policy != tm.policy || tm.values && !entry.Values || len(entry.Needs) > 0 || entry.Waits}
+		Unfinished: v.unfinished(entry, ev.Object.ID, tm)}
 	if ev.Kind == schemas.Deleted {
 		s.Source = decide.Deleted
 	}
@@ -180,6 +188,12 @@ func (l *look) left(body []byte, n visualcron.Normal, e broker.Entry, secrets vi
 		}
 	}
 	return n.Left(l.key.t, e.Policy == schemas.Follow), nil
+}
+
+// unfinished tells whether a version on record was dealt with under other terms, or is to
+// be completed.
+func (v *view) unfinished(e broker.Entry, from schemas.ID, tm terms) bool {
+	return e.Own != v.ownName(e.Source, e.Type, from) || e.Policy != tm.policy || tm.values && !e.Values || len(e.Needs) > 0 || e.Waits
 }
 
 // recordOf says how far vcsync and the object have come.
@@ -299,7 +313,11 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		record.Left, err = l.left(body, n, record, can.Secrets)
 		return err
 	}
-	switch d := decide.Decide(sit); d.Act {
+	d := l.decide(sit)
+	if done, stale := l.weigh(d, sit, want, now, have); done || stale {
+		return stale, nil
+	}
+	switch d.Act {
 	case decide.Add, decide.Update:
 	case decide.Adopt:
 		record.State = broker.Adopted
@@ -427,10 +445,11 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	can, asked := l.capability(t)
 	sit.Target = decide.Absent
 	var there schemas.Digest // made as entry.Left is
+	var now visualcron.Normal
 	if have != nil {
 		sit.Target = decide.Different
 		view := visualcron.View{Secrets: can.Secrets, Values: v.captured, Digest: l.cfg.Broker.Keys.Digest}
-		if now, err := view.Normalize(t, have); err == nil {
+		if now, err = view.Normalize(t, have); err == nil {
 			sit.BuiltIn, sit.RemovesItself, sit.AsLeft = now.BuiltIn, now.RemovesItself, now.Digest == entry.AtTarget
 			if there, err = l.left(have, now, entry, can.Secrets); err != nil {
 				return false, err
@@ -438,7 +457,11 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 			sit.Edited = entry.Edited(there, string(can.Secrets))
 		}
 	}
-	switch d := decide.Decide(sit); d.Act {
+	d := l.decide(sit)
+	if done, stale := l.weigh(d, sit, visualcron.Normal{}, now, have); done || stale {
+		return stale, nil
+	}
+	switch d.Act {
 	case decide.Delete:
 	case decide.Adopt:
 		return false, l.record(ctx, record)

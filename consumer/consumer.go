@@ -39,8 +39,8 @@ type Config struct {
 	histories *histories // of New
 }
 
-// Manager applies the active sync settings to their targets: to all of them, or to
-// its share of them where other processes run one too.
+// Manager applies the active sync settings, and the runs of all, to their targets: to all
+// of them, or to its share of them where other processes run one too.
 type Manager struct {
 	cfg   Config
 	share *broker.Share
@@ -101,21 +101,27 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	views := map[schemas.Slug]*view{}
 	sources, captured := map[schemas.Slug]bool{}, map[schemas.Slug]bool{}
+	runs := func(s broker.StoredSetting) bool { r, ok := snap.Runs[s.ID]; return ok && !r.Phase.Over() }
 	for _, s := range snap.Settings {
-		if s.Active {
+		if s.Active || runs(s) {
 			sources[s.Source] = true
 			captured[s.Source] = captured[s.Source] || s.VariableValues
 		}
 	}
 	for id, s := range snap.Settings {
-		if _, ok := snap.Servers[s.Target]; !ok || !s.Active {
+		if _, ok := snap.Servers[s.Target]; !ok || !s.Active && !runs(s) {
 			continue
 		}
 		if views[s.Target] == nil {
-			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, isSource: sources[s.Target], captured: captured[s.Target],
+			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, isSource: sources[s.Target], captured: captured[s.Target],
 				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}}
 		}
-		views[s.Target].settings[id] = s
+		if s.Active {
+			views[s.Target].settings[id] = s
+		}
+		if runs(s) { // also of a setting that is off
+			views[s.Target].runs[id] = running{snap.Runs[id], s}
+		}
 		views[s.Target].releases[s.Source] = visualcron.Release(snap.Versions[s.Source])
 	}
 	m.mu.Lock()

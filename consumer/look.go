@@ -70,6 +70,7 @@ func (s *session) work(ctx context.Context, ln *lane) {
 		s.dealtWith(ln.key)
 		parked = l.wasParked
 	}
+	l.fulfil(err)
 	for _, m := range msgs {
 		// The effect is confirmed and on record, or the parking is; a lost
 		// acknowledgement brings the message again, and the ledger knows.
@@ -93,6 +94,7 @@ type look struct {
 	event     schemas.Event
 	setting   schemas.Slug
 	hand      broker.Parked // the record that a person or the clock asks to try again
+	wants                   // what a run or an audit wants of it
 	secrets   []string      // of the event's body, never to be shown
 	roomy     func()        // gives back the room of a large body; nil where none was taken
 }

@@ -39,8 +39,14 @@ type differs struct {
 func (v *view) differs(source schemas.Slug) *differs {
 	v.own.once.Do(func() {
 		v.own.by = map[schemas.Slug]*differs{}
-		for _, sid := range slices.Sorted(maps.Keys(v.settings)) {
-			s := v.settings[sid]
+		all := maps.Clone(v.settings)
+		for sid, r := range v.runs { // a run needs them also where its setting is off
+			if _, ok := all[sid]; !ok {
+				all[sid] = r.set
+			}
+		}
+		for _, sid := range slices.Sorted(maps.Keys(all)) {
+			s := all[sid]
 			if len(s.Kept)+len(s.Overrides)+len(s.Pins) == 0 {
 				continue
 			}

@@ -58,6 +58,7 @@ func (l *look) whyWithout() string {
 }
 
 func (l *look) put(ctx context.Context, e broker.Entry) error {
+	l.recorded = e.State != broker.Intent
 	e.At = time.Now().UTC()
 	before, _ := l.ledger.Get(e.Type, e.ID) // a lane has one look at a time, so nobody else moves it
 	e = e.Counted(before)

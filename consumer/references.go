@@ -105,7 +105,7 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 			continue
 		}
 		from, ok := v.origin(l.event.Source, r.Type, r.ID)
-		if !ok || !v.mayTake(l.event.Source, r.Type, from) {
+		if !ok || !v.mayTake(l.event.Source, r.Type, from, l.run) {
 			continue
 		}
 		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: l.event.Source, Type: r.Type, Token: from.Token()})
@@ -114,7 +114,7 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 			continue
 		case err != nil:
 			return err
-		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID), !v.terms(l.event.Source, r.Type, ev.Selected()).rights.New:
+		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID), !v.terms(l.event.Source, r.Type, ev.Selected(), l.run).rights.New:
 			continue
 		}
 		req, cancel := l.deadline(ctx)

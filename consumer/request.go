@@ -14,7 +14,7 @@ import (
 // enter waits at the target's gate. It returns true where it had to wait, so that
 // the newest state is read again.
 func (l *look) enter() (waited bool, err error) {
-	if l.entered {
+	if l.entered || l.shown != nil {
 		return false, nil
 	}
 	waited, err = l.gate.enter(l.soft)
@@ -26,6 +26,9 @@ func (l *look) enter() (waited bool, err error) {
 // try begins with it: an earlier write whose outcome is open may have landed, and
 // is given the time to.
 func (l *look) read(ctx context.Context) ([]byte, error) {
+	if l.shown != nil && !l.unlisted {
+		return l.listed, nil
+	}
 	if err := l.waitLanded(ctx, l.key); err != nil {
 		return nil, err
 	}

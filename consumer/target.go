@@ -44,7 +44,10 @@ const (
 // view is what the settings say of one target; it is replaced as a whole, so that
 // a plan can tell whether it was made under the settings that are in force (G13).
 type view struct {
+	// settings are the active ones.
 	settings map[schemas.Slug]broker.StoredSetting
+	// runs are those that are not over, by setting, also of settings that are off.
+	runs map[schemas.Slug]running
 	// isSource tells that the target is a source too: its producer has to recognise
 	// what vcsync wrote there.
 	isSource bool
@@ -61,6 +64,12 @@ type view struct {
 // What is not known is not held against it.
 func (v *view) otherRelease(source schemas.Slug) bool {
 	return v.release != "" && v.releases[source] != "" && v.release != v.releases[source]
+}
+
+// running is a run with its setting.
+type running struct {
+	run broker.StoredRun
+	set broker.StoredSetting
 }
 
 // terms are what all settings of a view together say of one object of a source. Where
@@ -82,18 +91,28 @@ type terms struct {
 	setting schemas.Slug
 }
 
-// terms returns what the settings take of an object of a source.
-func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected) terms {
+// terms returns what the settings take of an object of a source, and with them the
+// setting of a run that looks at it, whether or not that is active.
+func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, also *running) terms {
 	var out terms
 	modes := map[schemas.Mode]int{schemas.Automatic: 1, schemas.Approve: 2, schemas.ReportOnly: 3}
 	edits := map[schemas.TargetEdits]int{schemas.OverwriteEdits: 1, schemas.KeepEdits: 2, schemas.ParkEdits: 3}
 	rank := map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
-	for _, sid := range slices.Sorted(maps.Keys(v.settings)) {
+	for _, sid := range v.names(also) {
 		s := v.settings[sid]
+		if also != nil && sid == also.set.ID {
+			if s = also.set; s.Mode == schemas.Approve {
+				s.Mode = schemas.Automatic // a person sees the plan, and approves it
+			}
+		}
 		if s.Source != source {
 			continue
 		}
-		if x := s.Rights(t, o); x.Use() {
+		x := s.Rights(t, o)
+		if also != nil && sid == also.set.ID && also.run.Scope.Dependencies && !also.run.Scope.Takes(t, o.ID) {
+			x.New = true // the plan holds it only where something in scope needs it
+		}
+		if x.Use() {
 			switch {
 			case out.setting == "" || modes[s.Mode] < modes[out.mode]:
 				out = terms{setting: sid, mode: s.Mode, edits: s.TargetEdits, heals: true, crosses: true}
@@ -115,6 +134,24 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected) te
 	return out
 }
 
+// drift says what becomes of drift.
+func (t terms) drift() schemas.Drift {
+	if t.heals {
+		return schemas.DriftHeal
+	}
+	return schemas.DriftReport
+}
+
+// names returns the names of the settings, and of that of a run.
+func (v *view) names(also *running) []schemas.Slug {
+	names := slices.Collect(maps.Keys(v.settings))
+	if also != nil && !slices.Contains(names, also.set.ID) {
+		names = append(names, also.set.ID)
+	}
+	slices.Sort(names)
+	return names
+}
+
 // taker returns the first setting that takes the object with that id from a source, or
 // would if it were called otherwise.
 func (v *view) taker(source schemas.Slug, t schemas.Type, id schemas.ID) schemas.Slug {
@@ -128,7 +165,10 @@ func (v *view) taker(source schemas.Slug, t schemas.Type, id schemas.ID) schemas
 
 // mayTake tells whether the settings take the object with that id from a source, or
 // would if it were called otherwise.
-func (v *view) mayTake(source schemas.Slug, t schemas.Type, id schemas.ID) bool {
+func (v *view) mayTake(source schemas.Slug, t schemas.Type, id schemas.ID, also *running) bool {
+	if also != nil && also.set.Source == source && (also.set.MayTake(t, id) || also.run.Scope.Dependencies) {
+		return true
+	}
 	for _, s := range v.settings {
 		if s.Source == source && s.MayTake(t, id) {
 			return true
@@ -137,9 +177,12 @@ func (v *view) mayTake(source schemas.Slug, t schemas.Type, id schemas.ID) bool 
 	return false
 }
 
-// sources returns the sources of the view, by name.
-func (v *view) sources() []schemas.Slug {
+// sources returns the sources of the view, and of a run, by name.
+func (v *view) sources(also *running) []schemas.Slug {
 	set := map[schemas.Slug]bool{}
+	if also != nil {
+		set[also.set.Source] = true
+	}
 	for _, s := range v.settings {
 		set[s.Source] = true
 	}
@@ -337,6 +380,9 @@ type session struct {
 	// why, so that the target is not asked about them again and again.
 	passedBy map[objectKey]passed
 	passes   uint64 // counts what was put there
+	// wishes are what runs and audits want of objects beside what the live path does.
+	wishes map[objectKey]*wish
+	drift  driftKeeper
 	// comparedAt holds the revisions of the settings that were compared in this session.
 	comparedAt map[schemas.Slug]uint64
 	// unserved holds the settings whose durable consumer does not bring what they take:
@@ -346,6 +392,8 @@ type session struct {
 	// big is held while a body of many megabytes is worked on: each takes many times
 	// its size.
 	big baton
+	// listing is held while the target is listed.
+	listing baton
 	// users is held while something is done that may leave a target without an
 	// administrator.
 	users baton
@@ -446,7 +494,8 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	}
 	defer ledger.Close()
 	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
-		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{}, unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1)}
+		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{},
+		wishes: map[objectKey]*wish{}, listing: make(baton, 1), unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1)}
 	s.gate = newGate(s.probe, s.sayGate(ctx))
 	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
 	t.mu.Lock()
@@ -479,6 +528,8 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 		})
 	}
 	wg.Go(func() { s.account(ctx) })
+	wg.Go(func() { s.attendRuns(soft) })
+	wg.Go(func() { s.audits(soft) })
 	s.follow(soft, &wg)
 	<-soft.Done()
 	// A write that is under way is let finish and be recorded, for a while.
@@ -574,6 +625,7 @@ func (s *session) sayGate(ctx context.Context) func(bool, error) {
 		} else {
 			s.log.InfoContext(ctx, "target is back", "after", time.Since(since).Round(time.Second))
 			since = time.Time{}
+			s.drift.ask(auditReconnect)
 		}
 	}
 }

@@ -75,7 +75,7 @@ type AccountingReport struct {
 	Superseded  uint64    `json:"superseded" doc:"Overtaken by a newer version before their turn came."`
 	Filtered    uint64    `json:"filtered" doc:"Newest versions that the settings do not take."`
 	Parked      uint64    `json:"parked" doc:"Newest versions that are parked, discarded ones too."`
-	Held        uint64    `json:"held" doc:"Deletions that wait at the source."`
+	Held        uint64    `json:"held" doc:"What a setting's mode keeps back, and deletions that wait at the source."`
 	Pending     uint64    `json:"pending" doc:"Newest versions that are on their way or wait for their turn."`
 	Oldest      time.Time `json:"oldest,omitzero" doc:"When the oldest pending one was captured."`
 	Unaccounted uint64    `json:"unaccounted" doc:"In none of these accounts, or in two, for some seconds: something was lost, or vcsync is wrong."`
@@ -367,11 +367,12 @@ func heldOf(sources []SourceReport) map[string]map[string]uint64 {
 // accountingReport adds what the producer holds back, which no event tells of, to
 // both sides of a setting's account.
 func accountingReport(a consumer.Accounting, held map[string]map[string]uint64, v broker.StoredSetting) *AccountingReport {
+	var atSource uint64
 	for _, t := range v.TakenTypes() {
-		a.Held += held[string(v.Source)][string(t)]
+		atSource += held[string(v.Source)][string(t)]
 	}
-	return &AccountingReport{At: a.At, Captured: a.Captured + a.Held, Applied: a.Applied, Superseded: a.Superseded, Filtered: a.Filtered, Parked: a.Parked,
-		Held: a.Held, Pending: a.Pending, Oldest: a.Oldest, Unaccounted: a.Unaccounted, Objects: a.Objects}
+	return &AccountingReport{At: a.At, Captured: a.Captured + atSource, Applied: a.Applied, Superseded: a.Superseded, Filtered: a.Filtered, Parked: a.Parked,
+		Held: a.Held + atSource, Pending: a.Pending, Oldest: a.Oldest, Unaccounted: a.Unaccounted, Objects: a.Objects}
 }
 
 func sourceReport(p producer.Status) SourceReport {

@@ -1,0 +1,320 @@
+package consumer
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nuid"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+const (
+	// auditEvery is how often a target is compared with its sources without any cause.
+	auditEvery = 15 * time.Minute
+	// auditLook is how often it is seen whether an audit is due or a drift list changed,
+	// and auditPatience how long one waits for the lanes to come to rest.
+	auditLook     = 2 * time.Second
+	auditPatience = time.Minute
+	// healMost is how often the same drift of an object is healed in a row: what comes
+	// back each time is somebody's wish, or nothing that a write can mend.
+	healMost = 3
+)
+
+// Causes of audits, as they stand in broker.DriftList.
+const (
+	auditStart     = "start"
+	auditInterval  = "interval"
+	auditReconnect = "reconnect"
+	auditSettings  = "settings"
+	auditAsked     = "asked"
+)
+
+// reasonComesBack says why drift is not healed any more.
+const reasonComesBack = "comes-back"
+
+// driftKeeper keeps the drift lists of a session's settings.
+type driftKeeper struct {
+	mu    sync.Mutex
+	cause string // of an audit that is asked for
+	by    map[schemas.Slug]*driftList
+}
+
+// driftList is what is known of one setting.
+type driftList struct {
+	head    broker.DriftList
+	equal   map[schemas.Type]int
+	entries map[objectKey]broker.PlanEntry
+	dirty   bool
+}
+
+// ask makes an audit of all settings due.
+func (k *driftKeeper) ask(cause string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.cause = cause
+}
+
+func (k *driftKeeper) asked() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.cause
+	k.cause = ""
+	return c
+}
+
+// list needs the lock.
+func (k *driftKeeper) list(setting schemas.Slug) *driftList {
+	if k.by == nil {
+		k.by = map[schemas.Slug]*driftList{}
+	}
+	if k.by[setting] == nil {
+		k.by[setting] = &driftList{entries: map[objectKey]broker.PlanEntry{}}
+	}
+	return k.by[setting]
+}
+
+// hold lists an object that would be changed and is not.
+func (k *driftKeeper) hold(setting schemas.Slug, e broker.PlanEntry) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l := k.list(setting)
+	l.entries[keyOf(e)], l.dirty = e, true
+}
+
+// settle takes an object from the lists: it has been dealt with.
+func (k *driftKeeper) settle(key objectKey) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, l := range k.by {
+		if _, ok := l.entries[key]; ok {
+			delete(l.entries, key)
+			l.dirty = true
+		}
+	}
+}
+
+type healKey struct {
+	setting schemas.Slug
+	objectKey
+}
+
+// healed is a drift that was healed.
+type healed struct {
+	version  schemas.Version
+	atTarget schemas.Digest
+	times    int
+}
+
+// audits compares the target with its sources: at the start, every 15 minutes, when the
+// target is back, when a setting changed, and when somebody asks. It keeps the drift
+// lists.
+func (s *session) audits(ctx context.Context) {
+	a := &auditor{session: s, audited: map[schemas.Slug]uint64{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}}
+	tick := time.NewTicker(auditLook)
+	defer tick.Stop()
+	s.drift.ask(auditStart)
+	due := map[schemas.Slug]string{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		v, _ := s.current()
+		asked := s.drift.asked()
+		for id, set := range v.settings {
+			_, waits := due[id]
+			switch {
+			case asked != "":
+				due[id] = asked
+			case waits:
+			case a.audited[id] != set.Revision:
+				due[id] = auditSettings
+			case time.Since(a.begun[id]) >= auditEvery:
+				due[id] = auditInterval
+			}
+			if cause := due[id]; cause != "" && a.mayBegin(set) {
+				delete(due, id)
+				a.audited[id], a.begun[id] = set.Revision, time.Now()
+				a.audit(ctx, v, set, cause)
+			}
+		}
+		for id := range due {
+			if _, ok := v.settings[id]; !ok {
+				delete(due, id)
+			}
+		}
+		a.save(ctx, v)
+	}
+}
+
+type auditor struct {
+	*session
+	audited map[schemas.Slug]uint64 // revision of the setting
+	begun   map[schemas.Slug]time.Time
+	healed  map[healKey]healed
+	rested  time.Time
+}
+
+// mayBegin tells whether an audit makes sense now: the target answers, and what is known
+// to be done is done, or has been waiting for long.
+func (a *auditor) mayBegin(set broker.StoredSetting) bool {
+	if shut, _, _ := a.gate.state(); shut || !a.isCompared(set) {
+		a.rested = time.Time{}
+		return false
+	}
+	if a.lanes.count() == 0 {
+		a.rested = time.Time{}
+		return true
+	}
+	if a.rested.IsZero() {
+		a.rested = time.Now()
+	}
+	return time.Since(a.rested) >= auditPatience
+}
+
+// audit compares what one setting takes.
+func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, cause string) {
+	y := &survey{session: a.session, v: v, set: set, occasion: decide.Audit,
+		takes: func(t schemas.Type, o schemas.Selected) bool { return set.Rights(t, o).Use() }}
+	for _, t := range set.TakenTypes() {
+		if visualcron.Supported(t) {
+			y.types = append(y.types, t)
+		}
+	}
+	head := broker.DriftList{Setting: set.ID, SettingRevision: set.Revision, Source: set.Source, Target: set.Target, Cause: cause}
+	err := y.make(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		if Judge(err, 0, 0).Fate == TargetDown {
+			a.gate.down(err) // it is audited again when it is back
+		}
+		a.log.WarnContext(ctx, "the target could not be compared with its source; that is tried again", "setting", set.ID, "error", err)
+		a.drift.mu.Lock()
+		l := a.drift.list(set.ID)
+		head.Began, head.Failed = l.head.Began, err.Error()
+		l.head, l.dirty = head, true
+		a.drift.mu.Unlock()
+		return
+	}
+	head.Began = y.began.UTC()
+	busy, _ := a.lanes.holds("")
+	entries := map[objectKey]broker.PlanEntry{}
+	now := map[objectKey]bool{}
+	for _, e := range y.entries {
+		key := keyOf(e)
+		now[key] = true
+		act := decide.Act(e.Act)
+		switch {
+		case busy[key]:
+			continue // it is being dealt with
+		case e.Difference != broker.OnlyTarget || act != decide.Nothing:
+			// A lane may have written it after it was listed.
+			again, err := y.evaluate(ctx, key, nil, true)
+			if err != nil || again == nil || again.Difference == broker.Equal && (again.Act == string(decide.Nothing) || y.isOnRecord(*again)) {
+				continue
+			}
+			e = *again
+			act = decide.Act(e.Act)
+		}
+		if act.Writes() || act == decide.Adopt {
+			if act.Writes() && !a.mayHeal(set.ID, key, e) {
+				e.Act, e.Would, e.Reason = string(decide.Hold), e.Act, reasonComesBack
+				e.Why = "it was healed three times, and differs again in the same way: somebody or something at the target changes it"
+				entries[key] = e
+				continue
+			}
+			a.wishFor(key, &wish{})
+		}
+		if act != decide.Adopt {
+			entries[key] = e
+		}
+	}
+	maps.DeleteFunc(a.healed, func(k healKey, _ healed) bool { return k.setting == set.ID && !now[k.objectKey] }) // it stayed
+	a.drift.mu.Lock()
+	l := a.drift.list(set.ID)
+	for key, e := range l.entries { // held while the listing ran
+		if why, left := a.leftAlone(key, e.Source, e.ID, e.Version); left && entries[key].Act == "" && why.Act != decide.Nothing {
+			entries[key] = e
+		}
+	}
+	before := len(l.entries)
+	l.head, l.equal, l.entries, l.dirty = head, y.equal, entries, true
+	a.drift.mu.Unlock()
+	if n := len(entries); n > 0 && n != before {
+		a.log.WarnContext(ctx, "drift: objects at the target are not what the setting would make of them, see the drift list", "setting", set.ID, "objects", n)
+	}
+}
+
+// mayHeal tells whether drift may be healed, and counts it. What is no drift but a
+// version on its way is not counted.
+func (a *auditor) mayHeal(setting schemas.Slug, key objectKey, e broker.PlanEntry) bool {
+	r, ok := a.ledger.Get(key.t, key.id)
+	if !ok || r.Source != e.Source || r.Version != e.Version {
+		return true
+	}
+	k := healKey{setting, key}
+	h := a.healed[k]
+	if h.version != e.Version || h.atTarget != e.AtTarget {
+		h = healed{version: e.Version, atTarget: e.AtTarget}
+	}
+	if h.times >= healMost {
+		return false
+	}
+	h.times++
+	a.healed[k] = h
+	return true
+}
+
+// save stores the drift lists that changed.
+func (a *auditor) save(ctx context.Context, v *view) {
+	type list struct {
+		head    broker.DriftList
+		entries []broker.PlanEntry
+	}
+	var all []list
+	a.drift.mu.Lock()
+	for id, l := range a.drift.by {
+		set, ok := v.settings[id]
+		if !ok {
+			delete(a.drift.by, id)
+			continue
+		}
+		if !l.dirty {
+			continue
+		}
+		l.dirty = false
+		h := l.head
+		h.ID, h.Setting, h.SettingRevision, h.Source, h.Target, h.Updated = nuid.Next(), id, set.Revision, set.Source, set.Target, time.Now().UTC()
+		var entries []broker.PlanEntry
+		for _, e := range l.entries {
+			entries = append(entries, e)
+		}
+		slices.SortFunc(entries, func(a, b broker.PlanEntry) int {
+			return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
+		})
+		h.Counts = countEntries(l.equal, entries)
+		all = append(all, list{h, entries})
+	}
+	a.drift.mu.Unlock()
+	for _, l := range all {
+		if err := a.cfg.Broker.PutDrift(ctx, l.head, l.entries); err != nil && ctx.Err() == nil {
+			a.log.WarnContext(ctx, "a drift list cannot be stored; trying again", "setting", l.head.Setting, "error", err)
+			a.drift.mu.Lock()
+			if have := a.drift.by[l.head.Setting]; have != nil {
+				have.dirty = true
+			}
+			a.drift.mu.Unlock()
+		}
+	}
+}

@@ -1,0 +1,386 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nuid"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+const (
+	// progressEvery is how often the progress of a run and its outcomes are stored.
+	progressEvery = 2 * time.Second
+	// planPatience is how long a plan waits for a target that is down.
+	planPatience = time.Minute
+	// storeTries is how often a record about a run is stored before that is given up.
+	storeTries = 5
+)
+
+// attendRuns makes the plans of the target's runs and applies those that are approved,
+// until ctx ends. What each does stands at broker.Run.
+func (s *session) attendRuns(ctx context.Context) {
+	type attended struct {
+		key  string
+		stop context.CancelFunc
+		done chan struct{}
+	}
+	all := map[schemas.Slug]attended{}
+	end := func(id schemas.Slug) {
+		all[id].stop()
+		<-all[id].done
+		delete(all, id)
+	}
+	for ctx.Err() == nil {
+		v, changed := s.current()
+		keyOf := func(r running) string { return r.run.ID + " " + string(r.run.Phase) }
+		for id, a := range all {
+			if r, ok := v.runs[id]; !ok || keyOf(r) != a.key || !r.holds() {
+				end(id)
+			}
+		}
+		for id, r := range v.runs {
+			if _, ok := all[id]; ok || r.run.Phase != broker.RunPlan && r.run.Phase != broker.RunApplying {
+				continue
+			}
+			run, stop := context.WithCancel(ctx)
+			a := attended{keyOf(r), stop, make(chan struct{})}
+			all[id] = a
+			go func() {
+				defer close(a.done)
+				if r.run.Phase == broker.RunPlan {
+					s.plan(run, ctx, r)
+				} else {
+					s.applyPlan(run, ctx, r)
+				}
+			}()
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+	for id := range all {
+		end(id)
+	}
+}
+
+// store tries to store something about a run, and says where that fails.
+func (s *session) store(ctx context.Context, r running, put func(context.Context) error) error {
+	var err error
+	for range storeTries {
+		if err = put(ctx); err == nil || ctx.Err() != nil || errors.Is(err, broker.ErrConflict) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	s.log.WarnContext(ctx, "what a run came to cannot be stored; it is begun anew when the target is taken again, or asked for again", "setting", r.set.ID, "run", r.run.ID, "error", err)
+	return err
+}
+
+// settingChanged says why a run comes to nothing (G13).
+const settingChanged = "the sync setting was changed after the run was asked for; ask for it again"
+
+// plan makes the plan of a run. Run ends when the run moves on, store when the session
+// does.
+func (s *session) plan(run, store context.Context, r running) {
+	p := broker.Plan{ID: nuid.Next(), Run: r.run.ID, Setting: r.set.ID, SettingRevision: r.set.Revision, Source: r.set.Source, Target: r.set.Target}
+	if have, err := s.cfg.Broker.GetPlan(run, r.set.ID); err == nil && have.Run == r.run.ID {
+		return // another process made it, and control has yet to see it
+	}
+	y := &survey{session: s, set: r.set, occasion: decide.SyncNow, run: &r}
+	err := s.makePlan(run, y)
+	if now, _ := s.current(); err == nil && (!r.holds() || !now.runs[r.set.ID].holds()) {
+		err = errors.New(settingChanged)
+	}
+	if run.Err() != nil {
+		if now, _ := s.current(); store.Err() != nil || now.runs[r.set.ID].run.ID != r.run.ID || now.runs[r.set.ID].holds() {
+			return // the next holder makes it, or nobody wants it any more
+		}
+		err = errors.New(settingChanged)
+	}
+	p.Began, p.Made, p.Counts, p.Warnings = y.began.UTC(), time.Now().UTC(), countEntries(y.equal, y.entries), y.warnings
+	if err != nil {
+		p.Failed, p.Counts, y.entries = err.Error(), nil, nil
+	}
+	_ = s.store(store, r, func(ctx context.Context) error { return s.cfg.Broker.PutPlan(ctx, p, y.entries) })
+}
+
+func (s *session) makePlan(ctx context.Context, y *survey) error {
+	wait, cancel := context.WithTimeout(ctx, planPatience)
+	defer cancel()
+	for {
+		shut, _, why := s.gate.state()
+		if !shut {
+			break
+		}
+		select {
+		case <-wait.Done():
+			return fmt.Errorf("the target is down: %w", why)
+		case <-time.After(time.Second):
+		}
+	}
+	r := *y.run
+	y.v, _ = s.current()
+	for _, t := range r.run.Scope.TypesOf(r.set.Setting) {
+		if visualcron.Supported(t) {
+			y.types = append(y.types, t)
+		}
+	}
+	y.takes = func(t schemas.Type, o schemas.Selected) bool {
+		return r.run.Scope.Takes(t, o.ID) && r.set.Rights(t, o).Use()
+	}
+	if r.run.Scope.Dependencies {
+		var start []objectKey
+		for _, o := range r.run.Scope.Objects {
+			start = append(start, objectKey{o.Type, o.ID})
+		}
+		more, err := s.closure(ctx, r, start)
+		if err != nil {
+			return err
+		}
+		own := y.takes
+		y.takes = func(t schemas.Type, o schemas.Selected) bool { return own(t, o) || more[objectKey{t, o.ID}] }
+	}
+	err := y.make(ctx)
+	if err != nil && Judge(err, 0, 0).Fate == TargetDown {
+		s.gate.down(err)
+	}
+	if r.run.Scope.Objects != nil || r.run.Scope.Dependencies {
+		// What is only at the target is no part of such a run.
+		y.entries = slices.DeleteFunc(y.entries, func(e broker.PlanEntry) bool { return e.Reason == string(decide.NotFromHere) })
+	}
+	if err == nil && !r.run.Scope.Dependencies && len(r.run.Scope.Objects)+len(r.run.Scope.Types) == 0 {
+		s.drift.ask(auditAsked)
+	}
+	return err
+}
+
+// appliedPlan is an approved plan that is being applied.
+type appliedPlan struct {
+	s *session
+	r running
+	p broker.Plan
+
+	mu    sync.Mutex
+	pages []broker.PlanPage
+	dirty map[int]bool
+	left  int
+	all   chan struct{} // closed when nothing is left
+}
+
+// isWork tells whether an entry of a plan does or records something.
+func isWork(e broker.PlanEntry) bool {
+	a := decide.Act(e.Act)
+	return a.Writes() || a == decide.Adopt
+}
+
+// keyOf returns the lane of an entry's object: lanes go by the id at the target.
+func keyOf(e broker.PlanEntry) objectKey {
+	if e.TargetID != "" {
+		return objectKey{e.Type, e.TargetID}
+	}
+	return objectKey{e.Type, e.ID}
+}
+
+// applyPlan applies the approved plan of a run through the objects' own lanes. Run ends
+// when the run moves on, store when the session does; then the next holder of the target
+// goes on with what has no outcome.
+func (s *session) applyPlan(run, store context.Context, r running) {
+	a := &appliedPlan{s: s, r: r, dirty: map[int]bool{}, all: make(chan struct{})}
+	if have, err := s.cfg.Broker.GetProgress(run, r.set.ID); err == nil && have.Run == r.run.ID && have.Ended {
+		return // control has yet to see it
+	}
+	result, reason := broker.RunDropped, settingChanged
+	var err error
+	if r.holds() {
+		if err = s.store(run, r, a.read); err == nil {
+			wishes := a.begin()
+			for open := true; open && err == nil; {
+				select {
+				case <-run.Done():
+					open = false
+				case <-a.all:
+					open = false
+				case <-time.After(progressEvery):
+					err = a.save(store, false, "", "")
+				}
+			}
+			a.takeBack(wishes)
+			result, reason = broker.RunDone, ""
+		}
+	}
+	if store.Err() != nil {
+		return
+	}
+	if errors.Is(err, broker.ErrLeaseLost) {
+		s.fail(err) // the next holder goes on
+		return
+	}
+	if err != nil {
+		result, reason = broker.RunFailed, err.Error()
+	}
+	if run.Err() != nil { // dropped, or the setting was changed
+		result, reason = broker.RunDropped, "the run was dropped before its end"
+		if now, _ := s.current(); now.runs[r.set.ID].run.ID == r.run.ID && !now.runs[r.set.ID].holds() {
+			reason = settingChanged
+		}
+	}
+	if serr := a.save(store, true, result, reason); serr != nil && store.Err() == nil {
+		s.log.WarnContext(store, "the end of a run cannot be stored", "setting", r.set.ID, "run", r.run.ID, "error", serr)
+	}
+}
+
+// read reads the approved plan.
+func (a *appliedPlan) read(ctx context.Context) error {
+	var err error
+	if a.p, err = a.s.cfg.Broker.GetPlan(ctx, a.r.set.ID); err == nil && a.p.ID != a.r.run.Plan {
+		err = fmt.Errorf("plan %s: %w", a.r.run.Plan, broker.ErrConflict)
+	}
+	a.pages = nil
+	if err == nil {
+		err = a.s.cfg.Broker.PlanPages(ctx, a.p, func(_ int, page broker.PlanPage) bool { a.pages = append(a.pages, page); return true })
+	}
+	if errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrNotFound) {
+		return fmt.Errorf("the approved plan is not there any more; ask for another run: %w", err)
+	}
+	return err
+}
+
+// begin hands what has no outcome yet to the lanes: in the order of applying, deletions
+// last and in reverse.
+func (a *appliedPlan) begin() map[objectKey]*wish {
+	type at struct{ page, slot int }
+	order := map[schemas.Type]int{}
+	for i, t := range schemas.ApplyOrder() {
+		order[t] = i
+	}
+	var todo []at
+	for n, page := range a.pages {
+		for i, e := range page.Entries {
+			if isWork(e) && e.Outcome == "" {
+				todo = append(todo, at{n, i})
+			}
+		}
+	}
+	rank := func(x at) int {
+		e := a.pages[x.page].Entries[x.slot]
+		if e.Act == string(decide.Delete) {
+			return 1000 - order[e.Type]
+		}
+		return order[e.Type]
+	}
+	slices.SortStableFunc(todo, func(x, y at) int { return rank(x) - rank(y) })
+	a.mu.Lock()
+	if a.left = len(todo); a.left == 0 {
+		close(a.all)
+	}
+	a.mu.Unlock()
+	wishes := map[objectKey]*wish{}
+	for _, x := range todo {
+		e := a.pages[x.page].Entries[x.slot]
+		key := keyOf(e)
+		w := &wish{setting: a.r.set.ID, run: a.r.run.ID, plan: a.p.ID, entry: e, done: func(o broker.Outcome, why string) { a.settle(x.page, x.slot, o, why) }}
+		wishes[key] = w
+		a.s.wishFor(key, w)
+	}
+	return wishes
+}
+
+func (a *appliedPlan) settle(page, slot int, o broker.Outcome, why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := &a.pages[page].Entries[slot]
+	e.Outcome, e.OutcomeWhy = o, why
+	a.dirty[page] = true
+	if a.left--; a.left == 0 {
+		close(a.all)
+	}
+}
+
+// takeBack ends what has not begun.
+func (a *appliedPlan) takeBack(wishes map[objectKey]*wish) {
+	for key, w := range wishes {
+		if a.s.unwish(key, w) {
+			w.done(broker.OutcomeLeft, "")
+		}
+	}
+}
+
+// save stores the outcomes and how far the run has come.
+func (a *appliedPlan) save(ctx context.Context, ended bool, result broker.RunPhase, reason string) error {
+	p := broker.RunProgress{Run: a.r.run.ID, Plan: a.r.run.Plan, Setting: a.r.set.ID, Outcomes: map[broker.Outcome]int{}, Ended: ended, Result: result, Reason: reason, At: time.Now().UTC()}
+	types := map[schemas.Type]*broker.TypeCount{}
+	pages := map[int]broker.PlanPage{}
+	a.mu.Lock()
+	for n, page := range a.pages {
+		if a.dirty[n] {
+			page.Entries = slices.Clone(page.Entries)
+			pages[n] = page
+		}
+		for _, e := range page.Entries {
+			if !isWork(e) {
+				continue
+			}
+			t := types[e.Type]
+			if t == nil {
+				t = &broker.TypeCount{Type: e.Type}
+				types[e.Type] = t
+			}
+			p.Total++
+			t.Total++
+			if e.Outcome != "" {
+				p.Done++
+				t.Done++
+				p.Outcomes[e.Outcome]++
+			}
+		}
+	}
+	clear(a.dirty)
+	a.mu.Unlock()
+	for _, t := range schemas.ApplyOrder() {
+		if types[t] != nil {
+			p.Types = append(p.Types, *types[t])
+		}
+	}
+	for n, page := range pages {
+		err := a.s.store(ctx, a.r, func(ctx context.Context) error {
+			rev, err := a.s.cfg.Broker.PutPlanPage(ctx, a.p, n, page)
+			if err == nil {
+				a.pages[n].Revision = rev
+			}
+			return err
+		})
+		if errors.Is(err, broker.ErrConflict) {
+			return fmt.Errorf("%w: another process holds the target: %w", broker.ErrLeaseLost, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if ended {
+		a.s.log.InfoContext(ctx, "a run has ended", "setting", a.r.set.ID, "result", result, "reason", reason, "outcomes", describe(p.Outcomes))
+	}
+	return a.s.store(ctx, a.r, func(ctx context.Context) error { return a.s.cfg.Broker.PutProgress(ctx, p) })
+}
+
+func describe(outcomes map[broker.Outcome]int) string {
+	var out []string
+	for o, n := range outcomes {
+		out = append(out, fmt.Sprintf("%s: %d", o, n))
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}

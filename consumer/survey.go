@@ -1,0 +1,270 @@
+package consumer
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+// survey compares everything that a setting takes with what the target has: it lists the
+// target freshly, per type, and asks for every object what the live path would do about
+// it. It changes nothing. A plan is one, and so is an audit.
+type survey struct {
+	*session
+	v        *view
+	set      broker.StoredSetting
+	occasion decide.Occasion
+	// run is that of a plan, nil for an audit.
+	run   *running
+	types []schemas.Type
+	takes func(t schemas.Type, o schemas.Selected) bool
+
+	began    time.Time
+	entries  []broker.PlanEntry
+	equal    map[schemas.Type]int
+	warnings []string
+}
+
+// errTooMany refuses a plan that nobody would read.
+var errTooMany = fmt.Errorf("there are more than %d objects to say something of; narrow it by type or object", broker.PlanMost)
+
+// make does it. The error is one of the target or of the broker; then nothing that was
+// found counts.
+func (y *survey) make(ctx context.Context) error {
+	done, err := y.listing.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	y.equal = map[schemas.Type]int{}
+	if err := y.probe(ctx); err != nil { // also what it can do, and who it is
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := y.cfg.Broker.WaitState(wait); err != nil {
+		return err
+	}
+	heads := map[schemas.Type]map[schemas.ID]broker.Newest{}
+	var filters []string
+	for _, t := range y.types {
+		heads[t] = map[schemas.ID]broker.Newest{}
+		filters = append(filters, schemas.TypeStateFilter(y.set.Source, t))
+	}
+	err = y.cfg.Broker.ScanState(ctx, filters, func(n broker.Newest) {
+		heads[n.Key.Type][n.ID] = n
+	}, func(broker.Unreadable) {}) // the live path says it
+	if err != nil {
+		return err
+	}
+	y.began = time.Now()
+	for _, t := range y.types {
+		if err := y.listType(ctx, t, heads[t]); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(y.entries, func(a, b broker.PlanEntry) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
+	})
+	return nil
+}
+
+// listType compares one type.
+func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas.ID]broker.Newest) error {
+	if can, asked := y.capability(t); asked && !can.List {
+		y.warnings = append(y.warnings, fmt.Sprintf("%s cannot list objects of type %s: nothing is known of them", y.server.ID, t))
+		return nil
+	}
+	complete, err := y.conn.List(ctx, t, func(r visualcron.Row) error {
+		from, housed := y.v.origin(y.set.Source, t, r.ID)
+		n, known := heads[from]
+		known = known && housed
+		if known {
+			delete(heads, from)
+		}
+		if known && !y.takes(t, n.Selected()) {
+			return nil
+		}
+		if e, ok := y.ledger.Get(t, r.ID); !known && (!ok || e.Source != y.set.Source) {
+			return y.onlyHere(t, r)
+		}
+		if known && y.isAsLeft(t, r.ID, n, r.Body) {
+			y.equal[t]++
+			return nil
+		}
+		return y.look(ctx, t, r.ID, r.Body)
+	})
+	if err != nil {
+		return err
+	}
+	if !complete.IsComplete() || complete.Type() != t {
+		return &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: y.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
+	}
+	for _, id := range slices.Sorted(maps.Keys(heads)) {
+		if !y.takes(t, heads[id].Selected()) || !y.v.housed(y.set.Source, t, id) {
+			continue
+		}
+		home := y.v.home(y.set.Source, t, id)
+		if heads[id].Kind == schemas.Deleted {
+			if e, ok := y.ledger.Get(t, home); !ok || e.State == broker.Removed || !isOf(e, y.set.Source, id) {
+				continue // gone at both, and on record or never ours
+			}
+		}
+		if err := y.look(ctx, t, home, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onlyHere notes an object that the source never had.
+func (y *survey) onlyHere(t schemas.Type, r visualcron.Row) error {
+	n, err := visualcron.View{Digest: y.cfg.Broker.Keys.Digest}.Normalize(t, r.Body)
+	if err != nil || n.BuiltIn {
+		return nil
+	}
+	return y.add(broker.PlanEntry{Type: t, ID: r.ID, Name: n.Name, Group: n.Group, Difference: broker.OnlyTarget,
+		Act: string(decide.Nothing), Reason: string(decide.NotFromHere), Why: decide.NotFromHere.Text()})
+}
+
+// isAsLeft tells whether an object is on record at its newest version and the target has
+// what vcsync left there, so that its body need not be read. It is never true in doubt.
+func (y *survey) isAsLeft(t schemas.Type, home schemas.ID, n broker.Newest, body []byte) bool {
+	e, ok := y.ledger.Get(t, home)
+	if !ok || !isOf(e, n.Key.Source, n.ID) || e.Version != n.Version || e.State != broker.Applied && e.State != broker.Adopted || len(y.v.sources(y.run)) > 1 {
+		return false
+	}
+	if y.v.unfinished(e, n.ID, y.v.terms(e.Source, t, n.Selected(), y.run)) {
+		return false
+	}
+	can, _ := y.capability(t)
+	now, err := visualcron.View{Secrets: can.Secrets, Values: t != schemas.Variable || y.v.captured, Digest: y.cfg.Broker.Keys.Digest}.Normalize(t, body)
+	return err == nil && now.Digest == e.AtTarget && (t != schemas.Variable || y.v.captured)
+}
+
+// look asks what the live path would do about one object.
+func (y *survey) look(ctx context.Context, t schemas.Type, id schemas.ID, have []byte) error {
+	e, err := y.evaluate(ctx, objectKey{t, id}, bytes.Clone(have), false)
+	if err != nil || e == nil {
+		return err
+	}
+	if e.Difference == broker.Equal && (e.Act == string(decide.Nothing) || y.run == nil && e.Act == string(decide.Adopt) && y.isOnRecord(*e)) {
+		y.equal[t]++
+		return nil
+	}
+	return y.add(*e)
+}
+
+// isOnRecord tells whether the ledger holds the entry's version already.
+func (y *survey) isOnRecord(e broker.PlanEntry) bool {
+	r, ok := y.ledger.Get(e.Type, keyOf(e).id)
+	return ok && r.Source == e.Source && r.Version == e.Version && r.State != broker.Intent
+}
+
+func (y *survey) add(e broker.PlanEntry) error {
+	if y.entries = append(y.entries, e); len(y.entries) > broker.PlanMost {
+		return errTooMany
+	}
+	return nil
+}
+
+// evaluate says what would be done with one object; nil where the settings do not take
+// it. Unlisted reads it at the target in place of taking what a listing held.
+func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlisted bool) (*broker.PlanEntry, error) {
+	l := &look{session: y.session, key: key}
+	l.shown, l.listed, l.unlisted, l.occasion, l.run = &broker.PlanEntry{}, have, unlisted, y.occasion, y.run
+	defer func() {
+		if l.roomy != nil {
+			l.roomy()
+		}
+	}()
+	l.hand, _ = l.parked.get(key.t, key.id.Token())
+	ev, tm, err := l.choose(ctx, y.v)
+	for tries := 0; err == nil && ev != nil; tries++ {
+		l.event = *ev
+		var again bool
+		if again, err = l.applyUnder(ctx, y.v, tm); err == nil && !again {
+			return l.shown, nil
+		}
+		if err == nil && tries == 3 {
+			err = &visualcron.Error{Class: visualcron.Changed, Op: "get", Server: y.server.ID, Type: key.t, ID: key.id, Detail: "the server keeps giving its secrets otherwise"}
+		}
+	}
+	if err == nil {
+		return nil, nil
+	}
+	err = l.redact(err)
+	verdict := Judge(err, patience, mismatches)
+	if ctx.Err() != nil || verdict.Fate != Park || verdict.Class == "internal" {
+		return nil, err
+	}
+	e := l.entryOf(decide.Decision{Act: decide.Park, Reason: decide.Reason(verdict.Class)}, decide.Situation{}, visualcron.Normal{}, visualcron.Normal{}, have)
+	e.Difference, e.Fields, e.Why = broker.Different, nil, err.Error()
+	if have == nil {
+		e.Difference = broker.OnlySource
+	}
+	return &e, nil
+}
+
+// counts returns how many objects there are of each kind.
+func countEntries(equal map[schemas.Type]int, entries []broker.PlanEntry) []broker.PlanCount {
+	by := map[broker.PlanCount]int{}
+	for t, n := range equal {
+		by[broker.PlanCount{Type: t, Difference: broker.Equal, Act: string(decide.Nothing)}] += n
+	}
+	for _, e := range entries {
+		by[broker.PlanCount{Type: e.Type, Difference: e.Difference, Act: e.Act}]++
+	}
+	var out []broker.PlanCount
+	for c, n := range by {
+		if c.Objects = n; n > 0 {
+			out = append(out, c)
+		}
+	}
+	slices.SortFunc(out, func(a, b broker.PlanCount) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Difference, b.Difference), cmp.Compare(a.Act, b.Act))
+	})
+	return out
+}
+
+// closure returns the objects that a run takes because others in its scope refer to
+// them, directly or through others.
+func (s *session) closure(ctx context.Context, r running, start []objectKey) (map[objectKey]bool, error) {
+	seen := map[objectKey]bool{}
+	for len(start) > 0 {
+		key := start[0]
+		start = start[1:]
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		ev, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: r.set.Source, Type: key.t, Token: key.id.Token()})
+		switch {
+		case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent), err == nil && ev.Kind == schemas.Deleted:
+			delete(seen, key)
+			continue
+		case err != nil:
+			return nil, err
+		}
+		refs, err := visualcron.References(key.t, ev.Object.Body)
+		if err != nil {
+			continue // its own look says so
+		}
+		for _, ref := range refs {
+			if !ref.Task && ref.Type != schemas.ServerSettings {
+				start = append(start, objectKey{ref.Type, ref.ID})
+			}
+		}
+	}
+	return seen, nil
+}

@@ -1,0 +1,198 @@
+package consumer
+
+import (
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+// wish is what a run or an audit wants of one object beside what the live path does. It
+// is fulfilled by the object's own lane, as everything is.
+type wish struct {
+	// setting, run and plan name the approved plan of which this is an entry; setting is
+	// empty where an audit wants drift healed.
+	setting   schemas.Slug
+	run, plan string
+	entry     broker.PlanEntry
+	// done is told what became of it, once.
+	done func(o broker.Outcome, why string)
+}
+
+// wants is what a look knows of the wish for its object, or of the plan that it is made
+// for.
+type wants struct {
+	// occasion is why the object is looked at.
+	occasion decide.Occasion
+	// run is the run whose setting counts too, whether or not it is active.
+	run *running
+	// took is the wish that this look fulfils, grant the same where it is an approval
+	// that still holds.
+	took, grant *wish
+	outcome     broker.Outcome
+	why         string
+	// saw is the last decision, recorded tells that the ledger has what came of it.
+	saw      decide.Decision
+	recorded bool
+
+	// shown makes the look say what would be done, and do nothing. Listed is what the
+	// target's listing held, nil for absent; unlisted tells that there was none.
+	shown    *broker.PlanEntry
+	listed   []byte
+	unlisted bool
+}
+
+// wishFor makes a lane fulfil a wish.
+func (s *session) wishFor(key objectKey, w *wish) {
+	s.mu.Lock()
+	s.wishes[key] = w
+	s.mu.Unlock()
+	s.lanes.look(key, nil, nil, false)
+}
+
+// unwish takes a wish back; false where it is fulfilled already.
+func (s *session) unwish(key objectKey, w *wish) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wishes[key] != w {
+		return false
+	}
+	delete(s.wishes, key)
+	return true
+}
+
+// take takes up the wish for the object, under one view of the settings (G13).
+func (l *look) take(v *view) {
+	if l.shown != nil {
+		return
+	}
+	l.session.mu.Lock()
+	w := l.wishes[l.key]
+	l.session.mu.Unlock()
+	l.occasion, l.run, l.grant, l.recorded = decide.Live, nil, nil, false
+	if w == nil || w == l.took && l.outcome != "" {
+		return // nothing more comes of it
+	}
+	l.took, l.outcome, l.why = w, "", ""
+	if w.setting == "" {
+		l.occasion = decide.Audit
+		return
+	}
+	if r, ok := v.runs[w.setting]; ok && r.holds() && r.run.Phase == broker.RunApplying && r.run.ID == w.run && r.run.Plan == w.plan {
+		l.occasion, l.run, l.grant = decide.SyncNow, &r, w
+		return
+	}
+	l.refuse(broker.OutcomeLeft, "the run is over, or the settings were changed")
+}
+
+// holds tells whether the setting is the one under which the run was asked for.
+func (r running) holds() bool { return r.set.Revision == r.run.SettingRevision }
+
+// fits tells whether an event is the one that was approved.
+func (w *wish) fits(ev *schemas.Event) bool {
+	return ev != nil && ev.Source == w.entry.Source && ev.Version == w.entry.Version
+}
+
+// refuse notes why the approved entry is not done as it was planned. What the settings
+// want without an approval is done all the same.
+func (l *look) refuse(o broker.Outcome, why string) {
+	l.outcome, l.why, l.grant = o, why, nil
+}
+
+// isGranted tells whether what is decided now is what was approved; always without an
+// approval. G14: where the plan showed something else, that is said and not done.
+func (l *look) isGranted(d decide.Decision, wanted, atTarget schemas.Digest) bool {
+	if l.grant == nil || d.Act == decide.Adopt {
+		return true
+	}
+	e := l.grant.entry
+	switch {
+	case atTarget != e.AtTarget:
+		l.refuse(broker.OutcomeTarget, "")
+	case d.Act == decide.Wait || d.Act == decide.Park:
+		return true
+	case !d.Act.Writes():
+		l.refuse(broker.OutcomeOther, d.Reason.Text())
+	case string(d.Act) != e.Act || wanted != e.Wanted:
+		l.refuse(broker.OutcomeOther, "what would be written is not what the plan showed")
+	default:
+		return true
+	}
+	return false
+}
+
+// decide asks package decide, and notes what it said.
+func (l *look) decide(s decide.Situation) decide.Decision {
+	l.saw = decide.Decide(s)
+	return l.saw
+}
+
+// weigh stands between what was decided with the target's own and what is done: a look
+// for a plan ends here, done, and one whose approval does not fit begins anew, stale.
+// What is held back is listed. Want is the normal form of what the target would hold,
+// now of what it holds.
+func (l *look) weigh(d decide.Decision, s decide.Situation, want, now visualcron.Normal, have []byte) (done, stale bool) {
+	if l.shown != nil {
+		*l.shown = l.entryOf(d, s, want, now, have)
+		return true, false
+	}
+	if !l.isGranted(d, want.Digest, now.Digest) {
+		return false, true
+	}
+	if d.Act == decide.Hold || d.Act == decide.Wait {
+		l.session.drift.hold(l.setting, l.entryOf(d, s, want, now, have))
+	}
+	return false, false
+}
+
+// fulfil says what became of the wish that the look took up. It is called when the look
+// is over: it is done, or parked because of err.
+func (l *look) fulfil(err error) {
+	l.session.mu.Lock()
+	w := l.took
+	if w != nil && l.wishes[l.key] == w {
+		delete(l.wishes, l.key)
+	} else {
+		w = nil // a newer one, which has a look of its own; or taken back
+	}
+	l.session.mu.Unlock()
+	if l.recorded {
+		l.session.drift.settle(l.key)
+	}
+	if w == nil || w.done == nil {
+		return
+	}
+	switch {
+	case l.outcome != "":
+	case err != nil:
+		l.outcome, l.why = broker.OutcomeParked, err.Error()
+	case l.recorded:
+		l.outcome = broker.OutcomeDone
+	default:
+		l.outcome, l.why = broker.OutcomeOther, l.saw.Reason.Text()
+	}
+	w.done(l.outcome, l.why)
+}
+
+// entryOf says what was decided. Want is the normal form of what the target would hold,
+// now of what it holds.
+func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcron.Normal, have []byte) broker.PlanEntry {
+	ev := l.event
+	e := broker.PlanEntry{Type: l.key.t, ID: ev.Object.ID, TargetID: otherID(l.key.id, ev.Object.ID), Name: ev.Object.Name, Group: ev.Object.Group, Act: string(d.Act), Would: string(d.Would),
+		Reason: string(d.Reason), Why: d.Reason.Text(), Source: ev.Source, Version: ev.Version, Wanted: want.Digest, AtTarget: now.Digest}
+	switch {
+	case s.Source == decide.Deleted && have == nil, s.Target == decide.Equal:
+		e.Difference = broker.Equal
+	case s.Source == decide.Deleted:
+		e.Difference = broker.OnlyTarget
+	case have == nil:
+		e.Difference = broker.OnlySource
+	default:
+		e.Difference = broker.Different
+		e.Fields = visualcron.Differences(now, want, 8)
+	}
+	if can, asked := l.capability(l.key.t); asked && (d.Act == decide.Delete && !can.Delete || d.Act != decide.Delete && d.Act.Writes() && !can.Put) {
+		e.Act, e.Would, e.Reason, e.Why = string(decide.Park), string(d.Act), "unsupported", "the target cannot do that with objects of this type"
+	}
+	return e
+}
