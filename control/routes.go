@@ -41,6 +41,7 @@ func (s *Server) routes() {
 		events   = "Events"
 		parked   = "Parked"
 		status   = "Status"
+		runs     = "Sync now"
 	)
 	register(s, "list-servers", servers, http.MethodGet, "/servers", 200, "List the servers", s.listServers)
 	register(s, "add-server", servers, http.MethodPost, "/servers", 201, "Add a server, after a test", s.addServer)
@@ -60,6 +61,14 @@ func (s *Server) routes() {
 	register(s, "activate-setting", settings, http.MethodPost, "/settings/{id}/activate", 200, "Turn a sync setting on", s.activateSetting)
 	register(s, "deactivate-setting", settings, http.MethodPost, "/settings/{id}/deactivate", 200, "Turn a sync setting off", s.deactivateSetting)
 	register(s, "clone-setting", settings, http.MethodPost, "/settings/{id}/clone", 201, "Copy a sync setting; the copy is inactive", s.cloneSetting)
+
+	register(s, "ask-run", runs, http.MethodPost, "/settings/{id}/runs", 201, "Sync now: list source and target afresh and make a plan, of an inactive sync setting too", s.askRun)
+	register(s, "get-run", runs, http.MethodGet, "/settings/{id}/run", 200, "Read the newest run of a sync setting", s.getRun)
+	register(s, "list-plan", runs, http.MethodGet, "/settings/{id}/run/plan", 200, "Read a page of its plan", s.listPlan)
+	register(s, "approve-run", runs, http.MethodPost, "/settings/{id}/run/approve", 200, "Approve the plan that was looked at: it is applied, and no other", s.approveRun)
+	register(s, "drop-run", runs, http.MethodPost, "/settings/{id}/run/drop", 200, "Drop a run; what is under way ends after the objects that are being written", s.dropRun)
+	register(s, "get-drift", runs, http.MethodGet, "/settings/{id}/drift", 200, "What the last audit of the target found", s.getDrift)
+	register(s, "list-drift", runs, http.MethodGet, "/settings/{id}/drift/objects", 200, "Read a page of the objects that differed, or were held since", s.listDrift)
 
 	register(s, "check-config", settings, http.MethodPost, "/config/check", 200, "Tell whether a configuration could stand; nothing is changed", s.checkConfig)
 

@@ -55,6 +55,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.TendRuns(ctx) }) // it returns nil
 	wg.Go(func() {
 		<-ctx.Done()
 		s.stop()

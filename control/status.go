@@ -162,8 +162,22 @@ type SettingReport struct {
 	LastRun   time.Time `json:"lastRun,omitzero" doc:"The end of the last pass over all objects."`
 	OK        bool      `json:"ok" doc:"The last pass parked nothing."`
 	LastError string    `json:"lastError,omitzero"`
+	Mode      string    `json:"mode" doc:"automatic, approve or report."`
+	// Drift is what the last audit found, and Run the newest run.
+	Drift *DriftRecord     `json:"drift,omitempty" doc:"What the last audit of the target found; absent before the first."`
+	Run   *SettingRunState `json:"run,omitempty" doc:"The newest Sync now; absent where there was none."`
 	// Accounting is that of the process that writes to the target.
 	Accounting *AccountingReport `json:"accounting,omitempty" doc:"What became of every captured version; absent where it is not known yet."`
+}
+
+// SettingRunState is how far the newest run of a setting has come.
+type SettingRunState struct {
+	ID     string    `json:"id"`
+	Phase  string    `json:"phase"`
+	Over   bool      `json:"over"`
+	Reason string    `json:"reason,omitzero"`
+	Asked  time.Time `json:"asked"`
+	Ended  time.Time `json:"ended,omitzero"`
 }
 
 // UnreadableReport is a record that is left as it is.
@@ -226,7 +240,13 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 	}
 	r.ParkedBy = parkedCounts(parked)
 	for _, v := range sortedSettings(snap) {
-		rec := SettingReport{Setting: string(v.ID), Source: string(v.Source), Target: string(v.Target), Active: v.Active, Takes: []string{}, Parked: waiting[v.ID]}
+		rec := SettingReport{Setting: string(v.ID), Source: string(v.Source), Target: string(v.Target), Active: v.Active, Takes: []string{}, Parked: waiting[v.ID], Mode: v.Mode.String()}
+		if rec.Drift, err = s.driftRecord(ctx, v); err != nil {
+			return r, err
+		}
+		if run, ok := snap.Runs[v.ID]; ok {
+			rec.Run = &SettingRunState{run.ID, string(run.Phase), run.Phase.Over(), run.Reason, run.Asked, run.Ended}
+		}
 		for _, t := range v.TakenTypes() {
 			rec.Takes = append(rec.Takes, string(t))
 		}

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -15,12 +17,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/producer"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron/standin"
 )
@@ -28,6 +33,8 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"vcsync": func() { os.Exit(mainCode()) }})
 }
+
+var updateScripts = flag.Bool("update-scripts", false, "write what cmp compares in the scripts anew")
 
 const scriptPassword = "cli-S3cret word"
 
@@ -39,6 +46,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
+		UpdateScripts:       *updateScripts,
 		// A script that hangs ends with its own log instead of all goroutines.
 		Deadline: time.Now().Add(3 * time.Minute),
 		Setup: func(e *testscript.Env) error {
@@ -58,7 +66,19 @@ func TestScripts(t *testing.T) {
 				cancel()
 				return errors.Join(err, b.Close())
 			}
-			s, err := control.New(control.Config{Broker: b, Open: opener(15 * time.Second), Addr: l.Addr().String(), Version: "scripted", Log: log})
+			cfg := control.Config{Broker: b, Open: opener(15 * time.Second), Addr: l.Addr().String(), Version: "scripted", Log: log}
+			if filepath.Base(e.WorkDir) == "script-sync" {
+				roles := &scriptedRoles{b: b, dir: e.WorkDir}
+				cfg.Sources, cfg.Targets = scriptedProducer{}, roles
+				ended := make(chan error, 1)
+				go func() { ended <- b.WatchConfig(ctx, roles.look) }()
+				e.Defer(func() {
+					if err := <-ended; err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			s, err := control.New(cfg)
 			if err != nil {
 				cancel()
 				return errors.Join(err, b.Close())
@@ -187,6 +207,90 @@ func cmdPark(ts *testscript.TestScript, _ bool, args []string) {
 	_, err := b.PutParked(context.Background(), broker.Parked{Target: schemas.Slug(args[0]), Setting: "one", Source: "production", Type: schemas.Job, ID: id, Token: id.Token(),
 		Version: schemas.Version{Epoch: 1, Revision: 1}, Class: "refused", Reason: args[2], Fix: "rename it", First: time.Now(), Last: time.Now(), Attempts: 3})
 	ts.Check(err)
+}
+
+// scriptedProducer has always just listed everything.
+type scriptedProducer struct{}
+
+func (scriptedProducer) Poke(schemas.Slug) {}
+func (scriptedProducer) Status() []producer.Status {
+	s := producer.Status{Server: "production", State: producer.Capturing, Types: map[schemas.Type]producer.TypeStatus{}}
+	for _, t := range schemas.Types() {
+		s.Types[t] = producer.TypeStatus{Revision: math.MaxUint64}
+	}
+	return []producer.Status{s}
+}
+
+// scriptedRoles stand for a consumer in the script of sync: what there is to plan, and
+// what becomes of it, stands in the script's file plan.json. Real consumers are in e2e.
+type scriptedRoles struct {
+	b   *broker.Broker
+	dir string
+}
+
+func (*scriptedRoles) Status() ([]consumer.TargetStatus, []consumer.SettingStatus) {
+	return []consumer.TargetStatus{{Target: "test", State: consumer.Working}}, nil
+}
+
+func (r *scriptedRoles) look(snap broker.Snapshot) {
+	for _, run := range snap.Runs {
+		if err := r.play(run); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func (r *scriptedRoles) play(run broker.StoredRun) error {
+	ctx := context.Background()
+	var f struct {
+		Plan     broker.Plan        `json:"plan"`
+		Entries  []broker.PlanEntry `json:"entries"`
+		Outcomes []broker.Outcome   `json:"outcomes"`
+		Result   broker.RunPhase    `json:"result"`
+		Reason   string             `json:"reason"`
+	}
+	raw, err := os.ReadFile(filepath.Join(r.dir, "plan.json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &f)
+	}
+	if err != nil {
+		return err
+	}
+	switch run.Phase {
+	case broker.RunPlan:
+		p := f.Plan
+		p.ID, p.Run, p.Setting, p.SettingRevision, p.Source, p.Target, p.Made = "plan-of-"+run.ID, run.ID, run.Setting, run.SettingRevision, "production", "test", time.Now()
+		return r.b.PutPlan(ctx, p, f.Entries)
+	case broker.RunApplying:
+		p, err := r.b.GetPlan(ctx, run.Setting)
+		if err != nil {
+			return err
+		}
+		g := broker.RunProgress{Run: run.ID, Plan: p.ID, Setting: run.Setting, Outcomes: map[broker.Outcome]int{}, Ended: true, Result: f.Result, Reason: f.Reason}
+		for _, o := range f.Outcomes {
+			if o != "" {
+				g.Total++
+				g.Done++
+				g.Outcomes[o]++
+			}
+		}
+		var pages []broker.PlanPage
+		if err := r.b.PlanPages(ctx, p, func(_ int, page broker.PlanPage) bool { pages = append(pages, page); return true }); err != nil {
+			return err
+		}
+		for n, page := range pages {
+			for i := range page.Entries {
+				if i < len(f.Outcomes) {
+					page.Entries[i].Outcome = f.Outcomes[i]
+				}
+			}
+			if _, err := r.b.PutPlanPage(ctx, p, n, page); err != nil {
+				return err
+			}
+		}
+		return r.b.PutProgress(ctx, g)
+	}
+	return nil
 }
 
 // cmdSed writes a file anew with another text in it: sed old new from to.

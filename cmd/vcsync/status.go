@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/control"
 )
 
@@ -107,6 +108,27 @@ func (a *app) printStatus(r control.StatusReport) error {
 	}
 	if err := a.section(t, true, "", "No sync settings."); err != nil {
 		return err
+	}
+	t = newTable("AUDIT OF", "MODE", "EQUAL", "DIFFERENT", "HELD", "LAST AUDIT", "TROUBLE")
+	runs := newTable("SYNC NOW OF", "PHASE", "ASKED", "REASON")
+	for _, v := range r.Settings {
+		if d := v.Drift; d != nil {
+			trouble := dash(shorten(d.Failed, 120))
+			if d.Failed == "" && d.Outdated {
+				trouble = "of before the setting was changed"
+			}
+			t.add(v.Setting, v.Mode, fmt.Sprint(d.Equal), fmt.Sprint(d.Differs), fmt.Sprint(d.Held), when(d.Began), trouble)
+		}
+		if n := v.Run; n != nil && (!n.Over || n.Phase == string(broker.RunFailed)) {
+			runs.add(v.Setting, n.Phase, when(n.Asked), dash(shorten(n.Reason, 120)))
+		}
+	}
+	for _, t := range []*table{t, runs} {
+		if len(t.rows) > 1 {
+			if err := a.section(t, true, "", ""); err != nil {
+				return err
+			}
+		}
 	}
 	t = newTable("ACCOUNT OF", "CAPTURED", "APPLIED", "SUPERSEDED", "FILTERED", "PARKED", "HELD", "PENDING", "LOST")
 	for _, v := range r.Settings {

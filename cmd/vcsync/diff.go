@@ -1,0 +1,125 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/spf13/cobra"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
+	"github.com/vcsync/vcsync/control"
+)
+
+// DiffReport is what a comparison found, for --json.
+type DiffReport struct {
+	Setting string                `json:"setting"`
+	Source  string                `json:"source"`
+	Target  string                `json:"target"`
+	Equal   bool                  `json:"equal"`
+	Counts  []control.CountRecord `json:"counts"`
+	// Objects are those that are not equal.
+	Objects []control.EntryRecord `json:"objects"`
+}
+
+func newDiffCommand(a *app) *cobra.Command {
+	var f runFlags
+	c := &cobra.Command{
+		Use:   "diff SETTING",
+		Short: "Compare source and target of a sync setting, and change nothing",
+		Long: `Lists source and target afresh and says per object whether they are equal, different
+(with the fields), only at the source, only at the target, or owned: different only in
+what the setting leaves to the target. It works on inactive sync settings too.
+
+Exit codes: 0 equal, 1 different. Owned objects count as equal. What is only at the
+target and never came from the source is not what the setting is about: it is counted,
+and makes no difference.`,
+		Args: exactly(1, "a sync setting's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in, err := f.scope()
+			if err != nil {
+				return err
+			}
+			in.DryRun = true
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			run, err := a.plan(cmd.Context(), api, args[0], in)
+			if err != nil {
+				return err
+			}
+			rows, err := entries(cmd.Context(), api, apiPath("settings", args[0], "run", "plan"), run.Plan.ID)
+			if err != nil {
+				return err
+			}
+			rows = slices.DeleteFunc(rows, func(e control.EntryRecord) bool { return e.Difference == string(broker.Equal) })
+			r := DiffReport{run.Setting, run.Plan.Source, run.Plan.Target, true, run.Plan.Counts, rows}
+			for _, c := range r.Counts {
+				r.Equal = r.Equal && (c.Objects == 0 || control.Same(c.Difference, c.Act))
+			}
+			raw, err := json.Marshal(r)
+			if err != nil {
+				return failed(exitRunTime, err)
+			}
+			if err := a.show(raw, func() error { return a.printDiff(r, f.all) }); err != nil {
+				return err
+			}
+			if r.Equal {
+				return nil
+			}
+			return failed(exitDifferent, errors.New("source and target differ"))
+		},
+	}
+	f.register(c)
+	return c
+}
+
+var differences = []broker.Difference{broker.Different, broker.OnlySource, broker.OnlyTarget, broker.Owned, broker.Equal}
+
+func (a *app) printDiff(r DiffReport, all bool) error {
+	fmt.Fprintf(a.out, "%s: %s and %s\n", clean(r.Setting), clean(r.Source), clean(r.Target))
+	rows := slices.DeleteFunc(slices.Clone(r.Objects), func(e control.EntryRecord) bool { return control.Same(e.Difference, e.Act) && !all })
+	a.printEntries(a.out, rows, all, func(e control.EntryRecord) (int, string, bool) {
+		text := e.Difference
+		if control.Same(e.Difference, e.Act) && e.Difference == string(broker.OnlyTarget) {
+			text += ", and no concern of the setting"
+		}
+		plain := e.Reason == string(decide.IsNew) || e.Reason == string(decide.Differs) // it says no more than the difference
+		if why := cmp.Or(e.Why, e.Reason); why != "" && !plain {
+			text += ": " + clean(why)
+		}
+		return slices.Index(differences, broker.Difference(e.Difference)), text, false
+	})
+	if len(rows) > 0 {
+		fmt.Fprintln(a.out)
+	}
+	n := map[broker.Difference]int{}
+	foreign := 0
+	for _, c := range r.Counts {
+		if d := broker.Difference(c.Difference); d == broker.OnlyTarget && control.Same(c.Difference, c.Act) {
+			foreign += c.Objects
+		} else {
+			n[d] += c.Objects
+		}
+	}
+	var words []string
+	for _, d := range differences {
+		if n[d] > 0 {
+			words = append(words, fmt.Sprintf("%d %s", n[d], d))
+		}
+	}
+	if foreign > 0 {
+		words = append(words, fmt.Sprintf("%d only at the target that never came from the source", foreign))
+	}
+	for _, line := range wrap(cmp.Or(strings.Join(words, ", "), "nothing was found")+".", planWidth) {
+		if _, err := fmt.Fprintln(a.out, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}

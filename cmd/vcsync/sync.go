@@ -1,0 +1,546 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/spf13/cobra"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
+	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// runFlags are what sync and diff share.
+type runFlags struct {
+	types, objects []string
+	all            bool
+}
+
+func (f *runFlags) register(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.types, "type", nil, "only this type; may be repeated")
+	c.Flags().StringArrayVar(&f.objects, "object", nil, "only this object, as TYPE/ID with its id at the source; may be repeated")
+	c.Flags().BoolVar(&f.all, "all", false, "show every object, however many there are")
+}
+
+// scope reads the flags.
+func (f *runFlags) scope() (control.NewRun, error) {
+	var in control.NewRun
+	for _, text := range f.types {
+		t, err := schemas.ParseType(text)
+		if err != nil {
+			return in, usageError("--type: %w", err)
+		}
+		in.Types = append(in.Types, string(t))
+	}
+	for _, text := range f.objects {
+		name, object, ok := strings.Cut(text, "/")
+		t, err := schemas.ParseType(name)
+		if !ok || err != nil {
+			return in, usageError("--object %q: want TYPE/ID, such as Job/3f2c1a50-...", text)
+		}
+		id, err := schemas.ParseID(object)
+		if err != nil {
+			return in, usageError("--object %q: %w", text, err)
+		}
+		in.Objects = append(in.Objects, control.RunObjectRecord{Type: string(t), ID: string(id)})
+	}
+	return in, nil
+}
+
+// SyncReport is what a Sync now did, for --json.
+type SyncReport struct {
+	Run control.RunRecord `json:"run"`
+	// Objects are those of the plan of which there is something to say, with what became
+	// of each.
+	Objects []control.EntryRecord `json:"objects"`
+}
+
+func newSyncCommand(a *app) *cobra.Command {
+	var f runFlags
+	var dependencies, dryRun, yes, drop bool
+	c := &cobra.Command{
+		Use:   "sync SETTING",
+		Short: "Sync now: show a plan, ask, and do it",
+		Long: `Lists the source and the target afresh, shows what would be added, updated and deleted
+at the target and why the rest is not, asks, and does exactly that. It works on inactive
+sync settings too. What changes meanwhile, at the source or at the target, is left out
+and said; where the setting itself is changed, the plan is dropped.
+
+Exit codes: 0 done, or nothing to do; 1 some of it was not done, with --dry-run: there is
+something to do; 4 it failed.`,
+		Example: `  vcsync sync prod-to-test --dry-run
+  vcsync sync prod-to-test --type Job --yes
+  vcsync sync prod-to-test --object Job/3f2c1a50-... --with-dependencies`,
+		Args: exactly(1, "a sync setting's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in, err := f.scope()
+			if err != nil {
+				return err
+			}
+			in.Dependencies, in.DryRun = dependencies, dryRun
+			switch {
+			case dependencies && len(f.objects) == 0:
+				return usageError("--with-dependencies goes with --object: name at least one")
+			case drop && (dryRun || yes || len(f.types)+len(f.objects) > 0):
+				return usageError("--drop goes alone: it ends the run that is under way")
+			case dryRun && yes:
+				return usageError("--dry-run and --yes exclude each other")
+			case !drop && !dryRun && !yes && !terminal(a.in):
+				return usageError("nobody can be asked here: repeat it with --yes, or with --dry-run to only look; nothing was changed")
+			}
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			if drop {
+				return a.dropRun(cmd.Context(), api, args[0])
+			}
+			return a.sync(cmd.Context(), api, args[0], in, yes, f.all)
+		},
+	}
+	f.register(c)
+	c.Flags().BoolVar(&dependencies, "with-dependencies", false, "also what the named objects refer to, where the target has none")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "show the plan, and change nothing")
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	c.Flags().BoolVar(&drop, "drop", false, "end the run that is under way")
+	return c
+}
+
+// dropRun ends the run that is under way.
+func (a *app) dropRun(ctx context.Context, api *client, setting string) error {
+	var r control.RunRecord
+	if _, _, err := api.call(ctx, http.MethodGet, apiPath("settings", setting, "run"), nil, nil, &r); err != nil {
+		return err
+	}
+	raw, _, err := api.call(ctx, http.MethodPost, apiPath("settings", setting, "run", "drop"), nil, control.DropRun{Run: r.ID}, nil)
+	if err != nil {
+		return err
+	}
+	return a.show(raw, func() error {
+		_, err := fmt.Fprintf(a.out, "The run of sync setting %s is dropped; what was %s stays as it is.\n", clean(setting), map[bool]string{true: "done already", false: "there"}[r.Phase == string(broker.RunApplying)])
+		return err
+	})
+}
+
+// sync asks for a run and follows it to its end.
+func (a *app) sync(ctx context.Context, api *client, setting string, in control.NewRun, yes, all bool) error {
+	run, err := a.plan(ctx, api, setting, in)
+	if err != nil {
+		return err
+	}
+	report := SyncReport{Run: run}
+	path := apiPath("settings", setting, "run")
+	// Whoever turns away leaves no run behind that nobody wants.
+	leave := func(err error) error {
+		if run.Over {
+			return err
+		}
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		_, _, derr := api.call(late, http.MethodPost, path+"/drop", nil, control.DropRun{Run: run.ID}, &run)
+		if isStatus(derr, http.StatusConflict) {
+			derr = nil // it is over, or somebody else's
+		}
+		report.Run = run
+		return errors.Join(err, derr)
+	}
+	if report.Objects, err = entries(ctx, api, path+"/plan", run.Plan.ID); err != nil {
+		return leave(err)
+	}
+	show := func() error {
+		if !a.json {
+			return nil
+		}
+		raw, err := json.Marshal(report)
+		if err != nil {
+			return failed(exitRunTime, err)
+		}
+		return a.show(raw, nil)
+	}
+	if !a.json {
+		if err := a.printPlan(run, report.Objects, all); err != nil {
+			return leave(failed(exitRunTime, err))
+		}
+	}
+	switch {
+	case run.Plan.Changes == 0:
+		if err := leave(nil); err != nil {
+			return err
+		}
+		return show()
+	case in.DryRun:
+		return errors.Join(show(), failed(exitDifferent, fmt.Errorf("%s to make; nothing was changed (--dry-run)", count(run.Plan.Changes, "change"))))
+	case !yes:
+		if err := a.confirm(fmt.Sprintf("Make %s at %s?", these(run.Plan.Changes), run.Plan.Target)); err != nil {
+			return leave(err)
+		}
+	}
+	if _, _, err := api.call(ctx, http.MethodPost, path+"/approve", nil, control.ApproveRun{Plan: run.Plan.ID}, &run); err != nil {
+		return leave(err)
+	}
+	bar := a.progress()
+	err = follow(ctx, api, setting, run.ID, func(r control.RunRecord) bool {
+		run = r
+		if r.Applied != nil {
+			bar.show(r.Applied.Done, r.Applied.Total, doing(r.Applied.Types))
+		} else {
+			bar.note("waiting for " + r.Waits)
+		}
+		return r.Over
+	})
+	bar.end()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = failed(exitRunTime, fmt.Errorf("interrupted; what was approved goes on: see vcsync status, or end it with vcsync sync %s --drop", setting))
+		}
+		return err
+	}
+	report.Run = run
+	if report.Objects, err = entries(ctx, api, path+"/plan", run.Plan.ID); err != nil {
+		return err
+	}
+	if !a.json {
+		if err := a.printResult(run, report.Objects, all); err != nil {
+			return failed(exitRunTime, err)
+		}
+	}
+	return errors.Join(show(), runError(run))
+}
+
+// these names changes that a person is asked about.
+func these(n int) string {
+	if n == 1 {
+		return "this change"
+	}
+	return fmt.Sprintf("these %d changes", n)
+}
+
+// runError is nil where all that was approved was done.
+func runError(run control.RunRecord) error {
+	switch broker.RunPhase(run.Phase) {
+	case broker.RunFailed:
+		return failed(exitRunTime, fmt.Errorf("the run failed: %s", cmp.Or(run.Reason, "no reason is known")))
+	case broker.RunDropped:
+		return failed(exitDifferent, fmt.Errorf("the run was dropped: %s", cmp.Or(run.Reason, "no reason is known")))
+	}
+	if run.Applied != nil {
+		if left := run.Applied.Total - run.Applied.Outcomes[string(broker.OutcomeDone)]; left > 0 {
+			return failed(exitDifferent, fmt.Errorf("%d of %d were not done; see why above, and run it again for what is left", left, run.Applied.Total))
+		}
+	}
+	return nil
+}
+
+// plan asks for a run and waits for its plan.
+func (a *app) plan(ctx context.Context, api *client, setting string, in control.NewRun) (run control.RunRecord, err error) {
+	if _, _, err := api.call(ctx, http.MethodPost, apiPath("settings", setting, "runs"), nil, in, &run); err != nil {
+		return run, err
+	}
+	bar := a.progress()
+	err = follow(ctx, api, setting, run.ID, func(r control.RunRecord) bool {
+		run = r
+		if !r.Over && r.Waits != "" && r.Phase != string(broker.RunShown) {
+			bar.note("waiting for " + r.Waits)
+		}
+		return r.Over || r.Phase == string(broker.RunShown)
+	})
+	bar.end()
+	if err != nil {
+		if ctx.Err() != nil && !run.Over {
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+			defer cancel()
+			_, _, derr := api.call(late, http.MethodPost, apiPath("settings", setting, "run", "drop"), nil, control.DropRun{Run: run.ID}, nil)
+			err = errors.Join(failed(exitRunTime, errors.New("interrupted; the run is dropped, and nothing was changed")), derr)
+		}
+		return run, err
+	}
+	if err := runError(run); err != nil {
+		return run, err
+	}
+	if run.Plan == nil {
+		return run, failed(exitRunTime, errors.New("the run is over and left no plan"))
+	}
+	return run, nil
+}
+
+// followEvery is how often a run is asked how it does.
+const followEvery = 250 * time.Millisecond
+
+// follow reads a run until each says that it is enough.
+func follow(ctx context.Context, api *client, setting, id string, each func(control.RunRecord) bool) error {
+	for {
+		var r control.RunRecord
+		if _, _, err := api.call(ctx, http.MethodGet, apiPath("settings", setting, "run"), nil, nil, &r); err != nil {
+			return err
+		}
+		if r.ID != id {
+			return failed(exitDifferent, errors.New("somebody began another run meanwhile; this one is over"))
+		}
+		if each(r) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return failed(exitRunTime, errors.New("interrupted"))
+		case <-time.After(followEvery):
+		}
+	}
+}
+
+// entries reads all pages of a plan or of a drift list.
+func entries(ctx context.Context, api *client, path, id string) ([]control.EntryRecord, error) {
+	out := []control.EntryRecord{}
+	for n := 0; ; n++ {
+		var page control.EntryPage
+		if _, _, err := api.call(ctx, http.MethodGet, fmt.Sprintf("%s?page=%d&plan=%s", path, n, url.QueryEscape(id)), nil, nil, &page); err != nil {
+			return nil, err
+		}
+		out = append(out, page.Items...)
+		if n+1 >= page.Pages {
+			return out, nil
+		}
+	}
+}
+
+// doing names the type that is being worked on.
+func doing(types []control.TypeProgress) string {
+	for _, t := range types {
+		if t.Done < t.Total {
+			return t.Type
+		}
+	}
+	return ""
+}
+
+// planWidth is how many columns a plan takes.
+const planWidth = 80
+
+// groupMost is how many objects of one kind and reason are shown without --all.
+// Deletions are always shown.
+const groupMost = 10
+
+// entryGroup is objects of one type with which the same is done for the same reason.
+type entryGroup struct {
+	title string
+	rows  []control.EntryRecord
+	whole bool // shown whole, however many there are
+}
+
+// groups sorts entries into groups of one type, in the order of the titles' first
+// letters: what title says, and its rank.
+func groups(rows []control.EntryRecord, title func(control.EntryRecord) (rank int, text string, whole bool)) []entryGroup {
+	type key struct {
+		rank int
+		text string
+	}
+	by := map[key]*entryGroup{}
+	for _, e := range rows {
+		rank, text, whole := title(e)
+		k := key{rank, text}
+		if by[k] == nil {
+			by[k] = &entryGroup{title: text, whole: whole}
+		}
+		by[k].rows = append(by[k].rows, e)
+	}
+	var out []entryGroup
+	for _, k := range slices.SortedFunc(maps.Keys(by), func(a, b key) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.text, b.text)) }) {
+		g := by[k]
+		slices.SortStableFunc(g.rows, func(a, b control.EntryRecord) int {
+			return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
+		})
+		out = append(out, *g)
+	}
+	return out
+}
+
+// printEntries prints objects by type and group, in 80 columns.
+func (a *app) printEntries(w io.Writer, rows []control.EntryRecord, all bool, title func(control.EntryRecord) (int, string, bool)) {
+	for _, t := range schemas.Types() {
+		var of []control.EntryRecord
+		for _, e := range rows {
+			if e.Type == string(t) {
+				of = append(of, e)
+			}
+		}
+		if len(of) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n%s\n", t)
+		for _, g := range groups(of, title) {
+			for _, line := range wrap(fmt.Sprintf("%s (%d)", g.title, len(g.rows)), planWidth-2) {
+				fmt.Fprintf(w, "  %s\n", line)
+			}
+			shown := len(g.rows)
+			if !all && !g.whole && shown > groupMost {
+				shown = groupMost
+			}
+			for _, e := range g.rows[:shown] {
+				printEntry(w, e)
+			}
+			if rest := len(g.rows) - shown; rest > 0 {
+				fmt.Fprintf(w, "      ... and %d more; --all shows them\n", rest)
+			}
+		}
+	}
+}
+
+// printEntry prints one object: its name and its id on one line where both fit, and
+// below what differs.
+func printEntry(w io.Writer, e control.EntryRecord) {
+	const indent = 6
+	name, id := clean(cmp.Or(e.Name, "(no name)")), clean(e.ID)
+	if e.TargetID != "" {
+		id += " as " + clean(e.TargetID)
+	}
+	room := planWidth - indent - displayWidth(id) - 2
+	switch {
+	case e.Name == e.ID: // a variable's name is its id
+		fmt.Fprintf(w, "      %s\n", name)
+	case displayWidth(name) <= room:
+		fmt.Fprintf(w, "      %s%s%s\n", name, strings.Repeat(" ", room-displayWidth(name)+2), id)
+	default:
+		fmt.Fprintf(w, "      %s\n", shorten(name, planWidth-indent))
+		fmt.Fprintf(w, "%s%s\n", strings.Repeat(" ", max(indent+2, planWidth-displayWidth(id))), id)
+	}
+	if len(e.Fields) > 0 {
+		for _, line := range wrap(clean(strings.Join(e.Fields, ", ")), planWidth-indent-2) {
+			fmt.Fprintf(w, "        %s\n", line)
+		}
+	}
+}
+
+// wrap breaks a text between words into lines of so many columns; a longer word keeps a
+// line of its own.
+func wrap(text string, columns int) (lines []string) {
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case line == "":
+			line = word
+		case displayWidth(line)+1+displayWidth(word) > columns:
+			lines = append(lines, line)
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	if line != "" {
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// acts are the acts of a plan in the order in which they are shown.
+var acts = []decide.Act{decide.Add, decide.Update, decide.Delete, decide.Park, decide.Hold, decide.Wait, decide.Look, decide.Adopt, decide.Nothing}
+
+// actWords name acts where they head a group and where they are counted.
+var actWords = map[decide.Act][2]string{
+	decide.Add: {"add", "to add"}, decide.Update: {"update", "to update"}, decide.Delete: {"delete", "to delete"}, decide.Park: {"park", "to park"},
+	decide.Hold: {"held", "held"}, decide.Wait: {"waits", "waiting"}, decide.Look: {"open", "open"}, decide.Adopt: {"record as equal", "to record as equal"},
+	decide.Nothing: {"left alone", "left alone"},
+}
+
+// wouldBe is what is kept from being done.
+var wouldBe = map[broker.Difference]string{broker.OnlySource: "add", broker.Different: "update", broker.OnlyTarget: "delete"}
+
+// planTitle heads the groups of a plan.
+func planTitle(e control.EntryRecord) (int, string, bool) {
+	act := decide.Act(e.Act)
+	text := cmp.Or(actWords[act][0], e.Act)
+	if would := wouldBe[broker.Difference(e.Difference)]; would != "" && (act == decide.Hold || act == decide.Wait || act == decide.Park) {
+		text += " (would " + would + ")"
+	}
+	if why := cmp.Or(e.Why, e.Reason); why != "" {
+		text += ": " + clean(why)
+	}
+	rank := slices.Index(acts, act)
+	return rank, text, act == decide.Delete
+}
+
+// counted counts the objects of a plan by what is done with them. What is equal, or left
+// alone because it is, is one number.
+func counted(counts []control.CountRecord) string {
+	n := map[decide.Act]int{}
+	equal := 0
+	for _, c := range counts {
+		if act := decide.Act(c.Act); act == decide.Nothing && control.Same(c.Difference, c.Act) && c.Difference != string(broker.OnlyTarget) {
+			equal += c.Objects
+		} else {
+			n[act] += c.Objects
+		}
+	}
+	var words []string
+	for _, act := range acts {
+		if n[act] > 0 {
+			words = append(words, fmt.Sprintf("%d %s", n[act], actWords[act][1]))
+		}
+	}
+	if equal > 0 {
+		words = append(words, fmt.Sprintf("%d equal", equal))
+	}
+	if words == nil {
+		return "nothing was found"
+	}
+	return strings.Join(words, ", ")
+}
+
+func (a *app) printPlan(run control.RunRecord, rows []control.EntryRecord, all bool) error {
+	p := run.Plan
+	fmt.Fprintf(a.out, "Plan for %s: %s -> %s\n", clean(run.Setting), clean(p.Source), clean(p.Target))
+	for _, w := range p.Warnings {
+		for i, line := range wrap("Warning: "+clean(w), planWidth-2) {
+			fmt.Fprintf(a.out, "%s%s\n", map[bool]string{true: "", false: "  "}[i == 0], line)
+		}
+	}
+	a.printEntries(a.out, rows, all, planTitle)
+	if len(rows) > 0 {
+		fmt.Fprintln(a.out)
+	}
+	for _, line := range wrap(counted(p.Counts)+".", planWidth) {
+		fmt.Fprintln(a.out, line)
+	}
+	if p.Changes == 0 {
+		_, err := fmt.Fprintf(a.out, "Nothing to do at %s.\n", clean(p.Target))
+		return err
+	}
+	return nil
+}
+
+// printResult says what became of a plan, and names what was not done.
+func (a *app) printResult(run control.RunRecord, rows []control.EntryRecord, all bool) error {
+	var left []control.EntryRecord
+	for _, e := range rows {
+		if e.Outcome != "" && e.Outcome != string(broker.OutcomeDone) {
+			e.Fields = nil
+			left = append(left, e)
+		}
+	}
+	if len(left) > 0 {
+		fmt.Fprint(a.out, "\nNot done:\n")
+		a.printEntries(a.out, left, all, func(e control.EntryRecord) (int, string, bool) {
+			text := fmt.Sprintf("%s: %s", cmp.Or(actWords[decide.Act(e.Act)][0], e.Act), clean(e.Outcome))
+			if e.OutcomeWhy != "" {
+				text += ": " + clean(e.OutcomeWhy)
+			}
+			return slices.Index(acts, decide.Act(e.Act)), text, false
+		})
+		fmt.Fprintln(a.out)
+	}
+	if run.Applied == nil {
+		return nil
+	}
+	_, err := fmt.Fprintf(a.out, "%d of %d done at %s.\n", run.Applied.Outcomes[string(broker.OutcomeDone)], run.Applied.Total, clean(run.Plan.Target))
+	return err
+}

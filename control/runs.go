@@ -1,0 +1,548 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/nats-io/nuid"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// RunObjectRecord is one object, by its id at the source.
+type RunObjectRecord struct {
+	Type string `json:"type" maxLength:"32"`
+	ID   string `json:"id" minLength:"1" maxLength:"4096"`
+}
+
+// NewRun is the body of asking for a run.
+type NewRun struct {
+	Types        []string          `json:"types,omitzero" maxItems:"17" doc:"Only these types; with neither types nor objects, all that the setting takes."`
+	Objects      []RunObjectRecord `json:"objects,omitzero" maxItems:"1000" doc:"Only these objects, by their ids at the source."`
+	Dependencies bool              `json:"dependencies,omitzero" doc:"Beside objects: also what they refer to, directly or through others, where the target has none."`
+	DryRun       bool              `json:"dryRun,omitzero" doc:"It ends when the plan is there."`
+}
+
+// RunRecord is a run of a sync setting as the API shows it.
+type RunRecord struct {
+	ID      string          `json:"id"`
+	Setting string          `json:"setting"`
+	Phase   string          `json:"phase" doc:"capture: the source is listed afresh. plan: the target is listed, and the plan is made. shown: it waits for an approval. applying, and then done, failed or dropped."`
+	Over    bool            `json:"over"`
+	DryRun  bool            `json:"dryRun,omitzero"`
+	Scope   NewRun          `json:"scope"`
+	Reason  string          `json:"reason,omitzero" doc:"Why it failed or was dropped."`
+	Waits   string          `json:"waits,omitzero" doc:"What it waits for now."`
+	By      string          `json:"by,omitzero"`
+	Asked   time.Time       `json:"asked"`
+	Ended   time.Time       `json:"ended,omitzero"`
+	Plan    *PlanRecord     `json:"plan,omitempty" doc:"Absent while there is none."`
+	Applied *ProgressRecord `json:"applied,omitempty" doc:"How far the applying of the plan has come; absent before it began."`
+}
+
+// CountRecord is a number of objects of one type.
+type CountRecord struct {
+	Type       string `json:"type"`
+	Difference string `json:"difference"`
+	Act        string `json:"act"`
+	Objects    int    `json:"objects"`
+}
+
+// PlanRecord is the head of a plan.
+type PlanRecord struct {
+	ID       string        `json:"id"`
+	Source   string        `json:"source"`
+	Target   string        `json:"target"`
+	Made     time.Time     `json:"made"`
+	Counts   []CountRecord `json:"counts" nullable:"false" doc:"Every object that was looked at."`
+	Changes  int           `json:"changes" doc:"How many objects of the target it would add, update or delete."`
+	Entries  int           `json:"entries" doc:"Objects of which there is something to say."`
+	Pages    int           `json:"pages"`
+	Warnings []string      `json:"warnings,omitzero"`
+	Failed   string        `json:"failed,omitzero"`
+}
+
+// TypeProgress is how far one type of a plan has come.
+type TypeProgress struct {
+	Type  string `json:"type"`
+	Total int    `json:"total"`
+	Done  int    `json:"done"`
+}
+
+// ProgressRecord is how far the applying of a plan has come.
+type ProgressRecord struct {
+	Total    int            `json:"total" doc:"Entries of the plan that change or record something."`
+	Done     int            `json:"done" doc:"How many of them have an outcome."`
+	Types    []TypeProgress `json:"types" nullable:"false"`
+	Outcomes map[string]int `json:"outcomes" nullable:"false" doc:"How many entries ended how."`
+	Ended    bool           `json:"ended"`
+}
+
+// EntryRecord is one object of a plan or of a drift list. It holds no content.
+type EntryRecord struct {
+	Type       string   `json:"type"`
+	ID         string   `json:"id" doc:"At the source."`
+	TargetID   string   `json:"targetId,omitzero" doc:"At the target, where a pin makes it another."`
+	Name       string   `json:"name,omitzero"`
+	Group      string   `json:"group,omitzero"`
+	Difference string   `json:"difference" doc:"equal, different, only at the source, only at the target, or owned: different only in what is the target's own."`
+	Act        string   `json:"act" doc:"add, update, delete, adopt (record that both are equal), wait, hold, park, or nothing."`
+	Reason     string   `json:"reason,omitzero" doc:"A short word for why."`
+	Why        string   `json:"why,omitzero" doc:"The same for people."`
+	Fields     []string `json:"fields,omitzero" doc:"What differs, the first 8."`
+	Version    string   `json:"version,omitzero"`
+	Outcome    string   `json:"outcome,omitzero" doc:"What became of it; absent before the plan is applied."`
+	OutcomeWhy string   `json:"outcomeWhy,omitzero"`
+}
+
+// EntryPage is a page of a plan or of a drift list.
+type EntryPage struct {
+	Plan  string        `json:"plan" doc:"Of which plan or drift list."`
+	Page  int           `json:"page"`
+	Pages int           `json:"pages"`
+	Items []EntryRecord `json:"items" nullable:"false"`
+}
+
+// DriftRecord is what the last audit of a setting's target found.
+type DriftRecord struct {
+	ID       string        `json:"id"`
+	Began    time.Time     `json:"began,omitzero" doc:"When the listing of the target began; absent while none ended well."`
+	Cause    string        `json:"cause,omitzero" doc:"start, interval, reconnect, settings or asked."`
+	Counts   []CountRecord `json:"counts" nullable:"false" doc:"Every object that was looked at."`
+	Equal    int           `json:"equal" doc:"With those that differ only in what is the target's own."`
+	Differs  int           `json:"different" doc:"Different, or at one side only, of what the setting takes."`
+	Held     int           `json:"held" doc:"Of these, those that wait for a person or a window."`
+	Entries  int           `json:"entries"`
+	Pages    int           `json:"pages"`
+	Cut      bool          `json:"cut,omitzero" doc:"There were more entries than a list takes."`
+	Failed   string        `json:"failed,omitzero" doc:"Why the last audit could not be made; the rest is of one before."`
+	Outdated bool          `json:"outdated,omitzero" doc:"The setting was changed since."`
+}
+
+func countRecords(counts []broker.PlanCount) []CountRecord {
+	out := []CountRecord{}
+	for _, c := range counts {
+		out = append(out, CountRecord{string(c.Type), string(c.Difference), c.Act, c.Objects})
+	}
+	return out
+}
+
+func entryRecord(e broker.PlanEntry) EntryRecord {
+	r := EntryRecord{Type: string(e.Type), ID: string(e.ID), TargetID: string(e.TargetID), Name: e.Name, Group: e.Group, Difference: string(e.Difference),
+		Act: e.Act, Reason: e.Reason, Why: e.Why, Fields: e.Fields, Outcome: string(e.Outcome), OutcomeWhy: e.OutcomeWhy}
+	if e.Version != (schemas.Version{}) {
+		r.Version = e.Version.String()
+	}
+	return r
+}
+
+func planRecord(p broker.Plan) *PlanRecord {
+	r := &PlanRecord{ID: p.ID, Source: string(p.Source), Target: string(p.Target), Made: p.Made, Counts: countRecords(p.Counts), Entries: p.Entries, Pages: p.Pages,
+		Warnings: p.Warnings, Failed: p.Failed}
+	for _, c := range p.Counts {
+		if decide.Act(c.Act).Writes() {
+			r.Changes += c.Objects
+		}
+	}
+	return r
+}
+
+// runRecord adds to a run what the consumer says of it.
+func (s *Server) runRecord(ctx context.Context, r broker.StoredRun) (RunRecord, error) {
+	out := RunRecord{ID: r.ID, Setting: string(r.Setting), Phase: string(r.Phase), Over: r.Phase.Over(), DryRun: r.DryRun, Reason: r.Reason, By: r.By, Asked: r.Asked,
+		Ended: r.Ended, Scope: NewRun{Dependencies: r.Scope.Dependencies, DryRun: r.DryRun}}
+	for _, t := range r.Scope.Types {
+		out.Scope.Types = append(out.Scope.Types, string(t))
+	}
+	for _, o := range r.Scope.Objects {
+		out.Scope.Objects = append(out.Scope.Objects, RunObjectRecord{string(o.Type), string(o.ID)})
+	}
+	p, err := s.broker.GetPlan(ctx, r.Setting)
+	switch {
+	case err == nil && p.Run == r.ID:
+		out.Plan = planRecord(p)
+	case err != nil && !errors.Is(err, broker.ErrNotFound):
+		return out, err
+	}
+	g, err := s.broker.GetProgress(ctx, r.Setting)
+	switch {
+	case err == nil && g.Run == r.ID && g.Plan == r.Plan:
+		a := ProgressRecord{Total: g.Total, Done: g.Done, Types: []TypeProgress{}, Outcomes: map[string]int{}, Ended: g.Ended}
+		for _, t := range g.Types {
+			a.Types = append(a.Types, TypeProgress{string(t.Type), t.Total, t.Done})
+		}
+		for o, n := range g.Outcomes {
+			a.Outcomes[string(o)] = n
+		}
+		out.Applied = &a
+	case err != nil && !errors.Is(err, broker.ErrNotFound):
+		return out, err
+	}
+	if out.Over {
+		return out, nil
+	}
+	out.Waits, err = s.runWaits(ctx, r)
+	return out, err
+}
+
+// runWaits says what a run waits for, for people.
+func (s *Server) runWaits(ctx context.Context, r broker.StoredRun) (string, error) {
+	switch r.Phase {
+	case broker.RunShown:
+		return "an approval", nil
+	case broker.RunCapture, broker.RunPlan, broker.RunApplying:
+	default:
+		return "", nil
+	}
+	snap, err := s.broker.Snapshot(ctx)
+	if err != nil {
+		return "", err
+	}
+	v, ok := snap.Settings[r.Setting]
+	switch {
+	case !ok:
+		return "", nil
+	case r.Phase == broker.RunCapture:
+		_, waits := s.captured(r, v.Setting)
+		return waits, nil
+	}
+	return s.targetState(v.Target), nil
+}
+
+func (s *Server) getRun(ctx context.Context, in *IDPath) (*tagged[RunRecord], error) {
+	v, _, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.run(ctx, v.ID)
+	if err != nil {
+		return nil, err
+	}
+	return s.tagRun(ctx, r)
+}
+
+func (s *Server) tagRun(ctx context.Context, r broker.StoredRun) (*tagged[RunRecord], error) {
+	rec, err := s.runRecord(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return &tagged[RunRecord]{etag(r.Revision), rec}, nil
+}
+
+func (s *Server) run(ctx context.Context, setting schemas.Slug) (broker.StoredRun, error) {
+	r, err := s.broker.GetRun(ctx, setting)
+	if errors.Is(err, broker.ErrNotFound) {
+		return r, huma.Error404NotFound(fmt.Sprintf("Sync setting %s had no run yet.", setting))
+	}
+	return r, err
+}
+
+// scope reads what a run is narrowed to.
+func (b NewRun) scope(v schemas.Setting) (broker.RunScope, error) {
+	out := broker.RunScope{Dependencies: b.Dependencies}
+	refuse := func(format string, a ...any) (broker.RunScope, error) {
+		return out, huma.Error422UnprocessableEntity(fmt.Sprintf(format, a...))
+	}
+	takes := func(t schemas.Type) bool { return v.Rules[t].Takes() }
+	for _, text := range b.Types {
+		t, err := schemas.ParseType(text)
+		if err != nil {
+			return refuse("types: %v", err)
+		}
+		if !takes(t) {
+			return refuse("Sync setting %s takes nothing of %s.", v.ID, t)
+		}
+		if !slices.Contains(out.Types, t) {
+			out.Types = append(out.Types, t)
+		}
+	}
+	for _, o := range b.Objects {
+		t, err := schemas.ParseType(o.Type)
+		if err != nil {
+			return refuse("objects: %v", err)
+		}
+		id, err := schemas.ParseID(o.ID)
+		if err != nil {
+			return refuse("objects: %v", err)
+		}
+		if !takes(t) {
+			return refuse("Sync setting %s takes nothing of %s.", v.ID, t)
+		}
+		if x := (broker.RunObject{Type: t, ID: id}); !slices.Contains(out.Objects, x) {
+			out.Objects = append(out.Objects, x)
+		}
+	}
+	if b.Dependencies && len(b.Objects) == 0 {
+		return refuse("dependencies go with objects: name at least one.")
+	}
+	if len(out.TypesOf(v)) == 0 {
+		return refuse("Sync setting %s takes nothing, so there is nothing to look at.", v.ID)
+	}
+	return out, nil
+}
+
+func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRecord], error) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	v, snap, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	scope, err := in.Body.scope(v.Setting)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range []schemas.Slug{v.Source, v.Target} {
+		if _, ok := snap.Servers[id]; !ok {
+			return nil, huma.Error409Conflict(fmt.Sprintf("There is no server %s; add it first.", id))
+		}
+	}
+	if s.cfg.Sources == nil || s.cfg.Targets == nil {
+		return nil, huma.Error409Conflict("No producer or no consumer is known here, so nobody would do it.")
+	}
+	if v.Mode == schemas.ReportOnly && !in.Body.DryRun {
+		return nil, huma.Error409Conflict(fmt.Sprintf("Sync setting %s only reports: it never changes its target, whatever anybody approves. Look with a dry run, or change its mode.", v.ID))
+	}
+	old, err := s.broker.GetRun(ctx, v.ID)
+	switch {
+	case errors.Is(err, broker.ErrNotFound):
+	case err != nil:
+		return nil, err
+	case !old.Phase.Over():
+		return nil, huma.Error409Conflict(fmt.Sprintf("A run of sync setting %s is under way since %s (%s). Wait for its end, or drop it: vcsync sync %s --drop.",
+			v.ID, old.Asked.Format(time.RFC3339), old.Phase, v.ID))
+	}
+	r := broker.StoredRun{Run: broker.Run{ID: nuid.Next(), Setting: v.ID, SettingRevision: v.Revision, Phase: broker.RunCapture, Scope: scope, DryRun: in.Body.DryRun,
+		By: "local", Asked: time.Now().UTC()}}
+	err = s.act(ctx, broker.AuditRecord{Action: "run.ask", Object: "setting/" + string(v.ID), Before: old.Revision, Detail: describeRun(r.Run)}, func(ctx context.Context) error {
+		var err error
+		r.Revision, err = s.broker.PutRun(ctx, r.Run, old.Revision)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Sources.Poke(v.Source)
+	return s.tagRun(ctx, r)
+}
+
+// describeRun is a run in one line, for the audit.
+func describeRun(r broker.Run) string {
+	what := "all"
+	if len(r.Scope.Types)+len(r.Scope.Objects) > 0 {
+		what = fmt.Sprint(r.Scope.Types, r.Scope.Objects)
+	}
+	if r.Scope.Dependencies {
+		what += " with dependencies"
+	}
+	if r.DryRun {
+		what += ", dry run"
+	}
+	return "run " + r.ID + ": " + what
+}
+
+// ApproveRun is the body of approving a plan.
+type ApproveRun struct {
+	Plan string `json:"plan" minLength:"1" maxLength:"64" doc:"The id of the plan that was looked at: no other is approved."`
+}
+
+func (s *Server) approveRun(ctx context.Context, in *idBody[ApproveRun]) (*tagged[RunRecord], error) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	v, _, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.run(ctx, v.ID)
+	if err != nil {
+		return nil, err
+	}
+	if r.Phase != broker.RunShown {
+		return nil, huma.Error409Conflict(fmt.Sprintf("The run of sync setting %s waits for no approval: it is %s. %s", v.ID, phaseWords[r.Phase], upperFirst(r.Reason)))
+	}
+	p, err := s.broker.GetPlan(ctx, v.ID)
+	if err != nil && !errors.Is(err, broker.ErrNotFound) {
+		return nil, err
+	}
+	switch {
+	case err != nil || p.Run != r.ID || p.ID != in.Body.Plan: // G14
+		return nil, huma.Error409Conflict(fmt.Sprintf("The plan that waits for an approval is another one. Look at it first: vcsync sync %s.", v.ID))
+	case v.Revision != r.SettingRevision: // G13
+		return nil, huma.Error409Conflict(fmt.Sprintf("Sync setting %s was changed since the plan was made. Ask for a new one.", v.ID))
+	case v.Mode == schemas.ReportOnly:
+		return nil, huma.Error409Conflict(fmt.Sprintf("Sync setting %s only reports.", v.ID))
+	}
+	next := r
+	next.Phase, next.Plan = broker.RunApplying, p.ID
+	err = s.act(ctx, broker.AuditRecord{Action: "run.approve", Object: "setting/" + string(v.ID), Before: r.Revision, Detail: "run " + r.ID + ", plan " + p.ID}, func(ctx context.Context) error {
+		var err error
+		next.Revision, err = s.broker.PutRun(ctx, next.Run, r.Revision)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.tagRun(ctx, next)
+}
+
+// phaseWords say in which state a run is.
+var phaseWords = map[broker.RunPhase]string{broker.RunCapture: "listing the source", broker.RunPlan: "making its plan", broker.RunShown: "waiting for an approval",
+	broker.RunApplying: "being applied", broker.RunDone: "done", broker.RunFailed: "failed", broker.RunDropped: "dropped"}
+
+// DropRun is the body of dropping a run.
+type DropRun struct {
+	Run string `json:"run" minLength:"1" maxLength:"64" doc:"The id of the run; no other is dropped."`
+}
+
+func (s *Server) dropRun(ctx context.Context, in *idBody[DropRun]) (*tagged[RunRecord], error) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	v, _, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.run(ctx, v.ID)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case r.ID != in.Body.Run:
+		return nil, huma.Error409Conflict(fmt.Sprintf("The run of sync setting %s is another one by now.", v.ID))
+	case r.Phase.Over():
+		return nil, huma.Error409Conflict(fmt.Sprintf("The run of sync setting %s is over: it is %s.", v.ID, phaseWords[r.Phase]))
+	}
+	next := r
+	next.Phase, next.Reason, next.Ended = broker.RunDropped, "somebody dropped it", time.Now().UTC()
+	err = s.act(ctx, broker.AuditRecord{Action: "run.drop", Object: "setting/" + string(v.ID), Before: r.Revision, Detail: "run " + r.ID}, func(ctx context.Context) error {
+		var err error
+		next.Revision, err = s.broker.PutRun(ctx, next.Run, r.Revision)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.tagRun(ctx, next)
+}
+
+// PageInput names a page of a setting's plan or drift list.
+type PageInput struct {
+	IDPath
+	Page int    `query:"page" minimum:"0" maximum:"100000" doc:"From 0."`
+	Plan string `query:"plan" maxLength:"64" doc:"Only of this plan or drift list; another one is an error."`
+}
+
+// page reads one page of entries.
+func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanPage) bool) error) (*output[EntryPage], error) {
+	newer := huma.NewError(http.StatusConflict, "A newer list has taken its place meanwhile: read it from its first page.")
+	if in.Plan != "" && in.Plan != id {
+		return nil, newer
+	}
+	if in.Page >= pages && in.Page > 0 {
+		return nil, huma.Error404NotFound(fmt.Sprintf("There are %d pages, counted from 0.", pages))
+	}
+	out := EntryPage{Plan: id, Page: in.Page, Pages: pages, Items: []EntryRecord{}}
+	err := each(func(n int, p broker.PlanPage) bool {
+		if n == in.Page {
+			for _, e := range p.Entries {
+				out.Items = append(out.Items, entryRecord(e))
+			}
+		}
+		return n < in.Page
+	})
+	if errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrNotFound) {
+		return nil, newer
+	}
+	return &output[EntryPage]{out}, err
+}
+
+func (s *Server) listPlan(ctx context.Context, in *PageInput) (*output[EntryPage], error) {
+	v, _, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.broker.GetPlan(ctx, v.ID)
+	if errors.Is(err, broker.ErrNotFound) {
+		return nil, huma.Error404NotFound(fmt.Sprintf("There is no plan of sync setting %s.", v.ID))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return in.page(p.ID, p.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.PlanPages(ctx, p, each) })
+}
+
+func (s *Server) getDrift(ctx context.Context, in *IDPath) (*output[DriftRecord], error) {
+	v, _, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.driftRecord(ctx, v)
+	if err == nil && d == nil {
+		err = huma.Error404NotFound(fmt.Sprintf("The target of sync setting %s was not audited yet.", v.ID))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &output[DriftRecord]{*d}, nil
+}
+
+func (s *Server) listDrift(ctx context.Context, in *PageInput) (*output[EntryPage], error) {
+	v, _, err := s.setting(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.broker.GetDrift(ctx, v.ID)
+	if errors.Is(err, broker.ErrNotFound) {
+		return nil, huma.Error404NotFound(fmt.Sprintf("The target of sync setting %s was not audited yet.", v.ID))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return in.page(d.ID, d.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.DriftPages(ctx, d, each) })
+}
+
+// driftRecord returns what the last audit found, nil where there was none.
+func (s *Server) driftRecord(ctx context.Context, v broker.StoredSetting) (*DriftRecord, error) {
+	d, err := s.broker.GetDrift(ctx, v.ID)
+	if errors.Is(err, broker.ErrNotFound) {
+		return nil, nil
+	}
+	if errors.Is(err, broker.ErrRecord) { // of another release
+		return &DriftRecord{Counts: []CountRecord{}, Failed: err.Error()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &DriftRecord{ID: d.ID, Began: d.Began, Cause: d.Cause, Counts: countRecords(d.Counts), Entries: d.Entries, Pages: d.Pages, Cut: d.Cut, Failed: d.Failed,
+		Outdated: d.SettingRevision != v.Revision}
+	for _, c := range d.Counts {
+		switch {
+		case Same(string(c.Difference), c.Act):
+			r.Equal += c.Objects
+			continue
+		case decide.Act(c.Act) == decide.Hold, decide.Act(c.Act) == decide.Wait:
+			r.Held += c.Objects
+		}
+		r.Differs += c.Objects
+	}
+	return r, nil
+}
+
+// Same tells whether a comparison counts as equal. What only the target has counts as a
+// difference where something would be done about it, so not where it never came from
+// the source: that is not what the setting is about.
+func Same(difference, act string) bool {
+	switch broker.Difference(difference) {
+	case broker.Equal, broker.Owned:
+		return true
+	case broker.OnlyTarget:
+		return decide.Act(act) == decide.Nothing
+	}
+	return false
+}
