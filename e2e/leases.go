@@ -90,15 +90,21 @@ func targetLease(e jetstream.KeyValueEntry) (target schemas.Slug, holder string,
 }
 
 // Witness watches the leases of all targets straight at the broker, and says of a
-// write afterwards whether who made it might.
+// write afterwards whether who made it might. It goes by when the broker stored a
+// record, so that it may learn of it late: the member that it is connected to may
+// stand still.
 type Witness struct {
 	mu   sync.Mutex
 	held map[schemas.Slug][]holding
-	stop context.CancelFunc
-	done chan struct{}
+	// seen is when the last record that it saw was stored, and revision the bucket's
+	// then. A record that another replaced before it came leaves a gap.
+	seen     time.Time
+	revision uint64
+	stop     context.CancelFunc
+	done     chan struct{}
 }
 
-// holding is who has a lease from a moment on; "?" while the witness sees nothing.
+// holding is who has a lease from a moment on; "?" while the witness knows nothing.
 type holding struct {
 	holder string
 	since  time.Time
@@ -143,19 +149,37 @@ func (w *Witness) Held() map[schemas.Slug]string {
 	return out
 }
 
+// forget notes that nothing is known from the last record on.
 func (w *Witness) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for target := range w.held {
-		w.note(target, "?")
+	w.blind()
+	w.revision = 0
+}
+
+// blind needs the lock.
+func (w *Witness) blind() {
+	for target, h := range w.held {
+		if h[len(h)-1].holder != "?" {
+			w.held[target] = append(h, holding{"?", w.seen})
+		}
 	}
 }
 
-// note needs the lock.
-func (w *Witness) note(target schemas.Slug, holder string) {
-	h := w.held[target]
-	if len(h) == 0 || h[len(h)-1].holder != holder {
-		w.held[target] = append(h, holding{holder, time.Now()})
+// learn takes in a record of the bucket.
+func (w *Witness) learn(e jetstream.KeyValueEntry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.revision > 0 && e.Revision() != w.revision+1 {
+		w.blind()
+	}
+	w.revision = e.Revision()
+	if w.seen.Before(e.Created()) {
+		w.seen = e.Created()
+	}
+	target, holder, ok := targetLease(e)
+	if h := w.held[target]; ok && (len(h) == 0 || h[len(h)-1].holder != holder) {
+		w.held[target] = append(h, holding{holder, e.Created()})
 	}
 }
 
@@ -188,18 +212,14 @@ func (w *Witness) follow(ctx context.Context, nc *nats.Conn, js jetstream.JetStr
 			case !ok:
 				return errors.New("the watch ended")
 			case e != nil:
-				if target, holder, ok := targetLease(e); ok {
-					w.mu.Lock()
-					w.note(target, holder)
-					w.mu.Unlock()
-				}
+				w.learn(e)
 			}
 		}
 	}
 }
 
-// slack is how late the witness may learn of another holder, and how long a request
-// may be under way before it is seen.
+// slack is how long a request may be under way before it is seen, and what the time of a
+// record may be wrong by.
 const slack = time.Second
 
 // Judge returns what is wrong with a write that somebody began at that moment, "" where
