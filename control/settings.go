@@ -185,6 +185,9 @@ func (s *Server) check(snap broker.Snapshot, v schemas.Setting) error {
 	if len(unsupported) > 0 {
 		return huma.Error422UnprocessableEntity(strings.Join(unsupported, ", ") + ": not synced by this version yet. Leave the rule out, or set it to none.")
 	}
+	if err := ownFaults(snap, v); err != nil {
+		return err
+	}
 	if !v.Active {
 		return nil
 	}

@@ -52,6 +52,25 @@ func PointsAt(t schemas.Type, body []byte, servers map[schemas.Slug]string) []Po
 	return out
 }
 
+// PointsAt is the function of that name for a source's body as it is made for the target,
+// without what the target keeps for itself.
+func (o Own) PointsAt(t schemas.Type, source []byte, servers map[schemas.Slug]string) []Points {
+	body, err := o.Apply(t, source)
+	if err != nil {
+		return nil
+	}
+	kp := keptTree(o.Kept)
+	return slices.DeleteFunc(PointsAt(t, body, servers), func(p Points) bool {
+		at := kp
+		for _, name := range strings.Split(p.Place, "/")[1:] {
+			if at = at.member(name); at.whole() {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // HasAddress tells whether objects of type t have a member that names a host.
 func HasAddress(t schemas.Type) bool { return forms[t] != nil && len(forms[t].addresses) > 0 }
 

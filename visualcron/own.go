@@ -41,6 +41,37 @@ func (o Own) id(t schemas.Type, id schemas.ID) schemas.ID {
 	return o.IDs(t, id)
 }
 
+// OwnOf returns how an object of a setting's source, by its id there, differs at the
+// setting's target, as far as this setting says.
+func OwnOf(s schemas.Setting, t schemas.Type, id schemas.ID) Own {
+	var out Own
+	for _, one := range []schemas.ID{"", id} { // what is said of the type comes first
+		for _, k := range s.Kept {
+			if k.Type == t && k.ID == one {
+				out.Kept = append(out.Kept, k.Pointer)
+			}
+		}
+		for _, o := range s.Overrides {
+			if o.Type == t && o.ID == one {
+				out.Patches = append(out.Patches, o.Patch)
+			}
+		}
+	}
+	pins := map[Object]schemas.ID{}
+	for _, p := range s.Pins {
+		pins[Object{p.Type, p.Source}] = p.Target
+	}
+	if len(pins) > 0 {
+		out.IDs = func(t schemas.Type, id schemas.ID) schemas.ID {
+			if to, ok := pins[Object{t, id}]; ok {
+				return to
+			}
+			return id
+		}
+	}
+	return out
+}
+
 // CheckKept refuses a place that cannot be the target's own: the object's id, the Active
 // flag, which has a policy of its own, what holds one of them, and what is the server's
 // own anyway. The error wraps ErrOwn.

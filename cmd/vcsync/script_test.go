@@ -38,7 +38,10 @@ var updateScripts = flag.Bool("update-scripts", false, "write what cmp compares 
 
 const scriptPassword = "cli-S3cret word"
 
-type brokerKey struct{}
+type (
+	brokerKey   struct{}
+	standinsKey struct{}
+)
 
 // TestScripts runs the real main as a user does, against an API that the test
 // serves: a real broker, and two stand-ins behind $PROD and $TEST.
@@ -93,11 +96,14 @@ func TestScripts(t *testing.T) {
 			})
 			e.Values[brokerKey{}] = b
 			e.Setenv("VCSYNC_API_ADDR", l.Addr().String())
+			standins := map[string]*standin.Server{}
+			e.Values[standinsKey{}] = standins
 			for name, env := range map[string]string{"production": "PROD", "test": "TEST"} {
 				st, err := standin.Open(standin.Config{Name: name, ID: "id-of-" + name, User: "sync", Password: scriptPassword})
 				if err != nil {
 					return err
 				}
+				standins[name] = st
 				srv := httptest.NewServer(st.Handler())
 				e.Defer(func() {
 					srv.Close()
@@ -115,6 +121,7 @@ func TestScripts(t *testing.T) {
 			"until":   cmdUntil,
 			"dial":    cmdDial,
 			"publish": cmdPublish,
+			"put":     cmdPut,
 			"park":    cmdPark,
 			"sed":     cmdSed,
 		},
@@ -194,9 +201,18 @@ func cmdPublish(ts *testscript.TestScript, _ bool, args []string) {
 	if kind != schemas.Deleted {
 		e.Digest, e.Object.Body = schemas.DigestOf([]byte(args[3])), jsontext.Value(`{"Id":"x"}`)
 	}
+	if len(args) == 6 { // of another type: its name and its body
+		e.Object.Type, e.Object.Body = schemas.Type(args[4]), jsontext.Value(args[5])
+	}
 	header, data, err := e.Encode()
 	ts.Check(err)
 	_, err = b.JS().PublishMsg(context.Background(), &nats.Msg{Subject: e.Subject(), Header: header, Data: data})
+	ts.Check(err)
+}
+
+// cmdPut gives a stand-in an object: put production Job body.
+func cmdPut(ts *testscript.TestScript, _ bool, args []string) {
+	_, _, err := ts.Value(standinsKey{}).(map[string]*standin.Server)[args[0]].Put(schemas.Type(args[1]), []byte(args[2]))
 	ts.Check(err)
 }
 

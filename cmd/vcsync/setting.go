@@ -17,7 +17,7 @@ import (
 func newSettingCommand(a *app) *cobra.Command {
 	return group("setting", "Sync settings: what a target takes from a source",
 		newSettingAdd(a), newSettingEdit(a), newSettingList(a), newSettingShow(a), newSettingRemove(a),
-		newSettingActive(a, "activate", "Turn a sync setting on, for good or for a time"), newSettingActive(a, "deactivate", "Turn a sync setting off, for good or for a time"), newSettingClone(a))
+		newSettingActive(a, "activate", "Turn a sync setting on, for good or for a time"), newSettingActive(a, "deactivate", "Turn a sync setting off, for good or for a time"), newSettingClone(a), newSettingMatch(a))
 }
 
 // settingFlags are what add and edit share.
@@ -257,6 +257,9 @@ func newSettingShow(a *app) *cobra.Command {
 			t.add("Created", when(s.Created))
 			t.add("Revision", fmt.Sprint(s.Revision))
 			if err := t.print(a.out); err != nil {
+				return err
+			}
+			if err := a.showFlagged(cmd.Context(), api, s.ID); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.out)
