@@ -122,6 +122,7 @@ func (s *session) audits(ctx context.Context) {
 	defer tick.Stop()
 	s.drift.ask(auditStart)
 	due := map[schemas.Slug]string{}
+	away := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -129,6 +130,11 @@ func (s *session) audits(ctx context.Context) {
 		case <-tick.C:
 		}
 		v, _ := s.current()
+		shut, _, _ := s.gate.state()
+		if away && !shut {
+			s.drift.ask(auditReconnect)
+		}
+		away = shut
 		asked := s.drift.asked()
 		for id, set := range v.settings {
 			_, waits := due[id]

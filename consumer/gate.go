@@ -96,11 +96,26 @@ func (g *gate) ok(key objectKey) {
 	defer g.mu.Unlock()
 	clear(g.failed)
 	if g.shut && g.trial {
-		g.shut, g.trial, g.trials, g.reason = false, false, false, nil
-		g.backoff.Reset()
-		g.said(false, nil)
-		g.change()
+		g.open()
 	}
+}
+
+// answered tells that the target gave a whole listing, while the gate was open or a
+// trial was allowed: no object need go first.
+func (g *gate) answered() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut && g.trials && !g.trial {
+		g.open()
+	}
+}
+
+// open needs the lock.
+func (g *gate) open() {
+	g.shut, g.trial, g.trials, g.reason = false, false, false, nil
+	g.backoff.Reset()
+	g.said(false, nil)
+	g.change()
 }
 
 // bad tells that an object failed for a reason that may be the target's. It

@@ -73,6 +73,7 @@ func (y *survey) make(ctx context.Context) error {
 			return err
 		}
 	}
+	y.gate.answered()
 	slices.SortFunc(y.entries, func(a, b broker.PlanEntry) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
 	})

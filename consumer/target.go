@@ -625,7 +625,6 @@ func (s *session) sayGate(ctx context.Context) func(bool, error) {
 		} else {
 			s.log.InfoContext(ctx, "target is back", "after", time.Since(since).Round(time.Second))
 			since = time.Time{}
-			s.drift.ask(auditReconnect)
 		}
 	}
 }
