@@ -432,7 +432,7 @@ func (b booked) doubt(open map[objectKey]doubt, key objectKey, head capturedHead
 // book finds out what became of the versions of one object. Unless it is to be final,
 // it may say that one waits although it is filtered.
 func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head capturedHead, final bool) booked {
-	home := objectKey{key.t, v.home(set.Source, key.t, key.id)}
+	home := objectKey{key.t, v.home(set.Source, key.t, key.id, nil)}
 	e, known := a.s.ledger.Get(home.t, home.id)
 	var b booked
 	if known && isOf(e, set.Source, key.id) && (e.Version.Compare(head.version) >= 0 || broker.SameNumbering(e.Version, head.version)) {
@@ -445,7 +445,7 @@ func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head c
 	}
 	b.captured = head.version.Revision
 	left := head.version.Revision - b.done.Revision
-	if !set.Rights(key.t, head.selected(key.id)).Use() || !visualcron.Supported(key.t) || !v.housed(set.Source, key.t, key.id) {
+	if !set.Rights(key.t, head.selected(key.id)).Use() || !visualcron.Supported(key.t) || !v.housed(set.Source, key.t, key.id, nil) {
 		b.filtered = left
 		return b
 	}
@@ -482,7 +482,7 @@ func (a *accounts) isHeld(home objectKey, source schemas.Slug, id schemas.ID, he
 func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head capturedHead, e broker.Entry, known bool) bool {
 	s := a.s
 	ours := known && isOf(e, source, key.id)
-	home := objectKey{key.t, v.home(source, key.t, key.id)}
+	home := objectKey{key.t, v.home(source, key.t, key.id, nil)}
 	rights := schemas.Rights{New: true, Updated: true, Deleted: true}
 	if known { // finding out costs something, and of what is new here it does not matter
 		rights = v.terms(source, key.t, head.selected(key.id), nil).rights
@@ -504,10 +504,10 @@ func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head 
 // isOthers tells whether another source brings the object here, and the same, or
 // would if the settings took it.
 func (a *accounts) isOthers(v *view, source schemas.Slug, key objectKey, head capturedHead, e broker.Entry, known bool) bool {
-	home := objectKey{key.t, v.home(source, key.t, key.id)}
+	home := objectKey{key.t, v.home(source, key.t, key.id, nil)}
 	same := func(from schemas.Slug) (capturedHead, bool) {
 		h := a.histories[from]
-		id, housed := v.origin(from, home.t, home.id)
+		id, housed := v.origin(from, home.t, home.id, nil)
 		if h == nil || from == source || !housed || !v.mayTake(from, key.t, id, nil) {
 			return capturedHead{}, false
 		}
@@ -544,7 +544,7 @@ func (a *accounts) bookWaiting(ctx context.Context, acc *Accounting, v *view, se
 		b := a.book(v, set, key, head, true)
 		switch {
 		case !b.waits:
-		case in[objectKey{key.t, v.home(set.Source, key.t, key.id)}], head.seq >= from, !compared:
+		case in[objectKey{key.t, v.home(set.Source, key.t, key.id, nil)}], head.seq >= from, !compared:
 			b.pending = 1
 		case out > 0:
 			out--

@@ -59,7 +59,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 	}
 	var all []candidate
 	for _, src := range v.sources(l.run) {
-		from, ok := v.origin(src, l.key.t, l.key.id)
+		from, ok := v.origin(src, l.key.t, l.key.id, l.run)
 		if !ok { // its object of this id is at home under another
 			continue
 		}
@@ -93,7 +93,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 	}
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
 	var owner schemas.Slug
-	if from, ok := v.origin(entry.Source, l.key.t, l.key.id); known && entry.State != broker.Removed && ok && from == entry.From() {
+	if from, ok := v.origin(entry.Source, l.key.t, l.key.id, l.run); known && entry.State != broker.Removed && ok && from == entry.From() {
 		owner = entry.Source
 	}
 	var states []decide.Candidate
@@ -155,7 +155,7 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 	s := decide.Situation{Occasion: l.occasion, Approved: l.grant != nil, Rights: tm.rights, Mode: tm.mode, Drift: tm.drift(), TargetEdits: tm.edits,
 		OtherVersions: !tm.crosses && v.otherRelease(ev.Source), Source: decide.Present, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
 		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
-		Unfinished: v.unfinished(entry, ev.Object.ID, tm)}
+		Unfinished: v.unfinished(entry, ev.Object.ID, tm, l.run)}
 	if ev.Kind == schemas.Deleted {
 		s.Source = decide.Deleted
 	}
@@ -192,8 +192,8 @@ func (l *look) left(body []byte, n visualcron.Normal, e broker.Entry, secrets vi
 
 // unfinished tells whether a version on record was dealt with under other terms, or is to
 // be completed.
-func (v *view) unfinished(e broker.Entry, from schemas.ID, tm terms) bool {
-	return e.Own != v.ownName(e.Source, e.Type, from) || e.Policy != tm.policy || tm.values && !e.Values || len(e.Needs) > 0 || e.Waits
+func (v *view) unfinished(e broker.Entry, from schemas.ID, tm terms, also *running) bool {
+	return e.Own != v.ownName(e.Source, e.Type, from, also) || e.Policy != tm.policy || tm.values && !e.Values || len(e.Needs) > 0 || e.Waits
 }
 
 // recordOf says how far vcsync and the object have come.
@@ -251,7 +251,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if err != nil {
 		return false, err
 	}
-	own, ownName := v.ownOf(ev.Source, t, ev.Object.ID)
+	own, ownName := v.ownOf(ev.Source, t, ev.Object.ID, l.run)
 	refs, err := references(t, source, own)
 	if err != nil {
 		return false, err
@@ -273,6 +273,13 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return false, err
 	}
 	l.secrets = append(l.secrets, visualcron.Secrets(t, made.Body)...)
+	if l.shown != nil {
+		if l.points = visualcron.PointsAt(t, made.Body, v.fleet); have != nil {
+			if l.owned, err = visualcron.OwnedFields(t, source, have, composition, 8); err != nil {
+				return false, err
+			}
+		}
+	}
 	full := visualcron.View{Secrets: can.Secrets, Values: true, Digest: l.cfg.Broker.Keys.Digest}
 	want, err := full.Normalize(t, made.Body)
 	if err != nil {

@@ -51,6 +51,7 @@ type driftKeeper struct {
 type driftList struct {
 	head    broker.DriftList
 	equal   map[schemas.Type]int
+	owned   map[schemas.Type]int // that are in no entry
 	entries map[objectKey]broker.PlanEntry
 	dirty   bool
 }
@@ -227,7 +228,13 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		case e.Difference != broker.OnlyTarget || act != decide.Nothing:
 			// A lane may have written it after it was listed.
 			again, err := y.evaluate(ctx, key, nil, true)
-			if err != nil || again == nil || again.Difference == broker.Equal && (again.Act == string(decide.Nothing) || y.isOnRecord(*again)) {
+			if err != nil || again == nil {
+				continue
+			}
+			if y.isSettled(*again) {
+				if again.Act = string(decide.Nothing); again.Difference == broker.Owned {
+					entries[key] = *again
+				}
 				continue
 			}
 			e = *again
@@ -255,9 +262,15 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		}
 	}
 	before := len(l.entries)
-	l.head, l.equal, l.entries, l.dirty = head, y.equal, entries, true
+	l.head, l.equal, l.owned, l.entries, l.dirty = head, y.equal, y.owned, entries, true
 	a.drift.mu.Unlock()
-	if n := len(entries); n > 0 && n != before {
+	n := 0
+	for _, e := range entries {
+		if e.Difference != broker.Owned {
+			n++
+		}
+	}
+	if n > 0 && n != before {
 		a.log.WarnContext(ctx, "drift: objects at the target are not what the setting would make of them, see the drift list", "setting", set.ID, "objects", n)
 	}
 }
@@ -309,7 +322,7 @@ func (a *auditor) save(ctx context.Context, v *view) {
 		slices.SortFunc(entries, func(a, b broker.PlanEntry) int {
 			return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
 		})
-		h.Counts = countEntries(l.equal, entries)
+		h.Counts = countEntries(l.equal, l.owned, entries)
 		all = append(all, list{h, entries})
 	}
 	a.drift.mu.Unlock()

@@ -108,13 +108,17 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			captured[s.Source] = captured[s.Source] || s.VariableValues
 		}
 	}
+	fleet := map[schemas.Slug]string{}
+	for id, s := range snap.Servers {
+		fleet[id] = s.Address
+	}
 	for id, s := range snap.Settings {
 		if _, ok := snap.Servers[s.Target]; !ok || !s.Active && !runs(s) {
 			continue
 		}
 		if views[s.Target] == nil {
 			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, isSource: sources[s.Target], captured: captured[s.Target],
-				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}}
+				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet}
 		}
 		if s.Active {
 			views[s.Target].settings[id] = s

@@ -3,7 +3,6 @@ package consumer
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -17,11 +16,15 @@ import (
 )
 
 // differences says how the target of a view differs on purpose from each source. It is
-// made from the settings at first use and never changes.
+// made from the settings at first use.
 type differences struct {
-	once sync.Once
-	by   map[schemas.Slug]*differs
+	mu sync.Mutex
+	by map[differsKey]*differs // nil for not at all
 }
+
+// differsKey names a source, and the setting of a run that counts too although it is not
+// active: what a plan would do nobody else does.
+type differsKey struct{ source, also schemas.Slug }
 
 // differs is what the settings of one source together say.
 type differs struct {
@@ -35,51 +38,64 @@ type differs struct {
 	names map[objectKey]string // of what differs for an object, or for all of a type
 }
 
-// differs returns how objects of a source differ at the target, nil for not at all.
-func (v *view) differs(source schemas.Slug) *differs {
-	v.own.once.Do(func() {
-		v.own.by = map[schemas.Slug]*differs{}
-		all := maps.Clone(v.settings)
-		for sid, r := range v.runs { // a run needs them also where its setting is off
-			if _, ok := all[sid]; !ok {
-				all[sid] = r.set
-			}
+// differs returns how objects of a source differ at the target, nil for not at all. The
+// setting of a run counts too.
+func (v *view) differs(source schemas.Slug, also *running) *differs {
+	key := differsKey{source: source}
+	if also != nil && also.set.Source == source {
+		if active, ok := v.settings[also.set.ID]; !ok || active.Revision != also.set.Revision {
+			key.also = also.set.ID
 		}
-		for _, sid := range slices.Sorted(maps.Keys(all)) {
-			s := all[sid]
-			if len(s.Kept)+len(s.Overrides)+len(s.Pins) == 0 {
-				continue
-			}
-			d := v.own.by[s.Source]
+	}
+	v.own.mu.Lock()
+	defer v.own.mu.Unlock()
+	if d, ok := v.own.by[key]; ok {
+		return d
+	}
+	var d *differs
+	for _, sid := range v.names(also) {
+		s := v.settings[sid]
+		if also != nil && sid == also.set.ID {
+			s = also.set
+		}
+		if s.Source == source && len(s.Kept)+len(s.Overrides)+len(s.Pins) > 0 {
 			if d == nil {
 				d = &differs{kept: map[objectKey][]string{}, patches: map[objectKey][]jsontext.Value{}, home: map[objectKey]schemas.ID{}, origin: map[objectKey]schemas.ID{},
 					names: map[objectKey]string{}}
-				v.own.by[s.Source] = d
 			}
-			for _, k := range s.Kept {
-				key := objectKey{k.Type, k.ID}
-				d.kept[key] = append(d.kept[key], k.Pointer)
-			}
-			for _, o := range s.Overrides {
-				key := objectKey{o.Type, o.ID}
-				d.patches[key] = append(d.patches[key], o.Patch)
-			}
-			for _, p := range s.Pins { // control refuses contradictions; here the first one stands
-				from, to := objectKey{p.Type, p.Source}, objectKey{p.Type, p.Target}
-				if d.home[from] == "" && d.origin[to] == "" {
-					d.home[from], d.origin[to] = p.Target, p.Source
-				}
-			}
-			part, _ := json.Marshal([]any{s.Kept, s.Overrides, s.Pins}, json.Deterministic(true)) // parsed from JSON
-			d.signature = signatureOf(d.signature, string(part))
+			d.add(s.Setting)
 		}
-	})
-	return v.own.by[source]
+	}
+	if v.own.by == nil {
+		v.own.by = map[differsKey]*differs{}
+	}
+	v.own.by[key] = d
+	return d
+}
+
+// add takes in what one more setting says.
+func (d *differs) add(s schemas.Setting) {
+	for _, k := range s.Kept {
+		key := objectKey{k.Type, k.ID}
+		d.kept[key] = append(d.kept[key], k.Pointer)
+	}
+	for _, o := range s.Overrides {
+		key := objectKey{o.Type, o.ID}
+		d.patches[key] = append(d.patches[key], o.Patch)
+	}
+	for _, p := range s.Pins { // control refuses contradictions; here the first one stands
+		from, to := objectKey{p.Type, p.Source}, objectKey{p.Type, p.Target}
+		if d.home[from] == "" && d.origin[to] == "" {
+			d.home[from], d.origin[to] = p.Target, p.Source
+		}
+	}
+	part, _ := json.Marshal([]any{s.Kept, s.Overrides, s.Pins}, json.Deterministic(true)) // parsed from JSON
+	d.signature = signatureOf(d.signature, string(part))
 }
 
 // signature names all that differs from a source, "" for nothing.
 func (v *view) signature(source schemas.Slug) string {
-	if d := v.differs(source); d != nil {
+	if d := v.differs(source, nil); d != nil {
 		return d.signature
 	}
 	return ""
@@ -92,8 +108,8 @@ func signatureOf(parts ...string) string {
 
 // home returns the id that an object of a source has at the target. Lanes, the ledger
 // and parked records go by it; what comes from the source goes by the source's.
-func (v *view) home(source schemas.Slug, t schemas.Type, id schemas.ID) schemas.ID {
-	if d := v.differs(source); d != nil {
+func (v *view) home(source schemas.Slug, t schemas.Type, id schemas.ID, also *running) schemas.ID {
+	if d := v.differs(source, also); d != nil {
 		if to, ok := d.home[objectKey{t, id}]; ok {
 			return to
 		}
@@ -103,8 +119,8 @@ func (v *view) home(source schemas.Slug, t schemas.Type, id schemas.ID) schemas.
 
 // origin returns the id that the object of a source has there which is at home under an
 // id of the target; false where none is.
-func (v *view) origin(source schemas.Slug, t schemas.Type, id schemas.ID) (schemas.ID, bool) {
-	d := v.differs(source)
+func (v *view) origin(source schemas.Slug, t schemas.Type, id schemas.ID, also *running) (schemas.ID, bool) {
+	d := v.differs(source, also)
 	if d == nil {
 		return id, true
 	}
@@ -117,22 +133,22 @@ func (v *view) origin(source schemas.Slug, t schemas.Type, id schemas.ID) (schem
 
 // housed tells whether an object of a source has a home at the target: one whose id
 // another object is pinned to has none.
-func (v *view) housed(source schemas.Slug, t schemas.Type, id schemas.ID) bool {
-	from, ok := v.origin(source, t, v.home(source, t, id))
+func (v *view) housed(source schemas.Slug, t schemas.Type, id schemas.ID, also *running) bool {
+	from, ok := v.origin(source, t, v.home(source, t, id, also), also)
 	return ok && from == id
 }
 
 // ownOf returns how an object of a source, by its id there, differs at the target on
 // purpose, and the name of that for the ledger: "" for not at all.
-func (v *view) ownOf(source schemas.Slug, t schemas.Type, id schemas.ID) (visualcron.Own, string) {
-	d := v.differs(source)
+func (v *view) ownOf(source schemas.Slug, t schemas.Type, id schemas.ID, also *running) (visualcron.Own, string) {
+	d := v.differs(source, also)
 	if d == nil {
 		return visualcron.Own{}, ""
 	}
 	all, one := objectKey{t, ""}, objectKey{t, id}
 	own := visualcron.Own{Kept: slices.Concat(d.kept[all], d.kept[one]), Patches: slices.Concat(d.patches[all], d.patches[one])}
 	if len(d.home) > 0 {
-		own.IDs = func(t schemas.Type, id schemas.ID) schemas.ID { return v.home(source, t, id) }
+		own.IDs = func(t schemas.Type, id schemas.ID) schemas.ID { return v.home(source, t, id, also) }
 	}
 	if own.IsZero() {
 		return own, ""
@@ -158,8 +174,8 @@ func (v *view) ownOf(source schemas.Slug, t schemas.Type, id schemas.ID) (visual
 }
 
 // ownName is the name alone.
-func (v *view) ownName(source schemas.Slug, t schemas.Type, id schemas.ID) string {
-	_, name := v.ownOf(source, t, id)
+func (v *view) ownName(source schemas.Slug, t schemas.Type, id schemas.ID, also *running) string {
+	_, name := v.ownOf(source, t, id, also)
 	return name
 }
 

@@ -270,7 +270,7 @@ func (s *session) unreadable(ctx context.Context, set broker.StoredSetting, m je
 	id, known := key.Token.ID()
 	if known {
 		view, _ := s.current()
-		id = view.home(key.Source, key.Type, id)
+		id = view.home(key.Source, key.Type, id, nil)
 		key.Token = id.Token()
 	}
 	v := Judge(schemas.ErrEvent, 0, 0)

@@ -104,7 +104,7 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 		if e, ok := l.ledger.Get(r.Type, r.ID); ok && owned(e) {
 			continue
 		}
-		from, ok := v.origin(l.event.Source, r.Type, r.ID)
+		from, ok := v.origin(l.event.Source, r.Type, r.ID, l.run)
 		if !ok || !v.mayTake(l.event.Source, r.Type, from, l.run) {
 			continue
 		}
@@ -174,7 +174,7 @@ func (l *look) lacksSecret(ctx context.Context, v *view, refs []visualcron.Refer
 		case err != nil:
 			return false, err
 		}
-		own, _ := v.ownOf(e.Source, r.Type, e.From())
+		own, _ := v.ownOf(e.Source, r.Type, e.From(), l.run)
 		more, err := references(r.Type, ev.Object.Body, own)
 		if err != nil {
 			continue // it is parked itself because of that

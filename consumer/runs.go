@@ -111,7 +111,7 @@ func (s *session) plan(run, store context.Context, r running) {
 		}
 		err = errors.New(settingChanged)
 	}
-	p.Began, p.Made, p.Counts, p.Warnings = y.began.UTC(), time.Now().UTC(), countEntries(y.equal, y.entries), y.warnings
+	p.Began, p.Made, p.Counts, p.Warnings = y.began.UTC(), time.Now().UTC(), countEntries(y.equal, y.owned, y.entries), y.warnings
 	if err != nil {
 		p.Failed, p.Counts, y.entries = err.Error(), nil, nil
 	}

@@ -32,7 +32,10 @@ type survey struct {
 	began    time.Time
 	entries  []broker.PlanEntry
 	equal    map[schemas.Type]int
+	owned    map[schemas.Type]int // that are in no entry
 	warnings []string
+	// ownedListed and flags count what is named of these.
+	ownedListed, flags int
 }
 
 // errTooMany refuses a plan that nobody would read.
@@ -46,7 +49,7 @@ func (y *survey) make(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	y.equal = map[schemas.Type]int{}
+	y.equal, y.owned = map[schemas.Type]int{}, map[schemas.Type]int{}
 	if err := y.probe(ctx); err != nil { // also what it can do, and who it is
 		return err
 	}
@@ -87,7 +90,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 		return nil
 	}
 	complete, err := y.conn.List(ctx, t, func(r visualcron.Row) error {
-		from, housed := y.v.origin(y.set.Source, t, r.ID)
+		from, housed := y.v.origin(y.set.Source, t, r.ID, y.run)
 		n, known := heads[from]
 		known = known && housed
 		if known {
@@ -112,10 +115,10 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 		return &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: y.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
 	}
 	for _, id := range slices.Sorted(maps.Keys(heads)) {
-		if !y.takes(t, heads[id].Selected()) || !y.v.housed(y.set.Source, t, id) {
+		if !y.takes(t, heads[id].Selected()) || !y.v.housed(y.set.Source, t, id, y.run) {
 			continue
 		}
-		home := y.v.home(y.set.Source, t, id)
+		home := y.v.home(y.set.Source, t, id, y.run)
 		if heads[id].Kind == schemas.Deleted {
 			if e, ok := y.ledger.Get(t, home); !ok || e.State == broker.Removed || !isOf(e, y.set.Source, id) {
 				continue // gone at both, and on record or never ours
@@ -145,7 +148,10 @@ func (y *survey) isAsLeft(t schemas.Type, home schemas.ID, n broker.Newest, body
 	if !ok || !isOf(e, n.Key.Source, n.ID) || e.Version != n.Version || e.State != broker.Applied && e.State != broker.Adopted || len(y.v.sources(y.run)) > 1 {
 		return false
 	}
-	if y.v.unfinished(e, n.ID, y.v.terms(e.Source, t, n.Selected(), y.run)) {
+	if own, _ := y.v.ownOf(e.Source, t, n.ID, y.run); len(own.Kept)+len(own.Patches) > 0 {
+		return false // in what they differ on purpose only the source's body tells
+	}
+	if y.v.unfinished(e, n.ID, y.v.terms(e.Source, t, n.Selected(), y.run), y.run) {
 		return false
 	}
 	can, _ := y.capability(t)
@@ -159,11 +165,43 @@ func (y *survey) look(ctx context.Context, t schemas.Type, id schemas.ID, have [
 	if err != nil || e == nil {
 		return err
 	}
-	if e.Difference == broker.Equal && (e.Act == string(decide.Nothing) || y.run == nil && e.Act == string(decide.Adopt) && y.isOnRecord(*e)) {
+	switch {
+	case !y.isSettled(*e):
+	case e.Difference == broker.Equal:
 		y.equal[t]++
 		return nil
+	default:
+		if e.Act = string(decide.Nothing); y.ownedListed == ownedMost {
+			y.owned[t]++
+			return nil
+		}
+		y.ownedListed++
 	}
 	return y.add(*e)
+}
+
+// isSettled tells whether the target is as it should be, with or without differences on
+// purpose, and nothing is left to record.
+func (y *survey) isSettled(e broker.PlanEntry) bool {
+	return (e.Difference == broker.Equal || e.Difference == broker.Owned) && (e.Act == string(decide.Nothing) || y.run == nil && e.Act == string(decide.Adopt) && y.isOnRecord(e))
+}
+
+// ownedMost is how many objects that differ on purpose are named; the others are counted.
+const ownedMost = 1000
+
+// warnMost is how many objects that point at a server of the fleet are named.
+const warnMost = 50
+
+// flag warns of an object that would speak, from the target, to a server of the fleet.
+func (y *survey) flag(l *look) {
+	for _, p := range l.points {
+		switch y.flags++; {
+		case y.flags <= warnMost:
+			y.warnings = append(y.warnings, fmt.Sprintf("%s %q would point at server %s: %s is %s; keep the target's own there, or override it", l.key.t, l.event.Object.Name, p.Server, p.Place, p.Host))
+		case y.flags == warnMost+1:
+			y.warnings = append(y.warnings, "more objects point at servers of the fleet; see vcsync setting show")
+		}
+	}
 }
 
 // isOnRecord tells whether the ledger holds the entry's version already.
@@ -195,6 +233,7 @@ func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlis
 		l.event = *ev
 		var again bool
 		if again, err = l.applyUnder(ctx, y.v, tm); err == nil && !again {
+			y.flag(l)
 			return l.shown, nil
 		}
 		if err == nil && tries == 3 {
@@ -218,10 +257,13 @@ func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlis
 }
 
 // counts returns how many objects there are of each kind.
-func countEntries(equal map[schemas.Type]int, entries []broker.PlanEntry) []broker.PlanCount {
+func countEntries(equal, owned map[schemas.Type]int, entries []broker.PlanEntry) []broker.PlanCount {
 	by := map[broker.PlanCount]int{}
 	for t, n := range equal {
 		by[broker.PlanCount{Type: t, Difference: broker.Equal, Act: string(decide.Nothing)}] += n
+	}
+	for t, n := range owned {
+		by[broker.PlanCount{Type: t, Difference: broker.Owned, Act: string(decide.Nothing)}] += n
 	}
 	for _, e := range entries {
 		by[broker.PlanCount{Type: e.Type, Difference: e.Difference, Act: e.Act}]++

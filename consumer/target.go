@@ -58,6 +58,8 @@ type view struct {
 	release  string
 	releases map[schemas.Slug]string
 	own      differences
+	// fleet holds the addresses of all servers that vcsync knows.
+	fleet map[schemas.Slug]string
 }
 
 // otherRelease tells whether a source is of another VisualCron release than the target.
@@ -826,7 +828,7 @@ func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstr
 			return
 		}
 		v, _ := s.current()
-		s.lanes.look(objectKey{head.Key.Type, v.home(head.Key.Source, head.Key.Type, head.ID)}, m, nil, false)
+		s.lanes.look(objectKey{head.Key.Type, v.home(head.Key.Source, head.Key.Type, head.ID, nil)}, m, nil, false)
 	}, jetstream.PullMaxMessages(256), jetstream.PullExpiry(15*time.Second), jetstream.PullHeartbeat(5*time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			if errors.Is(err, jetstream.ErrNoHeartbeat) { // it asks again by itself
@@ -864,13 +866,13 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 		if !set.Rights(n.Key.Type, n.Selected()).Use() {
 			return
 		}
-		key := objectKey{n.Key.Type, v.home(n.Key.Source, n.Key.Type, n.ID)}
+		key := objectKey{n.Key.Type, v.home(n.Key.Source, n.Key.Type, n.ID, nil)}
 		e, ok := s.ledger.Get(key.t, key.id)
 		ours := ok && isOf(e, n.Key.Source, n.ID)
 		switch {
 		case !ok && n.Kind == schemas.Deleted: // never ours
 			return
-		case ours && e.Version == n.Version && e.State != broker.Intent && (n.Kind == schemas.Deleted || e.Own == v.ownName(n.Key.Source, n.Key.Type, n.ID) && e.Policy == set.Policy && (e.Values || n.Key.Type != schemas.Variable || !set.VariableValues)):
+		case ours && e.Version == n.Version && e.State != broker.Intent && (n.Kind == schemas.Deleted || e.Own == v.ownName(n.Key.Source, n.Key.Type, n.ID, nil) && e.Policy == set.Policy && (e.Values || n.Key.Type != schemas.Variable || !set.VariableValues)):
 			return
 		}
 		if _, left := s.leftAlone(key, n.Key.Source, n.ID, n.Version); left && !retryParked {

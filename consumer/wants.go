@@ -40,6 +40,10 @@ type wants struct {
 	shown    *broker.PlanEntry
 	listed   []byte
 	unlisted bool
+	// owned are the places in which the target differs on purpose, points those that name
+	// a server of the fleet; both for shown.
+	owned  []string
+	points []visualcron.Points
 }
 
 // wishFor makes a lane fulfil a wish.
@@ -181,6 +185,8 @@ func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcr
 	e := broker.PlanEntry{Type: l.key.t, ID: ev.Object.ID, TargetID: otherID(l.key.id, ev.Object.ID), Name: ev.Object.Name, Group: ev.Object.Group, Act: string(d.Act), Would: string(d.Would),
 		Reason: string(d.Reason), Why: d.Reason.Text(), Source: ev.Source, Version: ev.Version, Wanted: want.Digest, AtTarget: now.Digest}
 	switch {
+	case s.Target == decide.Equal && len(l.owned) > 0:
+		e.Difference, e.Fields = broker.Owned, l.owned
 	case s.Source == decide.Deleted && have == nil, s.Target == decide.Equal:
 		e.Difference = broker.Equal
 	case s.Source == decide.Deleted:
