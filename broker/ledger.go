@@ -49,9 +49,9 @@ type Entry struct {
 	AtTarget schemas.Digest `json:"atTarget,omitzero"`
 	// Left is the digest of what vcsync left at the target, or found there, without what
 	// is the target's own: who edits that edits nothing that vcsync brought. Before, in
-	// an Intent, is the same of what was there before the write, empty where nothing was;
-	// LeftSecrets how the target gave its secrets then. Left is empty where an edit could
-	// not be told, such as of an object that lacks a secret. See Edited.
+	// an Intent, is the same of what was there before the write; LeftSecrets how the
+	// target gave its secrets then. Absent stands for no object. Left is empty where an
+	// edit could not be told, such as of an object that lacks a secret. See Edited.
 	Left        schemas.Digest `json:"left,omitzero"`
 	Before      schemas.Digest `json:"before,omitzero"`
 	LeftSecrets string         `json:"leftSecrets,omitzero"`
@@ -89,18 +89,21 @@ type Entry struct {
 	Unknown jsontext.Value `json:",embed"`
 }
 
+// Absent is the digest of no object in Entry.Left and Entry.Before.
+const Absent schemas.Digest = "absent"
+
 // Edited tells whether somebody else changed or deleted the object at its target since
-// the entry was made. Now is the digest of what is there, made as Left is, empty where
-// there is nothing; secrets is how the target gives its secrets.
+// the entry was made. Now is the digest of what is there, made as Left is; secrets is how
+// the target gives its secrets.
 func (e Entry) Edited(now schemas.Digest, secrets string) bool {
-	if e.LeftSecrets != secrets && now != "" || now == e.Left {
+	if e.Left == "" || now == e.Left || e.LeftSecrets != secrets && now != Absent {
 		return false
 	}
 	switch e.State {
 	case Applied, Adopted:
-		return e.Left != ""
+		return true
 	case Intent:
-		return e.Ours && now != e.Before && (e.Left != "" || e.Before != "")
+		return e.Ours && now != e.Before
 	}
 	return false
 }

@@ -175,11 +175,10 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 }
 
 // left returns the digest of a body at the target as broker.Entry.Left holds it: n is
-// its normal form with all that can count, and e is what is on record or to be. It is
-// empty where there is no body.
+// its normal form with all that can count, and e is what is on record or to be.
 func (l *look) left(body []byte, n visualcron.Normal, e broker.Entry, secrets visualcron.SecretMode) (schemas.Digest, error) {
 	if body == nil {
-		return "", nil
+		return broker.Absent, nil
 	}
 	if l.key.t == schemas.Variable && !e.Values || len(e.LeftKept) > 0 {
 		var err error
@@ -387,7 +386,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		switch {
 		case sit.Edited: // it stays an edit where this write does not arrive
 			intent.Before = entry.Left
-		case have != nil:
+		default:
 			if intent.Before, err = l.left(have, now, record, can.Secrets); err != nil {
 				return false, err
 			}
@@ -451,7 +450,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	}
 	can, asked := l.capability(t)
 	sit.Target = decide.Absent
-	var there schemas.Digest // made as entry.Left is
+	there := broker.Absent // made as entry.Left is
 	var now visualcron.Normal
 	if have != nil {
 		sit.Target = decide.Different
@@ -491,7 +490,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		if sit.Edited {
 			there = entry.Left // it stays an edit where this deletion does not arrive
 		}
-		intent.Left, intent.Before, intent.LeftSecrets = "", there, string(can.Secrets)
+		intent.Left, intent.Before, intent.LeftSecrets = broker.Absent, there, string(can.Secrets)
 		if err := l.put(ctx, intent); err != nil {
 			return false, err
 		}

@@ -200,7 +200,7 @@ func wanted(s Situation) Decision {
 		return nothing(NotFromHere)
 	case !s.Rights.Use():
 		return nothing(NotSelected)
-	case s.Ours && (s.Record == Brought || s.Record == Removed) && s.Age == Newer:
+	case s.Ours && s.Age == Newer:
 		return nothing(NewerOnRecord) // G3
 	case s.Occasion == Live && settled(s):
 		return nothing(OnRecord) // G8
@@ -251,7 +251,7 @@ func wantedGone(s Situation) Decision {
 // wantedThere: the source has it.
 func wantedThere(s Situation) Decision {
 	nothing := func(r Reason) Decision { return Decision{Act: Nothing, Reason: r} }
-	if !s.Rights.New && !s.Rights.Updated && s.Record != NoRecord {
+	if !s.Rights.New && !s.Rights.Updated && s.Ours && s.Record.IsBrought() { // else it is ours once it is found equal
 		return nothing(OnlyDeleted)
 	}
 	switch {
@@ -284,7 +284,11 @@ func edited(s Situation, d Decision) Decision {
 	case schemas.KeepEdits:
 		return Decision{Act: Nothing, Reason: EditKept, Would: d.Act}
 	case schemas.ParkEdits:
-		if !s.Asked && !reported(s) {
+		switch {
+		case reported(s):
+		case settled(s): // no question to a person: nothing new is to come from the source
+			return Decision{Act: Hold, Reason: EditHeld, Would: d.Act}
+		case !s.Asked:
 			return Decision{Act: Park, Reason: EditParked, Would: d.Act}
 		}
 	}

@@ -35,6 +35,7 @@ const (
 	BuiltIn        Reason = "built-in"
 	EditKept       Reason = "edit-kept"
 	EditParked     Reason = "edited"
+	EditHeld       Reason = "edit-held"
 	Conflict       Reason = "conflict"
 	VersionsDiffer Reason = "versions"
 	OnlyReports    Reason = "report-only"
@@ -69,6 +70,7 @@ var reasons = map[Reason]words{
 	MayHaveRun:     {"the job deletes itself when it has run, and whether an earlier write of it arrived is not known: it may have run there", "retry to create it again, or discard this version"},
 	BuiltIn:        {"the target's object of this id is one of its built-in objects, which are never written", "rename one of the two, or discard this version"},
 	EditKept:       {"somebody edited it at the target, and the setting keeps such edits", ""},
+	EditHeld:       {"somebody edited or deleted it at the target, and its source has not changed since: the setting leaves such edits to people", "undo the edit, or change what the setting does about edits"},
 	EditParked:     {"somebody edited or deleted it at the target, and its source has another state: the setting leaves that to a person", "retry to let the source win, or discard this version to keep what the target has"},
 	Conflict:       {"two sources have it, and not the same", "let only one sync setting take this object to this target"},
 	VersionsDiffer: {"the two servers are of different VisualCron versions", "update one of the servers, or let the setting write across versions"},
