@@ -177,7 +177,7 @@ func TestAnObjectThatWasNeverOursIsNotDeleted(t *testing.T) {
 		}
 		before := test.Requests()
 		time.Sleep(time.Hour)
-		if n := test.Requests() - before; n > 0 {
+		if n := test.Requests() - before; n > 2*4 { // an audit asks who it is and lists, every 15 minutes
 			t.Errorf("%d requests in an hour about an object that nobody takes", n)
 		}
 	})
