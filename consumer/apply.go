@@ -111,14 +111,16 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 		return nil, c.terms, &parkError{classConflict, reason, decide.Conflict.Fix()}
 	}
 	rights := all[best].terms.rights
+	settings := all[best].terms.counted
 	for i, c := range all { // all that have it have the same
 		if !states[i].Deleted {
 			rights = rights.Union(c.terms.rights)
+			settings = append(settings, c.terms.counted...)
 		}
 	}
 	c := all[best]
 	l.setting = c.terms.setting
-	c.terms.rights = rights
+	c.terms.rights, c.terms.counted = rights, settings
 	return &c.event, c.terms, nil
 }
 
@@ -319,6 +321,8 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		record.Left, err = l.left(body, n, record, can.Secrets)
 		return err
 	}
+	var opens time.Time
+	sit.WindowShut, opens = l.window(v, tm, sit)
 	d := l.decide(sit)
 	if done, stale := l.weigh(d, sit, want, now, have); done || stale {
 		return stale, nil
@@ -338,6 +342,8 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		}
 		l.count(func(s *TargetStatus) { s.Equal++ })
 		return false, l.record(ctx, record)
+	case decide.Wait:
+		return false, &errWindow{opens, l.setting, v.inForce()}
 	default:
 		return l.leave(ctx, v, d, sit)
 	}
@@ -359,7 +365,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		}
 		defer done()
 	}
-	if now, _ := l.current(); now != v {
+	if !l.stands(v, tm, sit) {
 		return true, nil // G13
 	}
 	var intent broker.Entry
@@ -399,7 +405,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		if err := l.put(ctx, intent); err != nil {
 			return false, err
 		}
-		if now, _ := l.current(); now != v {
+		if !l.stands(v, tm, sit) {
 			return true, l.unsent(ctx, intent) // G13
 		}
 	}
@@ -463,6 +469,8 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 			sit.Edited = entry.Edited(there, string(can.Secrets))
 		}
 	}
+	var opens time.Time
+	sit.WindowShut, opens = l.window(v, tm, sit)
 	d := l.decide(sit)
 	if done, stale := l.weigh(d, sit, visualcron.Normal{}, now, have); done || stale {
 		return stale, nil
@@ -471,6 +479,8 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	case decide.Delete:
 	case decide.Adopt:
 		return false, l.record(ctx, record)
+	case decide.Wait:
+		return false, &errWindow{opens, l.setting, v.inForce()}
 	default:
 		return l.leave(ctx, v, d, sit)
 	}
@@ -495,7 +505,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 			return false, err
 		}
 	}
-	if now, _ := l.current(); now != v {
+	if !l.stands(v, tm, sit) {
 		return true, nil // G13
 	}
 	req, cancel := l.deadline(ctx)

@@ -223,7 +223,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		now[key] = true
 		act := decide.Act(e.Act)
 		switch {
-		case busy[key]:
+		case busy[key] && !a.lanes.isShut(key):
 			continue // it is being dealt with
 		case e.Difference != broker.OnlyTarget || act != decide.Nothing:
 			// A lane may have written it after it was listed.

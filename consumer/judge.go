@@ -25,6 +25,8 @@ const (
 	Abort
 	// Wait: look again when an object that this one refers to has landed, or soon.
 	Wait
+	// AwaitWindow: look again when a sync window opens, however long that takes.
+	AwaitWindow
 )
 
 // Verdict is the judgement on one failed apply.
@@ -100,6 +102,9 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 			return Verdict{Fate: Wait}
 		}
 		return Verdict{Fate: Park, Class: classWaiting, Again: true, Fix: "it goes by itself when they land; see what keeps them. Discard them to go without"}
+	}
+	if _, ok := errors.AsType[*errWindow](err); ok {
+		return Verdict{Fate: AwaitWindow}
 	}
 	if errors.Is(err, broker.ErrLeaseLost) || errors.Is(err, broker.ErrConflict) {
 		return Verdict{Fate: Abort}

@@ -42,6 +42,7 @@ func TestJudge(t *testing.T) {
 		{"a message that is no event is parked", fmt.Errorf("x: %w", schemas.ErrEvent), 0, 0, Verdict{Fate: Park, Class: "unreadable"}},
 		{"a body that is gone is told from a message that is no event", fmt.Errorf("%w: %w", broker.ErrLostBody, schemas.ErrEvent), 0, 0, Verdict{Fate: Park, Class: "body lost"}},
 		{"what it refers to may be on its way", &errWait{}, 0, 0, Verdict{Fate: Wait}},
+		{"a window may be shut for days", &errWindow{}, 100 * patience, 0, Verdict{Fate: AwaitWindow}},
 		{"or not", &errWait{}, parentPatience, 0, Verdict{Fate: Park, Class: classWaiting, Again: true}},
 		{"a lost lease ends the writer", fmt.Errorf("x: %w", broker.ErrLeaseLost), time.Hour, 0, Verdict{Fate: Abort}},
 		{"a second writer of the ledger ends this one", fmt.Errorf("x: %w", broker.ErrConflict), 0, 0, Verdict{Fate: Abort}},

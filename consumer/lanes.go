@@ -7,6 +7,8 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/vcsync/vcsync/schemas"
 )
 
 // lanes holds one lane per object that has to be looked at. Lanes run side by side,
@@ -17,6 +19,10 @@ type lanes struct {
 	by    map[objectKey]*lane
 	ready []*lane
 	wake  chan struct{}
+	// shut are the lanes that wait for a sync window; shutting gets a value when one
+	// begins to.
+	shut     map[*lane]*errWindow
+	shutting chan struct{}
 }
 
 // lane is the in-order queue of one object at one target, whichever settings feed
@@ -79,7 +85,7 @@ func (p *pass) over() bool {
 }
 
 func newLanes() *lanes {
-	return &lanes{by: map[objectKey]*lane{}, wake: make(chan struct{}, 1)}
+	return &lanes{by: map[objectKey]*lane{}, wake: make(chan struct{}, 1), shut: map[*lane]*errWindow{}, shutting: make(chan struct{}, 1)}
 }
 
 // look asks for a look at an object. The message, where there is one, is
@@ -92,8 +98,15 @@ func (l *lanes) look(key objectKey, msg jetstream.Msg, p *pass, retryParked bool
 		ln = &lane{key: key}
 		l.by[key] = ln
 	}
-	if msg != nil {
-		ln.keep(msg)
+	news := retryParked
+	if msg != nil && ln.keep(msg) {
+		news = true
+	}
+	if _, shut := l.shut[ln]; shut && !news {
+		return
+	} else if shut { // another version may go through another window
+		delete(l.shut, ln)
+		ln.running = false
 	}
 	if p != nil {
 		p.add(1)
@@ -107,21 +120,26 @@ func (l *lanes) look(key objectKey, msg jetstream.Msg, p *pass, retryParked bool
 }
 
 // keep holds a message for acknowledgement, unless a newer one of its consumer is
-// held.
-func (ln *lane) keep(msg jetstream.Msg) {
+// held. It returns true where the message is none that was held before.
+func (ln *lane) keep(msg jetstream.Msg) (news bool) {
 	meta, err := msg.Metadata()
 	if err != nil {
-		return // no message of a durable consumer
+		return false // no message of a durable consumer
 	}
+	news = true
 	if have := ln.msgs[meta.Consumer]; have != nil {
-		if old, err := have.Metadata(); err == nil && old.Sequence.Stream > meta.Sequence.Stream {
-			return
+		if old, err := have.Metadata(); err == nil {
+			if old.Sequence.Stream > meta.Sequence.Stream {
+				return false
+			}
+			news = old.Sequence.Stream < meta.Sequence.Stream
 		}
 	}
 	if ln.msgs == nil {
 		ln.msgs = map[string]jetstream.Msg{}
 	}
 	ln.msgs[meta.Consumer] = msg
+	return news
 }
 
 // queue needs the lock.
@@ -201,6 +219,87 @@ func (l *lanes) await(ctx context.Context, ln *lane, wait time.Duration, msgs ma
 		wait = 0
 	}
 	ln.timer = l.giveBack(ctx, ln, wait, msgs, passes, retryParked)
+}
+
+// awaitWindow gives back the messages that take took, and lets the lane wait for a sync
+// window. That occupies no worker, uses up no patience and keeps no comparison open.
+func (l *lanes) awaitWindow(ln *lane, why *errWindow, msgs map[string]jetstream.Msg) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	news := ln.retryParked // meanwhile
+	for durable := range ln.msgs {
+		news = news || msgs[durable] == nil
+	}
+	for durable, m := range msgs {
+		held := ln.msgs[durable]
+		ln.keep(m)
+		news = news || held != nil && ln.msgs[durable] == held
+	}
+	if news {
+		ln.running = false
+		l.queue(ln)
+		return
+	}
+	l.shut[ln] = why
+	select {
+	case l.shutting <- struct{}{}:
+	default:
+	}
+}
+
+// nudge lets a lane that waits for a window look again.
+func (l *lanes) nudge(key objectKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ln := l.by[key]
+	if _, shut := l.shut[ln]; shut {
+		delete(l.shut, ln)
+		ln.running = false
+		l.queue(ln)
+	}
+}
+
+// isShut tells whether an object waits for a window.
+func (l *lanes) isShut(key objectKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, shut := l.shut[l.by[key]]
+	return shut
+}
+
+// openWindow queues the lanes whose window opens, and all that wait because of other
+// settings than those in force. It returns when to look again, zero where none waits on.
+func (l *lanes) openWindow(v *view, now time.Time) (again time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ln, why := range l.shut {
+		if why.under == v.inForce() && (why.opens.IsZero() || now.Before(why.opens)) {
+			if again == 0 {
+				again = windowLook
+			}
+			if !why.opens.IsZero() {
+				again = min(again, why.opens.Sub(now))
+			}
+			continue
+		}
+		delete(l.shut, ln)
+		ln.running = false
+		l.queue(ln)
+	}
+	return again
+}
+
+// waitingFor returns how many lanes wait for a window of a setting.
+func (l *lanes) waitingFor(setting schemas.Slug) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, why := range l.shut {
+		if why.setting == setting {
+			n++
+		}
+	}
+	return n
 }
 
 // giveBack needs the lock.

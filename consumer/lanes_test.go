@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
 )
 
 type fakeMsg struct {
@@ -73,6 +76,56 @@ func TestLanes(t *testing.T) {
 		msgs, _, _ := l.take(next(t, l))
 		if len(msgs) != 2 || msgs["set-1"].(fakeMsg).seq != 9 {
 			t.Errorf("%v", msgs)
+		}
+	})
+	t.Run("a lane that waits for a window is left in peace until it opens, unless there is news", func(t *testing.T) {
+		l, v := newLanes(), &view{}
+		now := time.Now()
+		opens := now.Add(5 * time.Second)
+		wait := func(seq uint64) *lane {
+			t.Helper()
+			ln := next(t, l)
+			if ln == nil {
+				t.Fatal("nothing to do")
+			}
+			msgs, _, _ := l.take(ln)
+			if m := msgs["set-1"]; m == nil || m.(fakeMsg).seq != seq {
+				t.Fatalf("%v, want message %d", msgs, seq)
+			}
+			l.awaitWindow(ln, &errWindow{opens: opens, setting: "s", under: v.inForce()}, msgs)
+			return ln
+		}
+		l.look(key("a"), fakeMsg{consumer: "set-1", seq: 5}, nil, false)
+		ln := wait(5)
+		l.look(key("a"), fakeMsg{consumer: "set-1", seq: 5}, nil, false) // the broker sends it again
+		p := &pass{left: 1}
+		l.look(key("a"), nil, p, false)
+		if next(t, l) != nil || p.left != 1 || l.waitingFor("s") != 1 || l.waitingFor("other") != 0 {
+			t.Error("the same again makes it look, or holds up a pass, or it is not counted")
+		}
+		l.look(key("a"), fakeMsg{consumer: "set-1", seq: 6}, nil, false)
+		wait(6)
+		l.look(key("a"), nil, nil, true)
+		if next(t, l) != ln {
+			t.Fatal("a person's retry does not make it look")
+		}
+		msgs, _, _ := l.take(ln)
+		l.look(key("a"), fakeMsg{consumer: "set-1", seq: 7}, nil, false) // while it is worked on
+		l.awaitWindow(ln, &errWindow{opens: opens, setting: "s", under: v.inForce()}, msgs)
+		wait(7)
+		if again := l.openWindow(v, now); again != 5*time.Second || next(t, l) != nil {
+			t.Errorf("looks again in %s before it opens, want 5s", again)
+		}
+		if again := l.openWindow(v, opens); again != 0 || next(t, l) != ln {
+			t.Error("it does not go when its window opens")
+		}
+		msgs, _, _ = l.take(ln)
+		l.awaitWindow(ln, &errWindow{under: v.inForce()}, msgs)
+		if again := l.openWindow(v, now); again != windowLook {
+			t.Errorf("one that is not to open is looked for in %s", again)
+		}
+		if again := l.openWindow(&view{settings: map[schemas.Slug]broker.StoredSetting{"s": {}}}, now); again != 0 || next(t, l) != ln {
+			t.Error("it does not go when the settings change")
 		}
 	})
 	t.Run("a pass ends when its last object does, and counts what was parked", func(t *testing.T) {

@@ -57,6 +57,13 @@ func (s *session) work(ctx context.Context, ln *lane) {
 			ln.waited += parentPatience
 			s.lanes.await(ctx, ln, parentPatience, msgs, passes, retryParked)
 			return
+		case AwaitWindow:
+			why, _ := errors.AsType[*errWindow](err)
+			for _, p := range passes {
+				p.done(false) // as far as that may be now
+			}
+			s.lanes.awaitWindow(ln, why, msgs)
+			return
 		case Park:
 			if perr := l.park(ctx, err, v); perr != nil {
 				s.log.WarnContext(ctx, "an object could not be parked; trying again", "type", ln.key.t, "id", ln.key.id, "error", perr)

@@ -56,6 +56,8 @@ type SettingStatus struct {
 	// LastError is the newest fault, empty where the last look went well.
 	LastError string
 	Parked    int
+	// Waiting is how many objects wait for a sync window.
+	Waiting int
 	// Accounting says what became of every captured version; nil where nothing is known
 	// yet. It is never changed once it stands here.
 	Accounting *Accounting

@@ -47,7 +47,10 @@ type view struct {
 	// settings are the active ones.
 	settings map[schemas.Slug]broker.StoredSetting
 	// runs are those that are not over, by setting, also of settings that are off.
-	runs map[schemas.Slug]running
+	runs    map[schemas.Slug]running
+	windows windows
+	force   sync.Once // of inForce
+	forced  string
 	// isSource tells that the target is a source too: its producer has to recognise
 	// what vcsync wrote there.
 	isSource bool
@@ -91,6 +94,8 @@ type terms struct {
 	values bool
 	// setting is the one that is named in records.
 	setting schemas.Slug
+	// counted are the settings whose rights these are.
+	counted []counted
 }
 
 // terms returns what the settings take of an object of a source, and with them the
@@ -127,6 +132,7 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, al
 			out.heals = out.heals && s.Drift == schemas.DriftHeal
 			out.crosses = out.crosses && s.Versions == schemas.AnyVersions
 			out.rights = out.rights.Union(x)
+			out.counted = append(out.counted, counted{sid, s.Windows, x})
 			out.values = out.values || s.VariableValues && t == schemas.Variable
 			if rank[s.Policy] > rank[out.policy] {
 				out.policy = s.Policy
@@ -267,6 +273,12 @@ func (t *target) settingStatus(id schemas.Slug) SettingStatus {
 		out.Parked = t.parked.count(id)
 	}
 	out.OK = out.OK && out.Parked == 0 && out.LastError == ""
+	if t.lanes != nil {
+		out.Waiting = t.lanes.waitingFor(id)
+	}
+	if out.Waiting > 0 && ts.State == Working {
+		out.State = "waiting for its sync window"
+	}
 	return out
 }
 
@@ -532,6 +544,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	wg.Go(func() { s.account(ctx) })
 	wg.Go(func() { s.attendRuns(soft) })
 	wg.Go(func() { s.audits(soft) })
+	wg.Go(func() { s.openWindows(soft) })
 	s.follow(soft, &wg)
 	<-soft.Done()
 	// A write that is under way is let finish and be recorded, for a while.

@@ -51,6 +51,7 @@ func (s *session) wishFor(key objectKey, w *wish) {
 	s.mu.Lock()
 	s.wishes[key] = w
 	s.mu.Unlock()
+	s.lanes.nudge(key) // the wish may go through another window
 	s.lanes.look(key, nil, nil, false)
 }
 

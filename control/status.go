@@ -80,6 +80,8 @@ type AccountingReport struct {
 	Oldest      time.Time `json:"oldest,omitzero" doc:"When the oldest pending one was captured."`
 	Unaccounted uint64    `json:"unaccounted" doc:"In none of these accounts, or in two, for some seconds: something was lost, or vcsync is wrong."`
 	Objects     []string  `json:"objects,omitzero" doc:"Up to 5 of the objects that are unaccounted for, as Type/id."`
+	Left        uint64    `json:"left,omitzero" doc:"Objects that vcsync brought to the target and no setting takes any more, of types of which this one takes some: they are left alone, and gone at the source they stay."`
+	LeftObjects []string  `json:"leftObjects,omitzero" doc:"Up to 5 of them, as Type/id."`
 }
 
 // RolesReport says which roles are known here.
@@ -166,6 +168,12 @@ type SettingReport struct {
 	// Drift is what the last audit found, and Run the newest run.
 	Drift *DriftRecord     `json:"drift,omitempty" doc:"What the last audit of the target found; absent before the first."`
 	Run   *SettingRunState `json:"run,omitempty" doc:"The newest Sync now; absent where there was none."`
+	// Window and the state that is to change back are facts of the setting, also where no
+	// process follows it.
+	Window  *WindowReport `json:"window,omitempty" doc:"How its sync windows stand; absent where it has none."`
+	Waiting int           `json:"waiting,omitzero" doc:"Objects that wait for a sync window."`
+	Reason  string        `json:"reason,omitzero" doc:"Why somebody turned it on or off."`
+	Until   time.Time     `json:"until,omitzero" doc:"When that changes back by itself."`
 	// Accounting is that of the process that writes to the target.
 	Accounting *AccountingReport `json:"accounting,omitempty" doc:"What became of every captured version; absent where it is not known yet."`
 }
@@ -178,6 +186,12 @@ type SettingRunState struct {
 	Reason string    `json:"reason,omitzero"`
 	Asked  time.Time `json:"asked"`
 	Ended  time.Time `json:"ended,omitzero"`
+}
+
+// WindowReport is how the sync windows of a setting stand.
+type WindowReport struct {
+	Open    bool      `json:"open" doc:"It may write now."`
+	Changes time.Time `json:"changes,omitzero" doc:"When it closes, or opens; absent where that is not in the next years."`
 }
 
 // UnreadableReport is a record that is left as it is.
@@ -257,7 +271,12 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 				rec.Accounting = accountingReport(*k.Accounting, held, v)
 			}
 			rec.Known, rec.State, rec.Pending, rec.LastRun, rec.OK, rec.LastError = true, k.State, k.Pending, k.LastRun, k.OK, k.LastError
-			rec.Parked = max(rec.Parked, k.Parked)
+			rec.Parked, rec.Waiting = max(rec.Parked, k.Parked), k.Waiting
+		}
+		rec.Reason, rec.Until = v.Reason, v.Until
+		if len(v.Windows) > 0 {
+			rec.Window = &WindowReport{}
+			rec.Window.Open, rec.Window.Changes = v.Windows.At(r.Time)
 		}
 		r.Settings = append(r.Settings, rec)
 	}
@@ -392,7 +411,7 @@ func accountingReport(a consumer.Accounting, held map[string]map[string]uint64, 
 		atSource += held[string(v.Source)][string(t)]
 	}
 	return &AccountingReport{At: a.At, Captured: a.Captured + atSource, Applied: a.Applied, Superseded: a.Superseded, Filtered: a.Filtered, Parked: a.Parked,
-		Held: a.Held + atSource, Pending: a.Pending, Oldest: a.Oldest, Unaccounted: a.Unaccounted, Objects: a.Objects}
+		Held: a.Held + atSource, Pending: a.Pending, Oldest: a.Oldest, Unaccounted: a.Unaccounted, Objects: a.Objects, Left: a.Left, LeftObjects: a.LeftObjects}
 }
 
 func sourceReport(p producer.Status) SourceReport {

@@ -130,6 +130,17 @@ func (a *app) printStatus(r control.StatusReport) error {
 			}
 		}
 	}
+	t = newTable("SETTING", "NOTE")
+	for _, v := range r.Settings {
+		for _, note := range settingNotes(v) {
+			t.add(v.Setting, note)
+		}
+	}
+	if len(t.rows) > 1 {
+		if err := a.section(t, true, "", ""); err != nil {
+			return err
+		}
+	}
 	t = newTable("ACCOUNT OF", "CAPTURED", "APPLIED", "SUPERSEDED", "FILTERED", "PARKED", "HELD", "PENDING", "LOST")
 	for _, v := range r.Settings {
 		if c := v.Accounting; c != nil {
@@ -153,6 +164,48 @@ func (a *app) printStatus(r control.StatusReport) error {
 		t.add(v.Target, v.Class, fmt.Sprint(v.Count), takesWords(v.Types))
 	}
 	return a.section(t, true, "", "")
+}
+
+// settingNotes says of a setting what its row has no place for.
+func settingNotes(v control.SettingReport) []string {
+	var out []string
+	if w := v.Window; w != nil && v.Active {
+		note := "its sync windows are open at any time"
+		switch {
+		case w.Open && !w.Changes.IsZero():
+			note = "its sync window is open until " + when(w.Changes)
+		case !w.Open && !w.Changes.IsZero():
+			note = "waits for its sync window, which opens at " + when(w.Changes)
+		case !w.Open:
+			note = "its sync windows do not open in the next years: it writes nothing"
+		}
+		if v.Waiting == 1 {
+			note += "; 1 object waits"
+		} else if v.Waiting > 0 {
+			note += fmt.Sprintf("; %d objects wait", v.Waiting)
+		}
+		out = append(out, note)
+	}
+	state := "off"
+	if v.Active {
+		state = "on"
+	}
+	if !v.Until.IsZero() {
+		out = append(out, fmt.Sprintf("%s until %s%s", state, when(v.Until), because(v.Reason)))
+	} else if v.Reason != "" {
+		out = append(out, state+because(v.Reason))
+	}
+	if c := v.Accounting; c != nil && c.Left > 0 {
+		out = append(out, fmt.Sprintf("%d brought to the target before and not taken any more, left alone there: %s", c.Left, shorten(strings.Join(c.LeftObjects, ", "), 200)))
+	}
+	return out
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + shorten(reason, 120)
 }
 
 // section prints a table, or why there is none, and a blank line.
