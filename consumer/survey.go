@@ -183,7 +183,22 @@ func (y *survey) look(ctx context.Context, t schemas.Type, id schemas.ID, have [
 // isSettled tells whether the target is as it should be, with or without differences on
 // purpose, and nothing is left to record.
 func (y *survey) isSettled(e broker.PlanEntry) bool {
-	return (e.Difference == broker.Equal || e.Difference == broker.Owned) && (e.Act == string(decide.Nothing) || y.run == nil && e.Act == string(decide.Adopt) && y.isOnRecord(e))
+	switch {
+	case e.Difference != broker.Equal && e.Difference != broker.Owned:
+		return false
+	case e.Act == string(decide.Nothing):
+		return true
+	case e.Act != string(decide.Adopt) || !y.isOnRecord(e):
+		return false
+	}
+	// A plan comes to an equal object only where something of it is to be recorded.
+	return y.run == nil || e.Difference == broker.Owned && y.isOwnOnRecord(e)
+}
+
+// isOwnOnRecord tells whether the ledger holds what differs on purpose as it is now.
+func (y *survey) isOwnOnRecord(e broker.PlanEntry) bool {
+	r, _ := y.ledger.Get(e.Type, keyOf(e).id)
+	return r.Own == y.v.ownName(e.Source, e.Type, e.ID, y.run)
 }
 
 // ownedMost is how many objects that differ on purpose are named; the others are counted.

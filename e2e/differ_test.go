@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
 )
@@ -217,6 +219,77 @@ func TestAChangedDifferenceTakesEffect(t *testing.T) {
 		within(t, w, 20*time.Second, "test")
 		if targets, _ := w.Cons.Status(); targets[0].Parked != 0 {
 			t.Errorf("still parked")
+		}
+	})
+}
+
+// TestAPlanKnowsWhatDiffers: the run of an inactive setting is made with what that says of
+// pins, overrides and kept fields, and nobody else is. What differs on purpose is shown as
+// owned and is no drift, and what points at a server of the fleet is warned of.
+func TestAPlanKnowsWhatDiffers(t *testing.T) {
+	t.Parallel()
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		connection := func(h *e2e.Host, address string) {
+			t.Helper()
+			if _, _, err := h.Server.Put(schemas.Connection, fmt.Appendf(nil, `{"Id":%q,"Name":"To production","ProtocolType":"SFTP","Address":%q}`, jobID(50), address)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		connection(prod, "production.invalid")
+		putJob(t, prod, 1, "of production")
+		putJob(t, test, 9, "of test")
+		putJob(t, test, 2, "of test alone")
+		live := e2e.AllObjects("live", "production", "test", schemas.Keep)
+		delete(live.Rules, schemas.Job)
+		live.Kept = []schemas.KeptField{{Type: schemas.Connection, Pointer: "/Address"}}
+		w.Setting(live)
+		off := e2e.AllObjects("off", "production", "test", schemas.Keep)
+		off.Active = false
+		off.Pins = []schemas.Pin{{Type: schemas.Job, Source: jobID(1), Target: jobID(9)}}
+		off.Overrides = []schemas.Override{{Type: schemas.Job, Patch: jsontext.Value(`{"Description":"of the plan"}`)}}
+		w.Setting(off)
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(2 * time.Minute)
+		connection(test, "other.invalid")
+		test.Reset()
+
+		p, entries := w.Ask("off", broker.RunScope{Types: []schemas.Type{schemas.Job, schemas.Connection}})
+		same(t, "plan", entries, "Job 1 different: update (differs)", "Job 2 only at the target: nothing (not-from-source)", "To production owned: adopt (equal)")
+		if i := slices.IndexFunc(entries, func(e broker.PlanEntry) bool { return e.Name == "Job 1" }); i < 0 || entries[i].ID != jobID(1) || entries[i].TargetID != jobID(9) {
+			t.Errorf("the pinned job is %+v", entries)
+		}
+		wrote(t, test, "a plan", 0, 0)
+		if end, _ := w.Approve(p); end.Result != broker.RunDone || end.Done != 2 {
+			t.Errorf("progress %+v", end)
+		}
+		if b := bodyOf(t, test, schemas.Job, jobID(9)); b["Description"] != "of the plan" || bodyOf(t, test, schemas.Job, jobID(1)) != nil {
+			t.Errorf("the pinned job has description %v, or there is a second one", b["Description"])
+		}
+		_, entries = w.Ask("off", broker.RunScope{Types: []schemas.Type{schemas.Job}})
+		same(t, "a second plan", entries, "Job 1 owned: nothing (equal)", "Job 2 only at the target: nothing (not-from-source)")
+		if i := slices.IndexFunc(entries, func(e broker.PlanEntry) bool { return e.Name == "Job 1" }); i < 0 || !slices.Equal(entries[i].Fields, []string{"/Description"}) {
+			t.Errorf("owned fields of %+v", entries)
+		}
+		w.Move("off", broker.RunDropped, "")
+		test.Reset()
+		time.Sleep(31 * time.Minute) // two audits
+		_, entries = w.Drift("live")
+		same(t, "drift", entries, "To production owned: nothing (equal)")
+		wrote(t, test, "audits", 0, 0)
+		live.Kept = nil
+		w.Setting(live)
+		time.Sleep(time.Minute)
+		p, _ = w.Ask("live", broker.RunScope{})
+		wrote(t, test, "what is kept no more", 1, 0)
+		if len(p.Warnings) != 0 { // it is equal now, and not looked at
+			t.Errorf("warnings %q", p.Warnings)
+		}
+		connection(test, "other.invalid")
+		p, _ = w.Ask("live", broker.RunScope{})
+		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "would point at server production") {
+			t.Errorf("warnings %q", p.Warnings)
 		}
 	})
 }
