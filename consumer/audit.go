@@ -218,6 +218,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 	busy, _ := a.lanes.holds("")
 	entries := map[objectKey]broker.PlanEntry{}
 	now := map[objectKey]bool{}
+	var todo []objectKey
 	for _, e := range y.entries {
 		key := keyOf(e)
 		now[key] = true
@@ -247,7 +248,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 				entries[key] = e
 				continue
 			}
-			a.wishFor(key, &wish{})
+			todo = append(todo, key)
 		}
 		if act != decide.Adopt {
 			entries[key] = e
@@ -261,18 +262,26 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 			entries[key] = e
 		}
 	}
-	before := len(l.entries)
+	before := drifted(l.entries)
 	l.head, l.equal, l.owned, l.entries, l.dirty = head, y.equal, y.owned, entries, true
 	a.drift.mu.Unlock()
+	for _, key := range todo { // what is done is taken from the list, so that stands first
+		a.wishFor(key, &wish{})
+	}
+	if n := drifted(entries); n > 0 && n != before {
+		a.log.WarnContext(ctx, "drift: objects at the target are not what the setting would make of them, see the drift list", "setting", set.ID, "objects", n)
+	}
+}
+
+// drifted counts the entries that are more than what the setting leaves to the target.
+func drifted(entries map[objectKey]broker.PlanEntry) int {
 	n := 0
 	for _, e := range entries {
 		if e.Difference != broker.Owned {
 			n++
 		}
 	}
-	if n > 0 && n != before {
-		a.log.WarnContext(ctx, "drift: objects at the target are not what the setting would make of them, see the drift list", "setting", set.ID, "objects", n)
-	}
+	return n
 }
 
 // mayHeal tells whether drift may be healed, and counts it. What is no drift but a
