@@ -1,0 +1,169 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer"
+	"github.com/vcsync/vcsync/e2e"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron/standin"
+)
+
+// description returns what a host's job is described as, "" where it has none.
+func description(t *testing.T, h *e2e.Host, i int) string {
+	t.Helper()
+	body, there := h.Server.Get(schemas.Job, jobID(i))
+	if !there {
+		return ""
+	}
+	var job struct{ Description string }
+	if err := json.Unmarshal(body, &job); err != nil {
+		t.Fatal(err)
+	}
+	return job.Description
+}
+
+// parkedAs returns the record of a job that is parked at a target.
+func parkedAs(w *e2e.World, target schemas.Slug, i int) (p broker.Parked) {
+	w.Do(func(ctx context.Context) error {
+		all, err := w.Broker.ListParked(ctx, target)
+		for _, x := range all {
+			if x.ID == jobID(i) {
+				p = x
+			}
+		}
+		return err
+	})
+	return p
+}
+
+func TestEditsAtTheTarget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := e2e.NewWorld(t)
+		defer w.Close()
+		prod := w.AddHost("production")
+		all := map[schemas.Slug]schemas.TargetEdits{"over": schemas.OverwriteEdits, "keeps": schemas.KeepEdits, "parks": schemas.ParkEdits}
+		for id, edits := range all {
+			w.AddHost(id)
+			s := e2e.AllJobs(id, "production", id, schemas.Keep)
+			s.TargetEdits = edits
+			w.Setting(s)
+		}
+		const edited, switched, gone, same, lost = 1, 2, 3, 4, 5
+		jobs := []int{edited, switched, gone, same, lost}
+		for _, i := range jobs {
+			putJob(t, prod, i, "first")
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		for id := range all {
+			h := w.Hosts[id]
+			putJob(t, h, edited, "by hand")
+			putJob(t, h, switched, "first") // active, as at the source; it arrived inactive
+			deleteJob(t, h, gone)
+			// A write that arrives, and is never recorded because vcsync dies.
+			if err := h.Server.Misbehave(standin.Misbehaviour{Mode: "answers-500-but-applies"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		putJob(t, prod, lost, "unrecorded")
+		time.Sleep(2 * time.Second)
+		w.StopConsumer(consumer.ErrCrash)
+		for id := range all {
+			if d := description(t, w.Hosts[id], lost); d != "unrecorded" {
+				t.Fatalf("%s: the unrecorded write left %q", id, d)
+			}
+			w.Hosts[id].Server.Behave()
+		}
+		for _, i := range jobs {
+			putJob(t, prod, i, "second")
+		}
+		time.Sleep(time.Minute)
+		w.StartConsumer()
+		time.Sleep(2 * time.Minute)
+		for id, edits := range all {
+			want := map[int]string{edited: "second", switched: "second", gone: "second", same: "second", lost: "second"}
+			if edits != schemas.OverwriteEdits {
+				want[edited], want[gone] = "by hand", ""
+			}
+			for i, d := range want {
+				if have := description(t, w.Hosts[id], i); have != d {
+					t.Errorf("%s: job %d is %q, want %q", id, i, have, d)
+				}
+			}
+			for _, i := range jobs {
+				p := parkedAs(w, id, i)
+				if asks := edits == schemas.ParkEdits && (i == edited || i == gone); asks != (p.Class == "edited") {
+					t.Errorf("%s: job %d is parked as %q", id, i, p.Class)
+				}
+			}
+		}
+		// A person decides; and an edit that is undone is none.
+		w.Do(func(ctx context.Context) error {
+			p := parkedAs(w, "parks", edited)
+			p.RetryAsked++
+			if _, err := w.Broker.PutParked(ctx, p); err != nil {
+				return err
+			}
+			p = parkedAs(w, "parks", gone)
+			p.Discarded = "not wanted here"
+			_, err := w.Broker.PutParked(ctx, p)
+			return err
+		})
+		putJob(t, w.Hosts["keeps"], edited, "first")
+		time.Sleep(time.Minute)
+		putJob(t, prod, edited, "third")
+		time.Sleep(time.Minute)
+		for id, want := range map[schemas.Slug]string{"over": "third", "keeps": "third", "parks": "third"} {
+			if have := description(t, w.Hosts[id], edited); have != want {
+				t.Errorf("%s: the edited job is %q, want %q", id, have, want)
+			}
+		}
+		if have := description(t, w.Hosts["parks"], gone); have != "" {
+			t.Errorf("the discarded job is %q", have)
+		}
+	})
+}
+
+func TestWritesAcrossVersionsAreHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := e2e.NewWorld(t)
+		defer w.Close()
+		prod, same, any := w.AddHost("production"), w.AddHost("same"), w.AddHost("any")
+		if err := prod.Server.Misbehave(standin.Misbehaviour{Mode: "version", Arg: "12.5.1"}); err != nil {
+			t.Fatal(err)
+		}
+		w.Setting(e2e.AllJobs("same", "production", "same", schemas.Keep))
+		s := e2e.AllJobs("any", "production", "any", schemas.Keep)
+		s.Versions = schemas.AnyVersions
+		w.Setting(s)
+		putJob(t, prod, 1, "first")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(2 * time.Minute)
+		if a, b := description(t, same, 1), description(t, any, 1); a != "" || b != "first" {
+			t.Errorf("from 12.5 to 13.2: %q with versions same, %q with any", a, b)
+		}
+		_, settings := w.Cons.Status()
+		for _, st := range settings {
+			want := map[schemas.Slug]uint64{"same": 1, "any": 0}[st.Setting]
+			if st.Accounting == nil || st.Accounting.Held != want || st.Accounting.Unaccounted != 0 {
+				t.Errorf("%s: %+v, want %d held", st.Setting, st.Accounting, want)
+			}
+		}
+		// The source is updated: what was held goes without any edit.
+		prod.Server.Behave()
+		time.Sleep(2 * time.Minute)
+		if d := description(t, same, 1); d != "first" {
+			t.Errorf("after the update of the source the target has %q", d)
+		}
+	})
+}
