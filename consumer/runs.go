@@ -143,14 +143,21 @@ func (s *session) makePlan(ctx context.Context, y *survey) error {
 		return r.run.Scope.Takes(t, o.ID) && r.set.Rights(t, o).Use()
 	}
 	if r.run.Scope.Dependencies {
-		var start []objectKey
+		var start []visualcron.Object
 		for _, o := range r.run.Scope.Objects {
-			start = append(start, objectKey{o.Type, o.ID})
+			start = append(start, visualcron.Object{Type: o.Type, ID: o.ID})
 		}
-		more, err := s.closure(ctx, r, start)
+		settle, cancel := context.WithTimeout(ctx, time.Minute)
+		err := s.cfg.Broker.WaitState(settle) // what was captured for the run is in the newest states
+		cancel()
 		if err != nil {
 			return err
 		}
+		more, warnings, err := s.closure(ctx, r, start)
+		if err != nil {
+			return err
+		}
+		y.warnings = append(y.warnings, warnings...)
 		own := y.takes
 		y.takes = func(t schemas.Type, o schemas.Selected) bool { return own(t, o) || more[objectKey{t, o.ID}] }
 	}

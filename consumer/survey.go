@@ -296,33 +296,37 @@ func countEntries(equal, owned map[schemas.Type]int, entries []broker.PlanEntry)
 }
 
 // closure returns the objects that a run takes because others in its scope refer to
-// them, directly or through others.
-func (s *session) closure(ctx context.Context, r running, start []objectKey) (map[objectKey]bool, error) {
-	seen := map[objectKey]bool{}
-	for len(start) > 0 {
-		key := start[0]
-		start = start[1:]
-		if seen[key] {
-			continue
+// them, directly or through others, by their ids at the source; and warns of what is not
+// there.
+func (s *session) closure(ctx context.Context, r running, roots []visualcron.Object) (with map[objectKey]bool, warnings []string, err error) {
+	closed, err := visualcron.Closure(roots, func(o visualcron.Object) ([]byte, error) {
+		if o.Type == schemas.ServerSettings || !visualcron.Supported(o.Type) {
+			return nil, nil
 		}
-		seen[key] = true
-		ev, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: r.set.Source, Type: key.t, Token: key.id.Token()})
+		ev, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: r.set.Source, Type: o.Type, Token: o.ID.Token()})
+		if errors.Is(err, broker.ErrNotFound) || errors.Is(err, schemas.ErrEvent) || err == nil && ev.Kind == schemas.Deleted {
+			return nil, nil
+		}
+		return ev.Object.Body, err
+	}, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	with = map[objectKey]bool{}
+	for _, o := range slices.Concat(roots, closed.With) {
+		with[objectKey{o.Type, o.ID}] = true
+	}
+	tasks := 0
+	for _, m := range closed.Missing {
 		switch {
-		case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent), err == nil && ev.Kind == schemas.Deleted:
-			delete(seen, key)
-			continue
-		case err != nil:
-			return nil, err
-		}
-		refs, err := visualcron.References(key.t, ev.Object.Body)
-		if err != nil {
-			continue // its own look says so
-		}
-		for _, ref := range refs {
-			if !ref.Task && ref.Type != schemas.ServerSettings {
-				start = append(start, objectKey{ref.Type, ref.ID})
-			}
+		case m.Task:
+			tasks++
+		case len(warnings) < warnMost:
+			warnings = append(warnings, fmt.Sprintf("%s %s is referred to and is not among what was captured of %s: gone, built in, or never there", m.Type, m.ID, r.set.Source))
 		}
 	}
-	return seen, nil
+	if tasks > 0 {
+		warnings = append(warnings, fmt.Sprintf("%d tasks of other jobs are referred to; which jobs these are is not looked for", tasks))
+	}
+	return with, warnings, nil
 }

@@ -294,6 +294,39 @@ func TestAPlanKnowsWhatDiffers(t *testing.T) {
 	})
 }
 
+// TestARunWithDependencies: what a chosen job refers to comes along, through others and
+// although the setting does not take it, and what is not there is warned of.
+func TestARunWithDependencies(t *testing.T) {
+	t.Parallel()
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		set := e2e.AllJobs("jobs", "production", "test", schemas.Keep)
+		set.Active = false
+		w.Setting(set)
+		for typ, body := range map[schemas.Type]string{
+			schemas.Credential: fmt.Sprintf(`{"Id":%q,"Username":"u","Domain":"d"}`, jobID(12)),
+			schemas.Connection: fmt.Sprintf(`{"Id":%q,"Name":"c","ProtocolType":"SFTP","Credential":%q,"Certificate":%q}`, jobID(13), jobID(12), jobID(14)),
+		} {
+			if _, _, err := prod.Server.Put(typ, []byte(body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		putJob(t, prod, 1, "chosen")
+		change(t, prod, schemas.Job, jobID(1), func(b map[string]any) { task(b)["ConnectionId"] = jobID(13) })
+		putJob(t, prod, 2, "not chosen")
+		w.StartProducer()
+		w.StartConsumer()
+		p, entries := w.Ask("jobs", broker.RunScope{Objects: []broker.RunObject{{Type: schemas.Job, ID: jobID(1)}}, Dependencies: true})
+		same(t, "plan", entries, "Job 1 only at the source: add (new)", "c only at the source: add (new)", "u@d only at the source: add (new)")
+		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "Certificate "+string(jobID(14))) {
+			t.Errorf("warnings %q", p.Warnings)
+		}
+		if end, _ := w.Approve(p); end.Result != broker.RunDone || end.Done != 3 || bodyOf(t, test, schemas.Credential, jobID(12)) == nil || bodyOf(t, test, schemas.Job, jobID(2)) != nil {
+			t.Errorf("progress %+v", end)
+		}
+	})
+}
+
 // TestPinnedObjects: two servers have the same job and credential under ids of their
 // own. What is pinned is written in place, references are rewritten, nothing is there
 // twice, a deletion finds its object, the accounts balance, and both ways are quiet.

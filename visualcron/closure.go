@@ -24,8 +24,8 @@ type Closed struct {
 
 // Closure returns what the roots refer to, directly or through others. Body returns the
 // body of an object, nil where there is none; job returns the job that has a task, false
-// where none is known; nil where nobody knows. An error of body ends it; otherwise the
-// error wraps ErrBody. Built-in objects are there on every server and never taken along.
+// where none is known; nil where nobody knows. The error is that of body: what a body that
+// cannot be read refers to is not known, and its own look says so. Built-in objects are there on every server and never taken along.
 func Closure(roots []Object, body func(Object) ([]byte, error), job func(task schemas.ID) (schemas.ID, bool)) (Closed, error) {
 	var out Closed
 	seen, missing := map[Object]bool{}, map[Reference]bool{}
@@ -49,9 +49,7 @@ func Closure(roots []Object, body func(Object) ([]byte, error), job func(task sc
 			miss(Reference{Type: o.Type, ID: o.ID})
 			continue
 		}
-		if n, err := (View{Secrets: SecretsMasked}).Normalize(o.Type, b); err != nil {
-			return Closed{}, err
-		} else if n.BuiltIn {
+		if n, err := (View{Secrets: SecretsMasked}).Normalize(o.Type, b); err == nil && n.BuiltIn {
 			continue
 		}
 		if !isRoot[o] {
@@ -59,7 +57,7 @@ func Closure(roots []Object, body func(Object) ([]byte, error), job func(task sc
 		}
 		refs, err := References(o.Type, b)
 		if err != nil {
-			return Closed{}, err
+			continue
 		}
 		for _, r := range refs {
 			next := Object{r.Type, r.ID}

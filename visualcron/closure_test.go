@@ -40,7 +40,7 @@ func TestClosure(t *testing.T) {
 	if _, err := visualcron.Closure([]visualcron.Object{{Type: schemas.Job, ID: guid(1)}}, func(visualcron.Object) ([]byte, error) { return nil, errors.ErrUnsupported }, nil); !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
 	}
-	if _, err := visualcron.Closure([]visualcron.Object{{Type: schemas.Job, ID: guid(1)}}, func(visualcron.Object) ([]byte, error) { return []byte("[]"), nil }, nil); !errors.Is(err, visualcron.ErrBody) {
+	if _, err := visualcron.Closure([]visualcron.Object{{Type: schemas.Job, ID: guid(1)}}, func(visualcron.Object) ([]byte, error) { return []byte("[]"), nil }, nil); err != nil {
 		t.Error(err)
 	}
 }
