@@ -202,7 +202,10 @@ func match(header string, revision uint64) error {
 // effect, and without it there is none (G12). The caller holds s.writes where the
 // effect rests on a check.
 func (s *Server) act(ctx context.Context, r broker.AuditRecord, effect func(context.Context) error) error {
-	r.Time, r.Who, r.From = time.Now().UTC(), "local", remoteAddr(ctx)
+	r.Time, r.From = time.Now().UTC(), remoteAddr(ctx)
+	if r.Who == "" {
+		r.Who = "local"
+	}
 	// An act that has begun ends: a client that goes away must not stop it between
 	// the record and the effect.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)

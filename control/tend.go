@@ -33,6 +33,8 @@ const (
 type tender struct {
 	s     *Server
 	since map[string]phaseSince
+	// stuck holds the settings that could not be turned back, by revision.
+	stuck map[schemas.Slug]uint64
 }
 
 type phaseSince struct {
@@ -41,10 +43,10 @@ type phaseSince struct {
 }
 
 // TendRuns moves runs from phase to phase until ctx ends, and returns nil; see
-// broker.Run for who does what. Serve does it too; a process needs one of the two. A
+// broker.Run for who does what. It also turns settings back whose time is over. Serve does it too; a process needs one of the two. A
 // run is in the store, so another process goes on with it.
 func (s *Server) TendRuns(ctx context.Context) error {
-	t := &tender{s: s, since: map[string]phaseSince{}}
+	t := &tender{s: s, since: map[string]phaseSince{}, stuck: map[schemas.Slug]uint64{}}
 	woken := make(chan struct{}, 1)
 	wake := func() {
 		select {
@@ -87,6 +89,7 @@ func (s *Server) TendRuns(ctx context.Context) error {
 	var snap broker.Snapshot
 	for {
 		wait := restEvery
+		t.turnBack(ctx, snap)
 		if t.tend(ctx, snap) {
 			wait = tendEvery
 		}

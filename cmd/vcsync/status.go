@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -132,7 +133,7 @@ func (a *app) printStatus(r control.StatusReport) error {
 	}
 	t = newTable("SETTING", "NOTE")
 	for _, v := range r.Settings {
-		for _, note := range settingNotes(v) {
+		for _, note := range settingNotes(v, r.Time.Add(-turnBackTakes)) {
 			t.add(v.Setting, note)
 		}
 	}
@@ -166,8 +167,12 @@ func (a *app) printStatus(r control.StatusReport) error {
 	return a.section(t, true, "", "")
 }
 
+// turnBackTakes is how long a setting whose time is over may take to turn back before
+// that is said.
+const turnBackTakes = time.Minute
+
 // settingNotes says of a setting what its row has no place for.
-func settingNotes(v control.SettingReport) []string {
+func settingNotes(v control.SettingReport, now time.Time) []string {
 	var out []string
 	if w := v.Window; w != nil && v.Active {
 		note := "its sync windows are open at any time"
@@ -190,7 +195,9 @@ func settingNotes(v control.SettingReport) []string {
 	if v.Active {
 		state = "on"
 	}
-	if !v.Until.IsZero() {
+	if !v.Until.IsZero() && v.Until.Before(now) {
+		out = append(out, fmt.Sprintf("%s until %s, which is over, and it could not be turned back: see the log of control%s", state, when(v.Until), because(v.Reason)))
+	} else if !v.Until.IsZero() {
 		out = append(out, fmt.Sprintf("%s until %s%s", state, when(v.Until), because(v.Reason)))
 	} else if v.Reason != "" {
 		out = append(out, state+because(v.Reason))
