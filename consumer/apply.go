@@ -257,6 +257,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if err != nil {
 		return false, err
 	}
+	l.refs = refs
 	composition := visualcron.Composition{Policy: tm.policy, Values: tm.values, Secrets: can.Secrets,
 		Withholds: ev.Object.Withholds, Withheld: ev.Object.Withheld, Own: own}
 	ours := known && isOf(entry, ev.Source, ev.Object.ID)

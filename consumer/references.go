@@ -104,8 +104,12 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 		if e, ok := l.ledger.Get(r.Type, r.ID); ok && owned(e) {
 			continue
 		}
-		from, ok := v.origin(l.event.Source, r.Type, r.ID, l.run)
-		if !ok || !v.mayTake(l.event.Source, r.Type, from, l.run) {
+		also := l.run
+		if also != nil && !l.isWished(key) {
+			also = nil // its plan does not bring it
+		}
+		from, ok := v.origin(l.event.Source, r.Type, r.ID, also)
+		if !ok || !v.mayTake(l.event.Source, r.Type, from, also) {
 			continue
 		}
 		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: l.event.Source, Type: r.Type, Token: from.Token()})
@@ -114,8 +118,10 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 			continue
 		case err != nil:
 			return err
-		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID), !v.terms(l.event.Source, r.Type, ev.Selected(), l.run).rights.New:
+		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID), !v.terms(l.event.Source, r.Type, ev.Selected(), also).rights.New:
 			continue
+		case l.grant != nil && also == nil && v.terms(l.event.Source, r.Type, ev.Selected(), nil).mode != schemas.Automatic:
+			continue // a person approved it without what it refers to; the plan said so
 		}
 		req, cancel := l.deadline(ctx)
 		_, err = l.conn.Get(req, r.Type, r.ID)

@@ -34,6 +34,10 @@ type survey struct {
 	equal    map[schemas.Type]int
 	owned    map[schemas.Type]int // that are in no entry
 	warnings []string
+	// present are the objects that the target has, refs what the objects refer to that a
+	// plan is to write; both by the ids at the target.
+	present map[objectKey]bool
+	refs    map[objectKey][]visualcron.Reference
 	// ownedListed and flags count what is named of these.
 	ownedListed, flags int
 }
@@ -49,6 +53,7 @@ func (y *survey) make(ctx context.Context) error {
 		return err
 	}
 	defer done()
+	y.present, y.refs = map[objectKey]bool{}, map[objectKey][]visualcron.Reference{}
 	y.equal, y.owned = map[schemas.Type]int{}, map[schemas.Type]int{}
 	if err := y.probe(ctx); err != nil { // also what it can do, and who it is
 		return err
@@ -77,6 +82,11 @@ func (y *survey) make(ctx context.Context) error {
 		}
 	}
 	y.gate.answered()
+	if y.run != nil {
+		if err := y.warnMissing(ctx); err != nil {
+			return err
+		}
+	}
 	slices.SortFunc(y.entries, func(a, b broker.PlanEntry) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
 	})
@@ -90,6 +100,9 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 		return nil
 	}
 	complete, err := y.conn.List(ctx, t, func(r visualcron.Row) error {
+		if y.run != nil {
+			y.present[objectKey{t, r.ID}] = true
+		}
 		from, housed := y.v.origin(y.set.Source, t, r.ID, y.run)
 		n, known := heads[from]
 		known = known && housed
@@ -248,6 +261,9 @@ func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlis
 		l.event = *ev
 		var again bool
 		if again, err = l.applyUnder(ctx, y.v, tm); err == nil && !again {
+			if y.run != nil && decide.Act(l.shown.Act).Writes() {
+				y.refs[key] = l.refs
+			}
 			y.flag(l)
 			return l.shown, nil
 		}
@@ -329,4 +345,40 @@ func (s *session) closure(ctx context.Context, r running, roots []visualcron.Obj
 		warnings = append(warnings, fmt.Sprintf("%d tasks of other jobs are referred to; which jobs these are is not looked for", tasks))
 	}
 	return with, warnings, nil
+}
+
+// warnMissing warns of references that will dangle at the target after the plan.
+func (y *survey) warnMissing(ctx context.Context) error {
+	for _, e := range y.entries {
+		if decide.Act(e.Act) == decide.Add {
+			y.present[keyOf(e)] = true
+		}
+	}
+	said := 0
+	for _, e := range y.entries {
+		for _, r := range y.refs[keyOf(e)] {
+			key := objectKey{r.Type, r.ID}
+			there, known := y.present[key]
+			if !known && !r.Task && !slices.Contains(y.types, r.Type) {
+				req, cancel := context.WithTimeout(ctx, requestLimit)
+				_, err := y.conn.Get(req, r.Type, r.ID)
+				cancel()
+				if there = err == nil; err != nil && ctx.Err() != nil {
+					return err
+				} else if visualcron.ClassOf(err) != visualcron.NotFound {
+					there = true // it cannot be known
+				}
+				y.present[key] = there
+			}
+			if there || r.Task {
+				continue
+			}
+			if said++; said > warnMost {
+				y.warnings = append(y.warnings, "more objects refer to what is not at the target and not in this plan")
+				return nil
+			}
+			y.warnings = append(y.warnings, fmt.Sprintf("%s %q refers to %s %s, which is not at the target and not in this plan; a run with dependencies takes it along", e.Type, e.Name, r.Type, r.ID))
+		}
+	}
+	return nil
 }

@@ -38,6 +38,7 @@ type wants struct {
 	// shown makes the look say what would be done, and do nothing. Listed is what the
 	// target's listing held, nil for absent; unlisted tells that there was none.
 	shown    *broker.PlanEntry
+	refs     []visualcron.Reference
 	listed   []byte
 	unlisted bool
 	// owned are the places in which the target differs on purpose, points those that name
@@ -53,6 +54,13 @@ func (s *session) wishFor(key objectKey, w *wish) {
 	s.mu.Unlock()
 	s.lanes.nudge(key) // the wish may go through another window
 	s.lanes.look(key, nil, nil, false)
+}
+
+// isWished tells whether a run or an audit wants something of an object.
+func (s *session) isWished(key objectKey) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wishes[key] != nil
 }
 
 // unwish takes a wish back; false where it is fulfilled already.

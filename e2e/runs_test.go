@@ -192,6 +192,50 @@ func TestAPlanIsAppliedAsItWasShownOrThatIsSaid(t *testing.T) {
 	})
 }
 
+// TestARunTakesDependenciesAlong asks for single objects, with and without what they refer
+// to.
+func TestARunTakesDependenciesAlong(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Keep)
+		set.Mode = schemas.Approve
+		w.Setting(set)
+		putText(t, prod, schemas.Credential, credentialOf("d"))
+		for i := range 3 {
+			selfJob(t, prod, i, true, "first", `,"X":{"Credential":"`+string(someCredential)+`"}`)
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		one := func(i int) broker.RunScope {
+			return broker.RunScope{Objects: []broker.RunObject{{Type: schemas.Job, ID: jobID(i)}}}
+		}
+		p, entries := w.Ask(oneSetting, one(1))
+		same(t, "plan without", entries, "Job 1 only at the source: add (new)")
+		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], string(someCredential)) {
+			t.Errorf("warnings %q", p.Warnings)
+		}
+		_, entries = w.Approve(p)
+		same(t, "result without", entries, "Job 1 only at the source: add (new) -> done")
+		with := one(2)
+		with.Dependencies = true
+		p, entries = w.Ask(oneSetting, with)
+		if len(entries) != 2 || entries[0].Type != schemas.Credential || p.Warnings != nil {
+			t.Errorf("plan with dependencies %v, warnings %q", lines(entries), p.Warnings)
+		}
+		test.Reset()
+		end, entries := w.Approve(p)
+		if end.Result != broker.RunDone || end.Outcomes[broker.OutcomeDone] != 2 {
+			t.Errorf("progress %+v, %v", end, lines(entries))
+		}
+		if got := test.Seen(); len(got) != 2 || got[0].Type != schemas.Credential {
+			t.Errorf("writes %+v", got)
+		}
+		time.Sleep(20 * time.Minute)
+		wrote(t, test, "later", 2, 0)
+	})
+}
+
 // TestARunOutlivesItsConsumer kills the consumer in the middle of applying (G14, G3).
 func TestARunOutlivesItsConsumer(t *testing.T) {
 	t.Parallel()
@@ -281,7 +325,10 @@ func TestDriftIsFoundAndHealed(t *testing.T) {
 		}
 		// At a reconnect the target is compared again.
 		began, _ := w.Drift(oneSetting)
-		test.SetFaults(fault(func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(http.StatusServiceUnavailable); return true }))
+		test.SetFaults(fault(func(rw http.ResponseWriter, _ *http.Request) bool {
+			rw.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}))
 		putJob(t, prod, 0, "second")
 		time.Sleep(time.Minute)
 		test.SetFaults(nil)
