@@ -99,6 +99,12 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 		y.warnings = append(y.warnings, fmt.Sprintf("%s cannot list objects of type %s: nothing is known of them", y.server.ID, t))
 		return nil
 	}
+	var names []decide.Named
+	for id, n := range heads {
+		if n.Kind != schemas.Deleted && y.takes(t, n.Selected()) {
+			names = append(names, decide.Named{ID: id, Name: n.Name})
+		}
+	}
 	complete, err := y.conn.List(ctx, t, func(r visualcron.Row) error {
 		if y.run != nil {
 			y.present[objectKey{t, r.ID}] = true
@@ -141,6 +147,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 			return err
 		}
 	}
+	y.warnOfNamesakes(t, names)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
 )
@@ -60,12 +61,22 @@ func cells(t *testing.T, occasions ...string) (out []cell) {
 	return out
 }
 
-// TestCellsOfTheTable runs every cell of the table for a first activation and for live
-// changes through real servers: one job each, under a setting that lists it with the
-// cell's boxes.
+// TestCellsOfTheTable runs every cell of the table for a first activation, for live
+// changes and for Sync now through real servers: one job each, under a setting that lists
+// it with the cell's boxes.
 func TestCellsOfTheTable(t *testing.T) {
 	t.Parallel()
-	all := cells(t, "first activation", "live")
+	t.Run("live", func(t *testing.T) {
+		t.Parallel()
+		runCells(t, true, cells(t, "first activation", "live"))
+	})
+	t.Run("Sync now", func(t *testing.T) {
+		t.Parallel()
+		runCells(t, false, cells(t, "Sync now, replay"))
+	})
+}
+
+func runCells(t *testing.T, live bool, all []cell) {
 	synctest.Test(t, func(t *testing.T) {
 		w := e2e.NewWorld(t)
 		defer w.Close()
@@ -80,7 +91,7 @@ func TestCellsOfTheTable(t *testing.T) {
 		}
 		for _, c := range all {
 			list(&asked, c, c.rights)
-			if c.source == "new" && c.occasion == "live" {
+			if c.source == "new" && c.occasion != "first activation" {
 				continue // born later
 			}
 			putJob(t, prod, c.job, "first")
@@ -102,7 +113,7 @@ func TestCellsOfTheTable(t *testing.T) {
 			want := "first"
 			switch c.source {
 			case "new":
-				if c.occasion == "live" {
+				if c.occasion != "first activation" {
 					putJob(t, prod, c.job, "first")
 				}
 			case "changed":
@@ -131,9 +142,19 @@ func TestCellsOfTheTable(t *testing.T) {
 		}
 		time.Sleep(2 * time.Minute)
 		test.Reset()
+		asked.Active = live
 		w.Setting(asked)
 		w.StartConsumer()
 		time.Sleep(2 * time.Minute)
+		if !live {
+			if puts, deletes := test.Count(); puts+deletes > 0 {
+				t.Errorf("%d puts, %d deletes by a setting that is off", puts, deletes)
+			}
+			p, _ := w.Ask("s", broker.RunScope{})
+			if end, _ := w.Approve(p); end.Result != broker.RunDone {
+				t.Errorf("the run ended as %+v", end)
+			}
+		}
 
 		wrote := map[schemas.ID][]string{}
 		for _, x := range test.Seen() {
@@ -157,7 +178,7 @@ func TestCellsOfTheTable(t *testing.T) {
 		}
 		_, settings := w.Cons.Status()
 		for _, s := range settings {
-			if a := s.Accounting; a == nil || a.Unaccounted != 0 {
+			if a := s.Accounting; live && a == nil || a != nil && a.Unaccounted != 0 {
 				t.Errorf("the accounts: %+v", a)
 			}
 		}

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,4 +167,45 @@ func TestWritesAcrossVersionsAreHeld(t *testing.T) {
 			t.Errorf("after the update of the source the target has %q", d)
 		}
 	})
+}
+
+func TestNamesakesAreToldAndNotMerged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := e2e.NewWorld(t)
+		defer w.Close()
+		prod, test := w.AddHost("production"), w.AddHost("test")
+		s := e2e.AllJobs("s", "production", "test", schemas.Keep)
+		s.Rules[schemas.Variable] = s.Rules[schemas.Job]
+		w.Setting(s)
+		putJob(t, prod, 1, "first")
+		body := strings.Replace(jobBody(t, prod, 1), string(jobID(1)), string(jobID(2)), 1)
+		if _, _, err := test.Server.Put(schemas.Job, []byte(strings.Replace(body, "Job 1", " job 1", 1))); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range []*e2e.Host{prod, test} { // the name is the id: one object on both
+			if _, _, err := h.Server.Put(schemas.Variable, []byte(`{"Name":"Region","Description":"at `+string(h.Name)+`","ObjectType":"String"}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		p, _ := w.Ask("s", broker.RunScope{})
+		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], string(jobID(1))) || !strings.Contains(p.Warnings[0], string(jobID(2))) {
+			t.Errorf("warnings %q", p.Warnings)
+		}
+		if n := len(test.Server.Objects(schemas.Job)); n != len(prod.Server.Objects(schemas.Job))+1 {
+			t.Errorf("the target has %d jobs", n)
+		}
+	})
+}
+
+func jobBody(t *testing.T, h *e2e.Host, i int) string {
+	t.Helper()
+	body, ok := h.Server.Get(schemas.Job, jobID(i))
+	if !ok {
+		t.Fatalf("%s has no job %d", h.Name, i)
+	}
+	return string(body)
 }

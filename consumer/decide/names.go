@@ -24,13 +24,13 @@ type Namesake struct {
 // of another id has at the target. They are two objects and stay two: ids tell objects
 // apart, names never do, and what people do about it is up to them. Case and blanks
 // around a name do not count. Of a type whose name is its id, as of variables, there are
-// none by themselves. Own tells which of the target's objects came from a source under
-// their id; they are no surprise there, and nil means none.
-func Namesakes(source, target []Named, own func(schemas.ID) bool) []Namesake {
+// none by themselves. Target are those that came from no source: that a source has a name
+// twice itself is no surprise.
+func Namesakes(source, target []Named) []Namesake {
 	key := func(n Named) string { return strings.ToLower(strings.TrimSpace(n.Name)) }
 	there := map[string][]schemas.ID{}
 	for _, n := range target {
-		if key(n) != "" && (own == nil || !own(n.ID)) {
+		if key(n) != "" {
 			there[key(n)] = append(there[key(n)], n.ID)
 		}
 	}
