@@ -412,6 +412,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
+	if l.grant != nil {
+		l.grant.sent = true
+	}
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {

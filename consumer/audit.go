@@ -198,11 +198,10 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		}
 	}
 	head := broker.DriftList{Setting: set.ID, SettingRevision: set.Revision, Source: set.Source, Target: set.Target, Cause: cause}
-	err := y.make(ctx)
-	switch {
-	case ctx.Err() != nil:
-		return
-	case err != nil:
+	failed := func(err error) { // what was known stays
+		if ctx.Err() != nil {
+			return
+		}
 		if Judge(err, 0, 0).Fate == TargetDown {
 			a.gate.down(err) // it is audited again when it is back
 		}
@@ -212,6 +211,9 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		head.Began, head.Failed = l.head.Began, err.Error()
 		l.head, l.dirty = head, true
 		a.drift.mu.Unlock()
+	}
+	if err := y.make(ctx); err != nil || ctx.Err() != nil {
+		failed(err)
 		return
 	}
 	head.Began = y.began.UTC()
@@ -229,7 +231,11 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		case e.Difference != broker.OnlyTarget || act != decide.Nothing:
 			// A lane may have written it after it was listed.
 			again, err := y.evaluate(ctx, key, nil, true)
-			if err != nil || again == nil {
+			if err != nil {
+				failed(err)
+				return
+			}
+			if again == nil {
 				continue
 			}
 			if y.isSettled(*again) {

@@ -395,7 +395,7 @@ type session struct {
 	passedBy map[objectKey]passed
 	passes   uint64 // counts what was put there
 	// wishes are what runs and audits want of objects beside what the live path does.
-	wishes map[objectKey]*wish
+	wishes map[objectKey][]*wish
 	drift  driftKeeper
 	// comparedAt holds the revisions of the settings that were compared in this session.
 	comparedAt map[schemas.Slug]uint64
@@ -509,7 +509,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	defer ledger.Close()
 	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
 		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{},
-		wishes: map[objectKey]*wish{}, listing: make(baton, 1), unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1)}
+		wishes: map[objectKey][]*wish{}, listing: make(baton, 1), unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1)}
 	s.gate = newGate(s.probe, s.sayGate(ctx))
 	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
 	t.mu.Lock()

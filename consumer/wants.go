@@ -1,6 +1,8 @@
 package consumer
 
 import (
+	"slices"
+
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
@@ -15,6 +17,8 @@ type wish struct {
 	setting   schemas.Slug
 	run, plan string
 	entry     broker.PlanEntry
+	// sent tells that a write of it was sent: what the target has then may be ours.
+	sent bool
 	// done is told what became of it, once.
 	done func(o broker.Outcome, why string)
 }
@@ -47,10 +51,13 @@ type wants struct {
 	points []visualcron.Points
 }
 
-// wishFor makes a lane fulfil a wish.
+// wishFor makes a lane fulfil a wish, after those that it has. An audit's adds nothing to
+// others.
 func (s *session) wishFor(key objectKey, w *wish) {
 	s.mu.Lock()
-	s.wishes[key] = w
+	if have := s.wishes[key]; w.setting != "" || len(have) == 0 {
+		s.wishes[key] = append(have, w)
+	}
 	s.mu.Unlock()
 	s.lanes.nudge(key) // the wish may go through another window
 	s.lanes.look(key, nil, nil, false)
@@ -60,17 +67,21 @@ func (s *session) wishFor(key objectKey, w *wish) {
 func (s *session) isWished(key objectKey) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.wishes[key] != nil
+	return len(s.wishes[key]) > 0
 }
 
 // unwish takes a wish back; false where it is fulfilled already.
 func (s *session) unwish(key objectKey, w *wish) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wishes[key] != w {
+	have := s.wishes[key]
+	i := slices.Index(have, w)
+	if i < 0 {
 		return false
 	}
-	delete(s.wishes, key)
+	if s.wishes[key] = slices.Delete(have, i, i+1); len(have) == 1 {
+		delete(s.wishes, key)
+	}
 	return true
 }
 
@@ -79,8 +90,11 @@ func (l *look) take(v *view) {
 	if l.shown != nil {
 		return
 	}
+	var w *wish
 	l.session.mu.Lock()
-	w := l.wishes[l.key]
+	if all := l.wishes[l.key]; len(all) > 0 {
+		w = all[0]
+	}
 	l.session.mu.Unlock()
 	l.occasion, l.run, l.grant, l.recorded = decide.Live, nil, nil, false
 	if w == nil || w == l.took && l.outcome != "" {
@@ -118,15 +132,15 @@ func (l *look) isGranted(d decide.Decision, wanted, atTarget schemas.Digest) boo
 	if l.grant == nil || d.Act == decide.Adopt {
 		return true
 	}
-	e := l.grant.entry
+	e, sent := l.grant.entry, l.grant.sent
 	switch {
-	case atTarget != e.AtTarget:
+	case !sent && atTarget != e.AtTarget:
 		l.refuse(broker.OutcomeTarget, "")
 	case d.Act == decide.Wait || d.Act == decide.Park:
 		return true
 	case !d.Act.Writes():
 		l.refuse(broker.OutcomeOther, d.Reason.Text())
-	case string(d.Act) != e.Act || wanted != e.Wanted:
+	case !sent && string(d.Act) != e.Act || wanted != e.Wanted:
 		l.refuse(broker.OutcomeOther, "what would be written is not what the plan showed")
 	default:
 		return true
@@ -161,16 +175,15 @@ func (l *look) weigh(d decide.Decision, s decide.Situation, want, now visualcron
 // fulfil says what became of the wish that the look took up. It is called when the look
 // is over: it is done, or parked because of err.
 func (l *look) fulfil(err error) {
-	l.session.mu.Lock()
 	w := l.took
-	if w != nil && l.wishes[l.key] == w {
-		delete(l.wishes, l.key)
-	} else {
-		w = nil // a newer one, which has a look of its own; or taken back
+	if w != nil && !l.unwish(l.key, w) {
+		w = nil // taken back
 	}
-	l.session.mu.Unlock()
 	if l.recorded {
 		l.session.drift.settle(l.key)
+	}
+	if l.isWished(l.key) {
+		l.lanes.look(l.key, nil, nil, false)
 	}
 	if w == nil || w.done == nil {
 		return
