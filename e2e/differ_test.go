@@ -223,6 +223,47 @@ func TestAChangedDifferenceTakesEffect(t *testing.T) {
 	})
 }
 
+// TestAnEditOfWhatIsKeptIsNoEdit: a setting that keeps edits at the target goes on
+// following the source where only what the target keeps for itself was edited there.
+func TestAnEditOfWhatIsKeptIsNoEdit(t *testing.T) {
+	t.Parallel()
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		set := e2e.AllJobs("jobs", "production", "test", schemas.Keep)
+		set.TargetEdits, set.Kept = schemas.KeepEdits, []schemas.KeptField{{Type: schemas.Job, Pointer: "/Description"}}
+		w.Setting(set)
+		putJob(t, prod, 1, "born")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		is := func(what string, field string, want any) {
+			t.Helper()
+			if have := bodyOf(t, test, schemas.Job, jobID(1))[field]; have != want {
+				t.Errorf("%s: %s is %v, want %v", what, field, have, want)
+			}
+		}
+		edit := func(h *e2e.Host, field, value string) {
+			t.Helper()
+			change(t, h, schemas.Job, jobID(1), func(b map[string]any) { b[field] = value })
+			time.Sleep(time.Minute)
+		}
+		edit(test, "Description", "the target's")
+		edit(prod, "Free", "1")
+		is("after an edit of what is kept", "Free", "1")
+		is("after an edit of what is kept", "Description", "the target's")
+		edit(test, "Free", "by hand")
+		edit(prod, "Free", "2")
+		is("after another edit", "Free", "by hand")
+		// What was edited by hand becomes the target's own: then it is no edit any more.
+		set.Kept = append(set.Kept, schemas.KeptField{Type: schemas.Job, Pointer: "/Free"})
+		w.Setting(set)
+		time.Sleep(time.Minute)
+		edit(prod, "Other", "3")
+		is("once that is kept too", "Free", "by hand")
+		is("once that is kept too", "Other", "3")
+	})
+}
+
 // TestAPlanKnowsWhatDiffers: the run of an inactive setting is made with what that says of
 // pins, overrides and kept fields, and nobody else is. What differs on purpose is shown as
 // owned and is no drift, and what points at a server of the fleet is warned of.
@@ -242,7 +283,7 @@ func TestAPlanKnowsWhatDiffers(t *testing.T) {
 		putJob(t, test, 2, "of test alone")
 		live := e2e.AllObjects("live", "production", "test", schemas.Keep)
 		delete(live.Rules, schemas.Job)
-		live.Kept = []schemas.KeptField{{Type: schemas.Connection, Pointer: "/Address"}}
+		live.Drift, live.Kept = schemas.DriftHeal, []schemas.KeptField{{Type: schemas.Connection, Pointer: "/Address"}}
 		w.Setting(live)
 		off := e2e.AllObjects("off", "production", "test", schemas.Keep)
 		off.Active = false
