@@ -470,14 +470,19 @@ func planTitle(e control.EntryRecord) (int, string, bool) {
 }
 
 // counted counts the objects of a plan by what is done with them. What is equal, or left
-// alone because it is, is one number.
+// alone because it is, is one number: whether it was on record already changes nothing
+// at the target.
 func counted(counts []control.CountRecord) string {
 	n := map[decide.Act]int{}
-	equal := 0
+	equal, adopt := 0, 0
 	for _, c := range counts {
-		if act := decide.Act(c.Act); act == decide.Nothing && control.Same(c.Difference, c.Act) && c.Difference != string(broker.OnlyTarget) {
+		switch act := decide.Act(c.Act); {
+		case act == decide.Adopt:
 			equal += c.Objects
-		} else {
+			adopt += c.Objects
+		case act == decide.Nothing && control.Same(c.Difference, c.Act) && c.Difference != string(broker.OnlyTarget):
+			equal += c.Objects
+		default:
 			n[act] += c.Objects
 		}
 	}
@@ -489,6 +494,9 @@ func counted(counts []control.CountRecord) string {
 	}
 	if equal > 0 {
 		words = append(words, fmt.Sprintf("%d equal", equal))
+	}
+	if adopt > 0 {
+		words[len(words)-1] += fmt.Sprintf(" (%d to be put on record)", adopt)
 	}
 	if words == nil {
 		return "nothing was found"
@@ -503,6 +511,9 @@ func (a *app) printPlan(run control.RunRecord, rows []control.EntryRecord, all b
 		for i, line := range wrap("Warning: "+clean(w), planWidth-2) {
 			fmt.Fprintf(a.out, "%s%s\n", map[bool]string{true: "", false: "  "}[i == 0], line)
 		}
+	}
+	if !all { // what is equal and not on record is so much the same that it is only counted
+		rows = slices.DeleteFunc(slices.Clone(rows), func(e control.EntryRecord) bool { return e.Act == string(decide.Adopt) })
 	}
 	a.printEntries(a.out, rows, all, planTitle)
 	if len(rows) > 0 {
@@ -538,9 +549,22 @@ func (a *app) printResult(run control.RunRecord, rows []control.EntryRecord, all
 		})
 		fmt.Fprintln(a.out)
 	}
-	if run.Applied == nil {
-		return nil
+	var done, changes, adopted int
+	for _, e := range rows {
+		ok := e.Outcome == string(broker.OutcomeDone)
+		switch {
+		case decide.Act(e.Act).Writes():
+			if changes++; ok {
+				done++
+			}
+		case ok:
+			adopted++
+		}
 	}
-	_, err := fmt.Fprintf(a.out, "%d of %d done at %s.\n", run.Applied.Outcomes[string(broker.OutcomeDone)], run.Applied.Total, clean(run.Plan.Target))
+	more := ""
+	if adopted > 0 {
+		more = fmt.Sprintf(", and %d put on record as equal", adopted)
+	}
+	_, err := fmt.Fprintf(a.out, "%d of %s made at %s%s.\n", done, count(changes, "change"), clean(run.Plan.Target), more)
 	return err
 }
