@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -17,12 +18,29 @@ func terminal(stream any) bool {
 
 // confirm asks before something is changed, on a terminal; elsewhere --yes is needed.
 // The question goes to standard error, so that --json stays JSON.
-func (a *app) confirm(question string) error {
+func (a *app) confirm(ctx context.Context, question string) error {
 	if !terminal(a.in) {
 		return usageError("nobody can be asked here: repeat it with --yes, or with --dry-run to only look; nothing was changed")
 	}
 	fmt.Fprintf(a.err, "%s [y/N] ", question)
-	line, err := bufio.NewReader(a.in).ReadString('\n')
+	type said struct {
+		line string
+		err  error
+	}
+	answers := make(chan said, 1)
+	go func() { // it may never end: nothing interrupts a read of a terminal
+		line, err := bufio.NewReader(a.in).ReadString('\n')
+		answers <- said{line, err}
+	}()
+	var line string
+	var err error
+	select {
+	case s := <-answers:
+		line, err = s.line, s.err
+	case <-ctx.Done():
+		fmt.Fprintln(a.err)
+		return failed(exitRunTime, fmt.Errorf("interrupted; nothing was changed"))
+	}
 	if answer := strings.ToLower(strings.TrimSpace(line)); err == nil && (answer == "y" || answer == "yes") {
 		return nil
 	}

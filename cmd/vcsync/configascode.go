@@ -558,7 +558,7 @@ With --dry-run nothing changes, and the exit code is 1 where something would.`,
 				return err
 			}
 			if !yes {
-				if err := a.confirm("Apply?"); err != nil {
+				if err := a.confirm(cmd.Context(), "Apply?"); err != nil {
 					return err
 				}
 			}

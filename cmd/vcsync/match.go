@@ -55,7 +55,7 @@ Variables and server settings are the same by their name and need no pins.`,
 				done = fmt.Sprintf("%s found; nothing was changed (--dry-run).", count(len(found.Pins), "new pin"))
 			default:
 				if !yes {
-					if err := a.confirm(fmt.Sprintf("Pin %s?", count(len(found.Pins), "object"))); err != nil {
+					if err := a.confirm(cmd.Context(), fmt.Sprintf("Pin %s?", count(len(found.Pins), "object"))); err != nil {
 						return err
 					}
 				}

@@ -183,7 +183,7 @@ func (a *app) sync(ctx context.Context, api *client, setting string, in control.
 	case in.DryRun:
 		return errors.Join(show(), failed(exitDifferent, fmt.Errorf("%s to make; nothing was changed (--dry-run)", count(run.Plan.Changes, "change"))))
 	case !yes:
-		if err := a.confirm(fmt.Sprintf("Make %s at %s?", these(run.Plan.Changes), run.Plan.Target)); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("Make %s at %s?", these(run.Plan.Changes), run.Plan.Target)); err != nil {
 			return leave(err)
 		}
 	}
@@ -268,6 +268,19 @@ func (a *app) plan(ctx context.Context, api *client, setting string, in control.
 	}
 	if err := runError(run); err != nil {
 		return run, err
+	}
+	if run.Plan != nil && len(in.Objects) > 0 {
+		found := 0
+		for _, c := range run.Plan.Counts {
+			found += c.Objects
+		}
+		if found == 0 {
+			_, _, derr := api.call(ctx, http.MethodPost, apiPath("settings", setting, "run", "drop"), nil, control.DropRun{Run: run.ID}, nil)
+			if run.Over || isStatus(derr, http.StatusConflict) {
+				derr = nil
+			}
+			return run, errors.Join(failed(exitDifferent, fmt.Errorf("of what --object names, %s has nothing that sync setting %s takes; vcsync events shows ids", run.Plan.Source, setting)), derr)
+		}
 	}
 	if run.Plan == nil {
 		return run, failed(exitRunTime, errors.New("the run is over and left no plan"))
@@ -499,7 +512,7 @@ func counted(counts []control.CountRecord) string {
 		words[len(words)-1] += fmt.Sprintf(" (%d to be put on record)", adopt)
 	}
 	if words == nil {
-		return "nothing was found"
+		return "Nothing was found"
 	}
 	return strings.Join(words, ", ")
 }
