@@ -74,12 +74,19 @@ func TestARunOnASettingThatIsOff(t *testing.T) {
 		if n := prod.Requests(); n != 0 {
 			t.Errorf("%d requests to a source that nobody asked for", n)
 		}
+		prod.SetFaults(fault(func(_ http.ResponseWriter, r *http.Request) bool {
+			if isList(r) {
+				time.Sleep(20 * time.Second) // a plan that does not wait for the listing is made by then
+			}
+			return false
+		}))
 
 		p, entries := w.Ask(oneSetting, broker.RunScope{})
 		same(t, "plan", entries,
 			"Job 1 only at the source: add (new)",
 			"Job 2 different: update (differs)",
 			"Job 9 only at the target: nothing (not-from-source)")
+		prod.SetFaults(nil)
 		if i := slices.IndexFunc(entries, func(e broker.PlanEntry) bool { return e.Name == "Job 2" }); i < 0 || !slices.Equal(entries[i].Fields, []string{"/Description"}) {
 			t.Errorf("changed fields of %+v", entries)
 		}
