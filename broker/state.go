@@ -213,6 +213,20 @@ func (b *Broker) NewestOf(ctx context.Context, k schemas.Key) (schemas.Event, Ne
 	return b.NewestWith(ctx, k, func(int) error { return nil })
 }
 
+// HeadOf returns what the headers of the newest event of an object tell; errors are as
+// of NewestOf.
+func (b *Broker) HeadOf(ctx context.Context, k schemas.Key) (Newest, error) {
+	m, err := b.storedMsg(ctx, StreamState, msgGet{LastBySubject: k.StateSubject()})
+	if err != nil {
+		return Newest{}, err
+	}
+	n := Newest{StateSeq: m.Sequence}
+	if n.Head, err = schemas.ParseHead(m.Subject, m.Header); err == nil {
+		n.EventSeq, err = sourceSeq(m.Header)
+	}
+	return n, err
+}
+
 // NewestWith is NewestOf, and tells room about how many bytes the event will take
 // before they are read or decompressed. Its error ends the reading.
 func (b *Broker) NewestWith(ctx context.Context, k schemas.Key, room func(size int) error) (schemas.Event, Newest, error) {

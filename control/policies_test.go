@@ -2,9 +2,12 @@ package control_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/control"
@@ -175,4 +178,70 @@ func TestWhoseTimeIsOverIsTurnedBack(t *testing.T) {
 	if n := strings.Count(w.log.String(), "cannot be turned back"); n != 1 {
 		t.Errorf("what could not be turned back was said %d times, want once", n)
 	}
+}
+
+func TestLastKnownNames(t *testing.T) {
+	w := newWorld(t)
+	w.putServer("a", "b")
+	publish := func(id schemas.ID, revision uint64, kind schemas.Kind, name string) {
+		t.Helper()
+		e := schemas.Event{Source: "a", Kind: kind, Version: schemas.Version{Epoch: 1, Revision: revision}, Time: time.Now(),
+			Object: schemas.Object{Type: schemas.Job, ID: id, Name: name}}
+		if kind != schemas.Deleted {
+			e.Digest, e.Object.Body = schemas.DigestOf([]byte(name)), []byte(`{"Id":"x"}`)
+		}
+		header, data, err := e.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.b.JS().PublishMsg(t.Context(), &nats.Msg{Subject: e.Subject(), Header: header, Data: data}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.b.WaitState(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored := func() map[schemas.ID]string {
+		t.Helper()
+		snap, err := w.b.Snapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[schemas.ID]string{}
+		for _, o := range snap.Settings["one"].Rules[schemas.Job].Objects {
+			out[o.ID] = o.Name
+		}
+		for _, p := range snap.Settings["one"].Pins {
+			out["pin of "+p.Source] = p.Name
+		}
+		return out
+	}
+	rules := func(more string) string {
+		return `"pins":[{"type":"Job","source":"j1","target":"k1"}],"rules":{"Job":{"sync":"listed","objects":[{"id":"j1","new":true},{"id":"j2","new":true,"name":"as the admin calls it"},{"id":"j3","new":true}` + more + `]}}`
+	}
+	publish("j1", 1, schemas.Added, "Nightly")
+	w.do("POST", "/api/v1/settings", settingBody("one", "a", "b", false, rules(""))).want(201, `"name":"Nightly"`)
+	if got := stored(); got["j1"] != "Nightly" || got["j2"] != "as the admin calls it" || got["j3"] != "" || got["pin of j1"] != "Nightly" {
+		t.Errorf("at the first save %v", got)
+	}
+	// It is called otherwise now, and the one that was not seen yet has a name.
+	publish("j1", 2, schemas.Updated, "Nightly 2")
+	publish("j3", 1, schemas.Added, "Third")
+	if r := w.do("GET", "/api/v1/settings/one", "").want(200, `"name":"Nightly 2"`, `"name":"Third"`); strings.Contains(string(r.body), `"gone"`) {
+		t.Errorf("nothing is gone: %s", r.body)
+	}
+	// Gone at the source, its row stays with the name that it had.
+	publish("j1", 3, schemas.Deleted, "Nightly 2")
+	w.do("GET", "/api/v1/settings/one", "").want(200, `"gone":[{"type":"Job","id":"j1","name":"Nightly 2"}]`)
+	w.do("GET", "/api/v1/settings", "").want(200, `"gone":[{"type":"Job","id":"j1","name":"Nightly 2"}]`)
+	// A save without names keeps what is known, also of many.
+	var many strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&many, `,{"id":"never-%d","new":true}`, i)
+	}
+	w.do("PUT", "/api/v1/settings/one", settingBody("", "a", "b", false, strings.Replace(rules(many.String()), `,"name":"as the admin calls it"`, "", 1)), "If-Match", "*").want(200)
+	if got := stored(); got["j1"] != "Nightly 2" || got["j2"] != "as the admin calls it" || got["j3"] != "Third" || got["never-7"] != "" || got["pin of j1"] != "Nightly 2" {
+		t.Errorf("at a save without names %v", got)
+	}
+	w.do("GET", "/api/v1/settings/one", "").want(200, `"gone":[{"type":"Job","id":"j1","name":"Nightly 2"}]`)
 }

@@ -72,11 +72,12 @@ type CloneName struct {
 type SettingRecord struct {
 	ID string `json:"id"`
 	SettingBody
-	Takes    []string  `json:"takes" nullable:"false" doc:"The types of which anything is taken."`
-	Reason   string    `json:"reason,omitzero" doc:"Why somebody turned it on or off last."`
-	Until    time.Time `json:"until,omitzero" doc:"When that changes back by itself; absent where it stays."`
-	Created  time.Time `json:"created,omitzero"`
-	Revision uint64    `json:"revision"`
+	Takes    []string     `json:"takes" nullable:"false" doc:"The types of which anything is taken."`
+	Gone     []GoneRecord `json:"gone,omitzero" doc:"Listed objects that are gone at the source; their rows stay."`
+	Reason   string       `json:"reason,omitzero" doc:"Why somebody turned it on or off last."`
+	Until    time.Time    `json:"until,omitzero" doc:"When that changes back by itself; absent where it stays."`
+	Created  time.Time    `json:"created,omitzero"`
+	Revision uint64       `json:"revision"`
 }
 
 func settingRecord(s broker.StoredSetting) SettingRecord {
@@ -137,7 +138,7 @@ func (s *Server) listSettings(ctx context.Context, _ *noInput) (*output[list[Set
 	}
 	out := &output[list[SettingRecord]]{}
 	for _, v := range sortedSettings(snap) {
-		out.Body.Items = append(out.Body.Items, settingRecord(v))
+		out.Body.Items = append(out.Body.Items, s.shown(ctx, v))
 	}
 	return out, nil
 }
@@ -166,7 +167,7 @@ func (s *Server) getSetting(ctx context.Context, in *IDPath) (*tagged[SettingRec
 	if err != nil {
 		return nil, err
 	}
-	return &tagged[SettingRecord]{etag(v.Revision), settingRecord(v)}, nil
+	return &tagged[SettingRecord]{etag(v.Revision), s.shown(ctx, v)}, nil
 }
 
 // check tells whether a sync setting may stand among the others.
@@ -249,6 +250,7 @@ func (s *Server) addSetting(ctx context.Context, in *bodyInput[NewSetting]) (*ta
 		return nil, err
 	}
 	v.Created = time.Now().UTC()
+	s.learnNames(ctx, &v, schemas.Setting{})
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	snap, err := s.broker.Snapshot(ctx)
@@ -279,6 +281,7 @@ func (s *Server) replaceSetting(ctx context.Context, in *idMatchBody[SettingBody
 	if v.Active == old.Active { // else why and how long was said of the other state
 		v.Reason, v.Until = old.Reason, old.Until
 	}
+	s.learnNames(ctx, &v, old.Setting)
 	v.KeepUnknown(old.Setting) // G10: what a newer version wrote stays
 	return s.store(ctx, "setting.update", describe(v), snap, v, old.Revision)
 }

@@ -208,6 +208,7 @@ func cmdPublish(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	_, err = b.JS().PublishMsg(context.Background(), &nats.Msg{Subject: e.Subject(), Header: header, Data: data})
 	ts.Check(err)
+	ts.Check(b.WaitState(context.Background()))
 }
 
 // cmdPut gives a stand-in an object: put production Job body.

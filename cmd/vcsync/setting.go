@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -227,7 +228,7 @@ func newSettingList(a *app) *cobra.Command {
 			}
 			t := newTable("NAME", "ACTIVE", "FROM", "TO", "TAKES", "JOBS' ACTIVE", "DESCRIPTION")
 			for _, s := range out.Items {
-				t.add(s.ID, yesNo(s.Active), s.Source, s.Target, dash(takesWords(s.Takes)), s.ActivePolicy, dash(shorten(s.Description, 60)))
+				t.add(s.ID, yesNo(s.Active), s.Source, s.Target, dash(takesWords(s.Takes)+goneWords(s)), s.ActivePolicy, dash(shorten(s.Description, 60)))
 			}
 			return t.print(a.out)
 		})
@@ -277,12 +278,28 @@ func newSettingShow(a *app) *cobra.Command {
 					if sync == string(schemas.SyncAll) {
 						sync = "except"
 					}
-					t.add(string(typ), sync, schemas.Rights(o.RightsRecord).String(), strings.TrimSpace(o.ID+" "+o.Name))
+					t.add(string(typ), sync, schemas.Rights(o.RightsRecord).String(), strings.TrimSpace(o.ID+" "+o.Name)+goneMark(s, string(typ), o.ID))
 				}
 			}
 			return t.print(a.out)
 		})
 	}}
+}
+
+// goneWords says how many listed objects are gone at the source.
+func goneWords(s control.SettingRecord) string {
+	if len(s.Gone) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d listed gone", len(s.Gone))
+}
+
+// goneMark marks a listed object that is gone at the source.
+func goneMark(s control.SettingRecord, t, id string) string {
+	if slices.ContainsFunc(s.Gone, func(g control.GoneRecord) bool { return g.Type == t && g.ID == id }) {
+		return " (gone at the source)"
+	}
+	return ""
 }
 
 // narrowWords says to what a rule of all is narrowed.
