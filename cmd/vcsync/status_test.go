@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vcsync/vcsync/control"
 )
@@ -59,4 +61,51 @@ func TestStatusShowsProcessesAndAccounts(t *testing.T) {
 		t.Error("a name reaches the terminal as it is")
 	}
 	t.Log("\n" + out)
+}
+
+func TestStatusSaysWhatASettingWaitsFor(t *testing.T) {
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	later := now.Add(10 * time.Hour)
+	for _, c := range []struct {
+		what string
+		v    control.SettingReport
+		want []string
+	}{
+		{"nothing", control.SettingReport{Active: true}, nil},
+		{"a window that is shut", control.SettingReport{Active: true, Window: &control.WindowReport{Changes: later}, Waiting: 2}, []string{"waits for its sync window, which opens at " + when(later) + "; 2 objects wait"}},
+		{"one object", control.SettingReport{Active: true, Window: &control.WindowReport{Changes: later}, Waiting: 1}, []string{"waits for its sync window, which opens at " + when(later) + "; 1 object waits"}},
+		{"a window that is open", control.SettingReport{Active: true, Window: &control.WindowReport{Open: true, Changes: later}}, []string{"its sync window is open until " + when(later)}},
+		{"windows that never open", control.SettingReport{Active: true, Window: &control.WindowReport{}}, []string{"its sync windows do not open in the next years: it writes nothing"}},
+		{"a window of a setting that is off", control.SettingReport{Window: &control.WindowReport{Changes: later}}, nil},
+		{"off for a time", control.SettingReport{Until: later, Reason: "month end"}, []string{"off until " + when(later) + ": month end"}},
+		{"on for a reason", control.SettingReport{Active: true, Reason: "tried"}, []string{"on: tried"}},
+		{"a time that is over", control.SettingReport{Active: true, Until: now.Add(-time.Hour)}, []string{"on until " + when(now.Add(-time.Hour)) + ", which is over, and it could not be turned back: see the log of control"}},
+		{"what is left alone", control.SettingReport{Active: true, Accounting: &control.AccountingReport{Left: 7, LeftObjects: []string{"Job/a", "Job/b"}}},
+			[]string{"7 brought to the target before and not taken any more, left alone there: Job/a, Job/b"}},
+	} {
+		if got := settingNotes(c.v, now); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+}
+
+func TestParseUntil(t *testing.T) {
+	now := time.Date(2026, 11, 23, 18, 30, 0, 0, time.FixedZone("", 3600))
+	for text, want := range map[string]string{
+		"2026-11-24T06:00:00Z": "2026-11-24T06:00:00Z",
+		"2026-11-24 06:00":     "2026-11-24T05:00:00Z",
+		"2026-11-24T06:00:30":  "2026-11-24T05:00:30Z",
+		"19:00":                "2026-11-23T18:00:00Z",
+		"18:30":                "2026-11-24T17:30:00Z",
+		"06:00":                "2026-11-24T05:00:00Z",
+	} {
+		if got, err := parseUntil(text, now); err != nil || got.UTC().Format(time.RFC3339) != want {
+			t.Errorf("%s: %s, error %v, want %s", text, got.UTC(), err, want)
+		}
+	}
+	for _, text := range []string{"", "tomorrow", "25:00", "24-11-2026"} {
+		if _, err := parseUntil(text, now); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
 }
