@@ -207,4 +207,19 @@ func TestRunsEndInTime(t *testing.T) {
 			t.Errorf("%s for %s, known %v, changed %v: %s (%s), want %s (%s)", c.phase, c.since, c.known, c.newer, got, reason, c.want, c.reason)
 		}
 	}
+	// Words of another run, or of another plan, end nothing.
+	r := broker.StoredRun{Run: broker.Run{ID: "r", Setting: "one", SettingRevision: v.Revision, Phase: broker.RunApplying, Plan: "p"}}
+	for _, g := range []broker.RunProgress{{Run: "r", Plan: "p0"}, {Run: "r0", Plan: "p"}, {Run: "r", Plan: "p"}} {
+		g.Setting, g.Ended, g.Result = "one", true, broker.RunDone
+		if err := w.b.PutProgress(t.Context(), g); err != nil {
+			t.Fatal(err)
+		}
+		want := broker.RunApplying
+		if g.Run == "r" && g.Plan == "p" {
+			want = broker.RunDone
+		}
+		if got, _ := w.s.NextPhase(t.Context(), r, v, true, 0); got != want {
+			t.Errorf("%s of %s: %s, want %s", g.Plan, g.Run, got, want)
+		}
+	}
 }
