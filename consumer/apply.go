@@ -57,7 +57,8 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 		event schemas.Event
 		terms terms
 	}
-	var all []candidate
+	var all, back []candidate
+	l.cameFromHere = false
 	for _, src := range v.sources(l.run) {
 		from, ok := v.origin(src, l.key.t, l.key.id, l.run)
 		if !ok { // its object of this id is at home under another
@@ -84,9 +85,16 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 			continue
 		}
 		if slices.Contains(ev.Path(), l.server.ID) {
+			if tm.edits != schemas.OverwriteEdits && l.shown == nil {
+				back = append(back, candidate{ev, tm})
+			}
 			continue // G8: it came from here
 		}
 		all = append(all, candidate{ev, tm})
+	}
+	if len(all) == 0 && len(back) == 1 { // where edits count, it is to be known that this one was taken over
+		l.cameFromHere, l.setting = true, back[0].terms.setting
+		return &back[0].event, back[0].terms, nil
 	}
 	if len(all) == 0 {
 		return nil, terms{}, nil
@@ -155,7 +163,7 @@ func (l *look) leftAlone(ctx context.Context, ev schemas.Event) {
 func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) decide.Situation {
 	ev := l.event
 	s := decide.Situation{Occasion: l.occasion, Approved: l.grant != nil, Rights: tm.rights, Mode: tm.mode, Drift: tm.drift(), TargetEdits: tm.edits,
-		OtherVersions: !tm.crosses && v.otherRelease(ev.Source), Source: decide.Present, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
+		OtherVersions: !tm.crosses && v.otherRelease(ev.Source), Source: decide.Present, CameFromHere: l.cameFromHere, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
 		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
 		Unfinished: v.unfinished(entry, ev.Object.ID, tm, l.run)}
 	if ev.Kind == schemas.Deleted {

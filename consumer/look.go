@@ -97,13 +97,15 @@ type look struct {
 
 	entered   bool // the gate let it in
 	replanned bool // the target said that it gives its secrets otherwise
-	wasParked bool // the state stays parked, or is flagged
-	event     schemas.Event
-	setting   schemas.Slug
-	hand      broker.Parked // the record that a person or the clock asks to try again
-	wants                   // what a run or an audit wants of it
-	secrets   []string      // of the event's body, never to be shown
-	roomy     func()        // gives back the room of a large body; nil where none was taken
+	// cameFromHere tells that the event's content came from this target.
+	cameFromHere bool
+	wasParked    bool // the state stays parked, or is flagged
+	event        schemas.Event
+	setting      schemas.Slug
+	hand         broker.Parked // the record that a person or the clock asks to try again
+	wants                      // what a run or an audit wants of it
+	secrets      []string      // of the event's body, never to be shown
+	roomy        func()        // gives back the room of a large body; nil where none was taken
 }
 
 // room waits until a body of that size may be held in memory: of large ones one at a

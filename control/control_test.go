@@ -538,6 +538,19 @@ func TestBothDirectionsOfOneTypeAreRefused(t *testing.T) {
 	w.do("POST", "/api/v1/settings/there/deactivate", "", "If-Match", "*").want(200)
 	w.do("PUT", "/api/v1/settings/back", settingBody("", "b", "a", true, allJobs), "If-Match", "*").want(200)
 	w.do("POST", "/api/v1/settings/there/activate", "", "If-Match", "*").want(409, "back")
+	// Unless one server wins, or a person decides at both.
+	for _, there := range []string{"overwrite", "keep", "park"} {
+		w.do("POST", "/api/v1/settings/back/deactivate", "", "If-Match", "*").want(200)
+		w.do("PUT", "/api/v1/settings/there", settingBody("", "a", "b", true, `"targetEdits":"`+there+`",`+allJobs), "If-Match", "*").want(200)
+		for _, back := range []string{"overwrite", "keep", "park"} {
+			want := 409
+			switch there + " " + back {
+			case "overwrite keep", "keep overwrite", "park park":
+				want = 200
+			}
+			w.do("PUT", "/api/v1/settings/back", settingBody("", "b", "a", true, `"targetEdits":"`+back+`",`+allJobs), "If-Match", "*").want(want)
+		}
+	}
 }
 
 func TestEveryActIsAuditedBeforeItsEffect(t *testing.T) {

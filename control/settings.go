@@ -202,13 +202,26 @@ func (s *Server) check(snap broker.Snapshot, v schemas.Setting) error {
 				both = append(both, string(t))
 			}
 		}
-		if len(both) > 0 {
+		if len(both) > 0 && !oneWins(v.TargetEdits, o.TargetEdits) {
 			return huma.Error409Conflict(fmt.Sprintf("Active sync setting %s takes %s from %s to %s already. With both directions active, an edit on each side "+
-				"at the same time would make each server overwrite the other, and neither would be right. Take other types, or leave one of the two inactive.",
+				"at the same time would make each server overwrite the other, and neither would be right. Take other types, leave one of the two inactive, "+
+				"let one server win (target edits overwrite in the one setting and keep in the other), or let a person decide (park in both).",
 				o.ID, TypeWords(both, many), o.Source, o.Target))
 		}
 	}
 	return nil
+}
+
+// oneWins tells whether of two settings in opposite directions the edits of one server
+// win, or a person decides at both.
+func oneWins(a, b schemas.TargetEdits) bool {
+	switch a {
+	case schemas.KeepEdits:
+		return b == schemas.OverwriteEdits
+	case schemas.ParkEdits:
+		return b == schemas.ParkEdits
+	}
+	return b == schemas.KeepEdits
 }
 
 // store checks and stores a sync setting; after is 0 for a new one. The caller

@@ -209,3 +209,52 @@ func jobBody(t *testing.T, h *e2e.Host, i int) string {
 	}
 	return string(body)
 }
+
+// TestBothDirectionsWithOneWinner: where one server's edits win, both follow each other,
+// and an edit on both sides at once ends as the winner has it.
+func TestBothDirectionsWithOneWinner(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := e2e.NewWorld(t)
+		defer w.Close()
+		a, b := w.AddHost("winner"), w.AddHost("other")
+		w.Setting(e2e.AllJobs("there", "winner", "other", schemas.Keep))
+		back := e2e.AllJobs("back", "other", "winner", schemas.Keep)
+		back.TargetEdits = schemas.KeepEdits
+		w.Setting(back)
+		w.StartProducer()
+		w.StartConsumer()
+		both := func(step, want string) {
+			t.Helper()
+			time.Sleep(3 * time.Minute)
+			if x, y := description(t, a, 1), description(t, b, 1); x != want || y != want {
+				t.Errorf("%s: the winner has %q and the other %q, want %q", step, x, y, want)
+			}
+		}
+		putJob(t, a, 1, "born at the winner")
+		both("born", "born at the winner")
+		putJob(t, b, 1, "edited at the other")
+		both("edited at the other", "edited at the other")
+		putJob(t, a, 1, "edited at the winner")
+		both("edited at the winner", "edited at the winner")
+		putJob(t, b, 1, "again at the other")
+		both("again at the other", "again at the other")
+		putJob(t, a, 1, "the winner's")
+		putJob(t, b, 1, "the other's")
+		both("edited on both", "the winner's")
+		for _, h := range w.Hosts {
+			h.Reset()
+		}
+		time.Sleep(time.Hour)
+		for _, h := range w.Hosts {
+			if puts, deletes := h.Count(); puts+deletes > 0 {
+				t.Errorf("%s: %d puts, %d deletes in an hour without any edit", h.Name, puts, deletes)
+			}
+		}
+		deleteJob(t, b, 1)
+		time.Sleep(3 * time.Minute)
+		if description(t, a, 1) != "" {
+			t.Error("a deletion at the other did not arrive")
+		}
+	})
+}

@@ -122,6 +122,9 @@ type Situation struct {
 	// source's own is gone because it did, or may be.
 	RemovesItself, RemovedItself bool
 
+	// CameFromHere: the source has it from this target.
+	CameFromHere bool
+
 	Target Target
 	// BuiltIn: what the target has under this id is one of its own built-in objects.
 	BuiltIn bool
@@ -208,10 +211,27 @@ func wanted(s Situation) Decision {
 		return nothing(GivenUp)
 	case s.Parked == Waits && !s.Asked:
 		return nothing(IsParked)
+	case s.CameFromHere:
+		return wantedBack(s)
 	case s.Source == Deleted:
 		return wantedGone(s)
 	}
 	return wantedThere(s)
+}
+
+// wantedBack: the source has it from this target. Nothing is written, and where both
+// have the same that is put on record: what the other side took over is no edit any
+// more.
+func wantedBack(s Situation) Decision {
+	switch {
+	case s.Target == Unread:
+		return Decision{Act: Look, Reason: Unknown}
+	case s.Source == Present && s.Target == Equal:
+		return Decision{Act: Adopt, Reason: AlreadyEqual}
+	case s.Source == Deleted && s.Target == Absent && s.Ours && s.Record != NoRecord:
+		return Decision{Act: Adopt, Reason: GoneToo}
+	}
+	return Decision{Act: Nothing, Reason: CameFromHere}
 }
 
 // settled tells whether the newest version is on record and nothing of it is left to

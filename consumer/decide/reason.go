@@ -13,6 +13,7 @@ type Reason string
 const (
 	Unknown        Reason = "unknown"
 	NotFromHere    Reason = "not-from-source"
+	CameFromHere   Reason = "came-from-here"
 	NotSelected    Reason = "not-selected"
 	OnRecord       Reason = "on-record"
 	NewerOnRecord  Reason = "newer-on-record"
@@ -49,6 +50,7 @@ type words struct{ text, fix string }
 var reasons = map[Reason]words{
 	Unknown:        {"depends on what the target has", ""},
 	NotFromHere:    {"the source never had it", ""},
+	CameFromHere:   {"the source has it from this target", ""},
 	NotSelected:    {"no sync setting takes it", ""},
 	OnRecord:       {"its newest version was dealt with before", ""},
 	NewerOnRecord:  {"something newer than the source's newest was applied", ""},
