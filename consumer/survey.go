@@ -340,12 +340,9 @@ func (s *session) closure(ctx context.Context, r running, roots []visualcron.Obj
 		with[objectKey{o.Type, o.ID}] = true
 	}
 	tasks := 0
-	for _, m := range closed.Missing {
-		switch {
-		case m.Task:
+	for _, m := range closed.Missing { // of objects the plan warns itself, where the target lacks them too
+		if m.Task {
 			tasks++
-		case len(warnings) < warnMost:
-			warnings = append(warnings, fmt.Sprintf("%s %s is referred to and is not among what was captured of %s: gone, built in, or never there", m.Type, m.ID, r.set.Source))
 		}
 	}
 	if tasks > 0 {
@@ -384,7 +381,11 @@ func (y *survey) warnMissing(ctx context.Context) error {
 				y.warnings = append(y.warnings, "more objects refer to what is not at the target and not in this plan")
 				return nil
 			}
-			y.warnings = append(y.warnings, fmt.Sprintf("%s %q refers to %s %s, which is not at the target and not in this plan; a run with dependencies takes it along", e.Type, e.Name, r.Type, r.ID))
+			what := "a run with dependencies takes it along"
+			if y.run != nil && y.run.run.Scope.Dependencies {
+				what = "the source has none either"
+			}
+			y.warnings = append(y.warnings, fmt.Sprintf("%s %q refers to %s %s, which is not at the target and not in this plan; %s", e.Type, e.Name, r.Type, r.ID, what))
 		}
 	}
 	return nil
