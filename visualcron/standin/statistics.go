@@ -63,7 +63,7 @@ func (s *Server) MoveStatistics(n int) int {
 func (s *Server) Fire() []schemas.ID {
 	var fired []schemas.ID
 	for _, job := range s.Objects(schemas.Job) {
-		if !IsBuiltin(schemas.Job, job.ID) && s.runOnce(job.ID) {
+		if job.ID != jobBackup && job.ID != jobDeleteLogs && s.runOnce(job.ID) {
 			fired = append(fired, job.ID)
 		}
 	}
