@@ -483,18 +483,23 @@ func (a *accounts) isFiltered(v *view, source schemas.Slug, key objectKey, head 
 	s := a.s
 	ours := known && isOf(e, source, key.id)
 	home := objectKey{key.t, v.home(source, key.t, key.id, nil)}
-	rights := schemas.Rights{New: true, Updated: true, Deleted: true}
+	tm := terms{rights: schemas.Rights{New: true, Updated: true, Deleted: true}}
 	if known { // finding out costs something, and of what is new here it does not matter
-		rights = v.terms(source, key.t, head.selected(key.id), nil).rights
+		tm = v.terms(source, key.t, head.selected(key.id), nil)
 	}
 	if source == s.server.ID || slices.Contains(head.path, s.server.ID) {
 		return true // G8: it came from here
 	}
-	sit := decide.Situation{Rights: rights, Source: decide.Present, Record: recordOf(e, known), Ours: ours}
+	sit := decide.Situation{Source: decide.Present, Record: recordOf(e, known), Ours: ours}
 	if head.deleted {
 		sit.Source = decide.Deleted
 	}
-	if decide.Decide(sit).Act == decide.Nothing {
+	var all []decide.Situation
+	for t := &tm; t != nil; t = t.next {
+		sit.Rights, sit.Mode = t.rights, t.mode
+		all = append(all, sit)
+	}
+	if d, _ := decide.Among(all); d.Act == decide.Nothing {
 		return true
 	}
 	_, left := s.leftAlone(home, source, key.id, head.version)

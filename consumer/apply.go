@@ -20,6 +20,9 @@ func (l *look) apply(ctx context.Context) error {
 	// Whatever comes of this look, it is the try that was asked for until now.
 	l.hand, _ = l.parked.get(l.key.t, l.key.id.Token())
 	for {
+		if err := l.soft.Err(); err != nil {
+			return err // nothing new begins
+		}
 		v, _ := l.current()
 		l.session.mu.Lock()
 		delete(l.passedBy, l.key) // found out anew
@@ -118,17 +121,13 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 		}
 		return nil, c.terms, &parkError{classConflict, reason, decide.Conflict.Fix()}
 	}
-	rights := all[best].terms.rights
-	settings := all[best].terms.counted
-	for i, c := range all { // all that have it have the same
-		if !states[i].Deleted {
-			rights = rights.Union(c.terms.rights)
-			settings = append(settings, c.terms.counted...)
+	c := all[best]
+	for i, more := range all { // all that have it have the same
+		if i != best && !states[i].Deleted {
+			c.terms.join(more.terms)
 		}
 	}
-	c := all[best]
 	l.setting = c.terms.setting
-	c.terms.rights, c.terms.counted = rights, settings
 	return &c.event, c.terms, nil
 }
 
@@ -138,7 +137,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 func (l *look) applyUnder(ctx context.Context, v *view, tm terms) (stale bool, err error) {
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
 	sit := l.situation(entry, known, v, tm)
-	d := l.decide(sit)
+	d := l.decide(sit, tm)
 	switch {
 	case d.Act != decide.Look && l.shown == nil:
 		return l.leave(ctx, v, d, sit)
@@ -162,8 +161,9 @@ func (l *look) leftAlone(ctx context.Context, ev schemas.Event) {
 // situation is what is known of the object before the target is asked.
 func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) decide.Situation {
 	ev := l.event
+	release, _ := l.release()
 	s := decide.Situation{Occasion: l.occasion, Approved: l.grant != nil, Rights: tm.rights, Mode: tm.mode, Drift: tm.drift(), TargetEdits: tm.edits,
-		OtherVersions: !tm.crosses && v.otherRelease(ev.Source), Source: decide.Present, CameFromHere: l.cameFromHere, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
+		OtherVersions: !tm.crosses && v.otherRelease(ev.Source, release), Source: decide.Present, CameFromHere: l.cameFromHere, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
 		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
 		Unfinished: v.unfinished(entry, ev.Object.ID, tm, l.run)}
 	if ev.Kind == schemas.Deleted {
@@ -182,6 +182,26 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 		}
 	}
 	return s
+}
+
+// sureOf decides again with the release that the target has now, where a write depends on
+// that and it was asked for too long ago.
+func (l *look) sureOf(ctx context.Context, d decide.Decision, sit *decide.Situation, v *view, tm terms) (decide.Decision, error) {
+	before, at := l.release()
+	if !d.Act.Writes() || tm.crosses || l.shown != nil || before == "" || time.Since(at) < releaseFor {
+		return d, nil
+	}
+	req, cancel := l.deadline(ctx)
+	defer cancel()
+	if err := l.probe(req); err != nil {
+		return d, l.leaseFault(ctx, req, err)
+	}
+	now, _ := l.release()
+	if now == before {
+		return d, nil
+	}
+	sit.OtherVersions = v.otherRelease(l.event.Source, now)
+	return l.decide(*sit, tm), nil
 }
 
 // left returns the digest of a body at the target as broker.Entry.Left holds it: n is
@@ -332,7 +352,10 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	var opens time.Time
 	sit.WindowShut, opens = l.window(v, tm, sit)
-	d := l.decide(sit)
+	d := l.decide(sit, tm)
+	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
+		return false, err
+	}
 	if done, stale := l.weigh(d, sit, want, now, have); done || stale {
 		return stale, nil
 	}
@@ -418,11 +441,11 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			return true, l.unsent(ctx, intent) // G13
 		}
 	}
+	if !l.sends() {
+		return true, l.unsent(ctx, intent)
+	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
-	if l.grant != nil {
-		l.grant.sent = true
-	}
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {
@@ -440,6 +463,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return false, fmt.Errorf("what the target stored: %w", err)
 	}
 	if got.Digest != want.Digest {
+		if l.grant != nil {
+			l.grant.left = got.Digest
+		}
 		return false, &errMismatch{visualcron.Differences(want, got, 8)}
 	}
 	record.State = broker.Applied
@@ -483,7 +509,10 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	}
 	var opens time.Time
 	sit.WindowShut, opens = l.window(v, tm, sit)
-	d := l.decide(sit)
+	d := l.decide(sit, tm)
+	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
+		return false, err
+	}
 	if done, stale := l.weigh(d, sit, visualcron.Normal{}, now, have); done || stale {
 		return stale, nil
 	}
@@ -517,7 +546,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 			return false, err
 		}
 	}
-	if !l.stands(v, tm, sit) {
+	if !l.stands(v, tm, sit) || !l.sends() {
 		return true, nil // G13
 	}
 	req, cancel := l.deadline(ctx)

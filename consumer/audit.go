@@ -19,6 +19,8 @@ import (
 const (
 	// auditEvery is how often a target is compared with its sources without any cause.
 	auditEvery = 15 * time.Minute
+	// auditAgain is how soon one that failed is tried again.
+	auditAgain = time.Minute
 	// auditLook is how often it is seen whether an audit is due or a drift list changed,
 	// and auditPatience how long one waits for the lanes to come to rest.
 	auditLook     = 2 * time.Second
@@ -118,7 +120,7 @@ type healed struct {
 // target is back, when a setting changed, and when somebody asks. It keeps the drift
 // lists.
 func (s *session) audits(ctx context.Context) {
-	a := &auditor{session: s, audited: map[schemas.Slug]uint64{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}}
+	a := &auditor{session: s, audited: map[schemas.Slug]uint64{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}}
 	tick := time.NewTicker(auditLook)
 	defer tick.Stop()
 	s.drift.ask(auditStart)
@@ -142,16 +144,19 @@ func (s *session) audits(ctx context.Context) {
 			switch {
 			case asked != "":
 				due[id] = asked
+				delete(a.notBefore, id)
 			case waits:
 			case a.audited[id] != set.Revision:
 				due[id] = auditSettings
 			case time.Since(a.begun[id]) >= auditEvery:
 				due[id] = auditInterval
 			}
-			if cause := due[id]; cause != "" && a.mayBegin(set) {
+			if cause := due[id]; cause != "" && !time.Now().Before(a.notBefore[id]) && a.mayBegin(set) {
 				delete(due, id)
 				a.audited[id], a.begun[id] = set.Revision, time.Now()
-				a.audit(ctx, v, set, cause)
+				if !a.audit(ctx, v, set, cause) {
+					due[id], a.notBefore[id] = cause, time.Now().Add(auditAgain)
+				}
 			}
 		}
 		for id := range due {
@@ -167,8 +172,10 @@ type auditor struct {
 	*session
 	audited map[schemas.Slug]uint64 // revision of the setting
 	begun   map[schemas.Slug]time.Time
-	healed  map[healKey]healed
-	rested  time.Time
+	// notBefore is when an audit that failed may be tried again.
+	notBefore map[schemas.Slug]time.Time
+	healed    map[healKey]healed
+	rested    time.Time
 }
 
 // mayBegin tells whether an audit makes sense now: the target answers, and what is known
@@ -188,8 +195,8 @@ func (a *auditor) mayBegin(set broker.StoredSetting) bool {
 	return time.Since(a.rested) >= auditPatience
 }
 
-// audit compares what one setting takes.
-func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, cause string) {
+// audit compares what one setting takes; false where that failed.
+func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, cause string) bool {
 	y := &survey{session: a.session, v: v, set: set, occasion: decide.Audit,
 		takes: func(t schemas.Type, o schemas.Selected) bool { return set.Rights(t, o).Use() }}
 	for _, t := range set.TakenTypes() {
@@ -214,7 +221,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 	}
 	if err := y.make(ctx); err != nil || ctx.Err() != nil {
 		failed(err)
-		return
+		return false
 	}
 	head.Began = y.began.UTC()
 	busy, _ := a.lanes.holds("")
@@ -233,7 +240,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 			again, err := y.evaluate(ctx, key, nil, true)
 			if err != nil {
 				failed(err)
-				return
+				return false
 			}
 			if again == nil {
 				continue
@@ -277,6 +284,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 	if n := drifted(entries); n > 0 && n != before {
 		a.log.WarnContext(ctx, "drift: objects at the target are not what the setting would make of them, see the drift list", "setting", set.ID, "objects", n)
 	}
+	return true
 }
 
 // drifted counts the entries that are more than what the setting leaves to the target.

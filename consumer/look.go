@@ -16,6 +16,7 @@ func (s *session) work(ctx context.Context, ln *lane) {
 	msgs, passes, retryParked := s.lanes.take(ln)
 	l := &look{session: s, key: ln.key, retryParked: retryParked}
 	err := l.redact(l.apply(ctx))
+	defer l.sentOnce()
 	if l.roomy != nil {
 		l.roomy()
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
 )
@@ -90,9 +91,9 @@ func (e *errWait) Error() string {
 
 // missing returns an errWait where the object refers to others that exist at the
 // source, that a sync setting is to bring to this target, and that are not there
-// yet. What no setting brings is not waited for: which objects are synced is what
-// the settings say. Nor is what dangles at the source too. References are by the ids at the
-// target.
+// yet. What no setting brings is not waited for, nor what one only reports: which objects
+// are synced is what the settings say. Nor is what dangles at the source too. References
+// are by the ids at the target.
 func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference) error {
 	var parents []objectKey
 	names := map[objectKey]string{}
@@ -118,9 +119,13 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 			continue
 		case err != nil:
 			return err
-		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID), !v.terms(l.event.Source, r.Type, ev.Selected(), also).rights.New:
+		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID):
 			continue
-		case l.grant != nil && also == nil && v.terms(l.event.Source, r.Type, ev.Selected(), nil).mode != schemas.Automatic:
+		}
+		switch mode, brought := v.terms(l.event.Source, r.Type, ev.Selected(), also).bringing(); {
+		case !brought:
+			continue
+		case l.grant != nil && also == nil && mode != schemas.Automatic:
 			continue // a person approved it without what it refers to; the plan said so
 		}
 		req, cancel := l.deadline(ctx)
@@ -133,6 +138,9 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 			return l.leaseFault(ctx, req, err)
 		}
 		name := fmt.Sprintf("%s %q", r.Type, ev.Object.Name)
+		if why, left := l.session.leftAlone(key, ev.Source, ev.Object.ID, ev.Version); left && why.Act == decide.Hold {
+			name += " (held: " + string(why.Reason) + ")"
+		}
 		if p, ok := l.parked.get(r.Type, r.ID.Token()); ok && p.Source == ev.Source && p.Version == ev.Version {
 			if p.Discarded != "" {
 				continue // a person has decided to go without it

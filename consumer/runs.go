@@ -27,8 +27,9 @@ const (
 )
 
 // attendRuns makes the plans of the target's runs and applies those that are approved,
-// until ctx ends. What each does stands at broker.Run.
-func (s *session) attendRuns(ctx context.Context) {
+// until ctx ends. What became of them is stored until session ends. What each does stands
+// at broker.Run.
+func (s *session) attendRuns(session, ctx context.Context) {
 	type attended struct {
 		key  string
 		stop context.CancelFunc
@@ -60,7 +61,7 @@ func (s *session) attendRuns(ctx context.Context) {
 				if r.run.Phase == broker.RunPlan {
 					s.plan(run, ctx, r)
 				} else {
-					s.applyPlan(run, ctx, r)
+					s.applyPlan(session, run, ctx, r)
 				}
 			}()
 		}
@@ -203,9 +204,9 @@ func keyOf(e broker.PlanEntry) objectKey {
 }
 
 // applyPlan applies the approved plan of a run through the objects' own lanes. Run ends
-// when the run moves on, store when the session does; then the next holder of the target
-// goes on with what has no outcome.
-func (s *session) applyPlan(run, store context.Context, r running) {
+// when the run moves on, store when no new work shall begin; then the next holder of the
+// target goes on with what has no outcome, see handOver.
+func (s *session) applyPlan(session, run, store context.Context, r running) {
 	a := &appliedPlan{s: s, r: r, dirty: map[int]bool{}, all: make(chan struct{})}
 	if have, err := s.cfg.Broker.GetProgress(run, r.set.ID); err == nil && have.Run == r.run.ID && have.Ended {
 		return // control has yet to see it
@@ -225,7 +226,11 @@ func (s *session) applyPlan(run, store context.Context, r running) {
 					err = a.save(store, false, "", "")
 				}
 			}
-			a.takeBack(wishes)
+			if store.Err() != nil {
+				a.handOver(session, wishes)
+				return
+			}
+			a.takeBack(session, wishes)
 			result, reason = broker.RunDone, ""
 		}
 	}
@@ -317,17 +322,71 @@ func (a *appliedPlan) settle(page, slot int, o broker.Outcome, why string) {
 	}
 }
 
-// takeBack ends what has not begun.
-func (a *appliedPlan) takeBack(wishes map[objectKey]*wish) {
+// rest waits for what was sent to come to its end, as long as a request may take and the
+// session lasts.
+func (a *appliedPlan) rest(session context.Context, wishes map[objectKey]*wish) {
+	until := time.Now().Add(requestLimit)
+	for _, w := range wishes {
+		for a.s.isSending(w) && session.Err() == nil && time.Now().Before(until) {
+			select {
+			case <-session.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// takeBack ends what has not begun, and lets what was sent come to its end.
+func (a *appliedPlan) takeBack(session context.Context, wishes map[objectKey]*wish) {
+	for key, w := range wishes {
+		if !a.s.wasSent(w) && a.s.unwish(key, w) {
+			a.end(w)
+		}
+	}
+	a.rest(session, wishes)
 	for key, w := range wishes {
 		if a.s.unwish(key, w) {
-			w.done(broker.OutcomeLeft, "")
+			a.end(w)
 		}
+	}
+}
+
+// end says what became of a wish that was taken back.
+func (a *appliedPlan) end(w *wish) {
+	if a.s.wasSent(w) {
+		w.done(broker.OutcomeOther, "a write of it was sent, and the run ended before it was known what came of that")
+	} else {
+		w.done(broker.OutcomeLeft, "")
+	}
+}
+
+// handOver ends the work on a run because the session ends. Where that is so because
+// nobody wants anything of the target any more, the run is over; otherwise the next
+// holder goes on with what has no outcome.
+func (a *appliedPlan) handOver(session context.Context, wishes map[objectKey]*wish) {
+	keep, cancel := context.WithTimeout(session, finishLimit)
+	defer cancel()
+	rest, end := context.WithTimeout(keep, finishLimit-time.Second) // the rest is for storing it
+	a.rest(rest, wishes)
+	end()
+	now, err := a.s.cfg.Broker.GetRun(keep, a.r.set.ID)
+	if err != nil {
+		return // the next holder finds out
+	}
+	over := now.ID != a.r.run.ID || now.Phase.Over()
+	if over {
+		a.takeBack(rest, wishes)
+	}
+	if err := a.save(keep, over, broker.RunDropped, "the run was dropped before its end"); err != nil && session.Err() == nil {
+		a.s.log.WarnContext(session, "what became of a run cannot be stored", "setting", a.r.set.ID, "run", a.r.run.ID, "error", err)
 	}
 }
 
 // save stores the outcomes and how far the run has come.
 func (a *appliedPlan) save(ctx context.Context, ended bool, result broker.RunPhase, reason string) error {
+	if !ended {
+		result, reason = "", ""
+	}
 	p := broker.RunProgress{Run: a.r.run.ID, Plan: a.r.run.Plan, Setting: a.r.set.ID, Outcomes: map[broker.Outcome]int{}, Ended: ended, Result: result, Reason: reason, At: time.Now().UTC()}
 	types := map[schemas.Type]*broker.TypeCount{}
 	pages := map[int]broker.PlanPage{}

@@ -28,6 +28,9 @@ const (
 	// requestLimit bounds one request; it stays below what is left of a lease after
 	// a missed renewal.
 	requestLimit = 10 * time.Second
+	// releaseFor is how long it counts which VisualCron a target said it is, before a write
+	// that depends on it: nobody tells of an update.
+	releaseFor = 30 * time.Second
 	// finishLimit bounds how long a stop waits for writes that are under way.
 	finishLimit = 5 * time.Second
 	sayAgain    = 10 * time.Minute
@@ -65,10 +68,14 @@ type view struct {
 	fleet map[schemas.Slug]string
 }
 
-// otherRelease tells whether a source is of another VisualCron release than the target.
-// What is not known is not held against it.
-func (v *view) otherRelease(source schemas.Slug) bool {
-	return v.release != "" && v.releases[source] != "" && v.release != v.releases[source]
+// otherRelease tells whether a source is of another VisualCron release than the target,
+// which is here where it is known better than by the view. What is not known is not held
+// against it.
+func (v *view) otherRelease(source schemas.Slug, here string) bool {
+	if here == "" {
+		here = v.release
+	}
+	return here != "" && v.releases[source] != "" && here != v.releases[source]
 }
 
 // running is a run with its setting.
@@ -78,9 +85,9 @@ type running struct {
 }
 
 // terms are what all settings of a view together say of one object of a source. Where
-// settings of several modes take it, only those of the freest one count: what one does
-// by itself is not held because another one only reports. Of all else the strictest
-// counts.
+// settings of several modes take it, those of the freest one count: what one does by
+// itself is not held because another one only reports. Where these lack the right, the
+// next mode is asked, and what it would do is held. Of all else the strictest counts.
 type terms struct {
 	rights schemas.Rights
 	mode   schemas.Mode
@@ -96,13 +103,35 @@ type terms struct {
 	setting schemas.Slug
 	// counted are the settings whose rights these are.
 	counted []counted
+	// next are the terms of the next stricter mode that has any.
+	next *terms
+}
+
+// modes are the modes, the freest first.
+var modes = []schemas.Mode{schemas.Automatic, schemas.Approve, schemas.ReportOnly}
+
+// join adds what settings say of another source that has the same content. They free
+// nothing that those of this one hold.
+func (t *terms) join(more terms) {
+	for m := &more; m != nil; m = m.next {
+		at := t
+		for at.next != nil && slices.Index(modes, at.next.mode) <= slices.Index(modes, m.mode) {
+			at = at.next
+		}
+		switch {
+		case at.mode == m.mode:
+			at.rights, at.counted = at.rights.Union(m.rights), append(at.counted, m.counted...)
+		case slices.Index(modes, at.mode) < slices.Index(modes, m.mode):
+			n := *m
+			at.next, n.next = &n, at.next
+		}
+	}
 }
 
 // terms returns what the settings take of an object of a source, and with them the
 // setting of a run that looks at it, whether or not that is active.
 func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, also *running) terms {
-	var out terms
-	modes := map[schemas.Mode]int{schemas.Automatic: 1, schemas.Approve: 2, schemas.ReportOnly: 3}
+	var by [3]terms
 	edits := map[schemas.TargetEdits]int{schemas.OverwriteEdits: 1, schemas.KeepEdits: 2, schemas.ParkEdits: 3}
 	rank := map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
 	for _, sid := range v.names(also) {
@@ -120,11 +149,9 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, al
 			x.New = true // the plan holds it only where something in scope needs it
 		}
 		if x.Use() {
-			switch {
-			case out.setting == "" || modes[s.Mode] < modes[out.mode]:
-				out = terms{setting: sid, mode: s.Mode, edits: s.TargetEdits, heals: true, crosses: true}
-			case s.Mode != out.mode:
-				continue
+			out := &by[max(0, slices.Index(modes, s.Mode))]
+			if out.setting == "" {
+				*out = terms{setting: sid, mode: s.Mode, edits: s.TargetEdits, heals: true, crosses: true}
 			}
 			if edits[s.TargetEdits] > edits[out.edits] {
 				out.edits = s.TargetEdits
@@ -139,7 +166,29 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, al
 			}
 		}
 	}
+	var out terms
+	for i := len(by) - 1; i >= 0; i-- {
+		if by[i].setting == "" {
+			continue
+		}
+		if out.setting != "" {
+			stricter := out
+			by[i].next = &stricter
+		}
+		out = by[i]
+	}
 	return out
+}
+
+// bringing returns the mode in which an object that the target has not got is brought
+// there: by itself, or once a person has approved it. Who only reports brings nothing.
+func (t terms) bringing() (schemas.Mode, bool) {
+	for at := &t; at != nil; at = at.next {
+		if at.rights.New && at.mode != schemas.ReportOnly {
+			return at.mode, true
+		}
+	}
+	return "", false
 }
 
 // drift says what becomes of drift.
@@ -386,6 +435,7 @@ type session struct {
 	identity string
 	mu       sync.Mutex
 	info     visualcron.Info
+	probed   time.Time // when info was asked for
 	// landing holds until when a write of an object, whose outcome is open, may
 	// still land; the latest of all is settled.
 	landing map[objectKey]time.Time
@@ -455,21 +505,22 @@ func (s *session) mayLand(key objectKey) {
 
 // waitLanded waits until no earlier write of an object can land any more.
 func (s *session) waitLanded(ctx context.Context, key objectKey) error {
-	s.mu.Lock()
-	until, open := s.landing[key]
-	delete(s.landing, key)
-	s.mu.Unlock()
-	if !open || time.Until(until) <= 0 {
-		return nil
-	}
-	select {
-	case <-ctx.Done():
+	for {
 		s.mu.Lock()
-		s.landing[key] = until
+		until, open := s.landing[key]
+		if open && time.Until(until) <= 0 {
+			delete(s.landing, key)
+			open = false
+		}
 		s.mu.Unlock()
-		return ctx.Err()
-	case <-time.After(time.Until(until)):
-		return nil
+		if !open {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Until(until)): // another look may wait for the same
+		}
 	}
 }
 
@@ -542,7 +593,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 		})
 	}
 	wg.Go(func() { s.account(ctx) })
-	wg.Go(func() { s.attendRuns(soft) })
+	workers.Go(func() { s.attendRuns(ctx, soft) })
 	wg.Go(func() { s.audits(soft) })
 	wg.Go(func() { s.openWindows(soft) })
 	s.follow(soft, &wg)
@@ -564,6 +615,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 func (s *session) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
+	asked := time.Now()
 	info, err := s.conn.Server(ctx)
 	if err != nil {
 		return err
@@ -596,9 +648,17 @@ func (s *session) probe(ctx context.Context) error {
 		}
 	}
 	s.mu.Lock()
-	s.identity, s.info = identity, info
+	s.identity, s.info, s.probed = identity, info, asked
 	s.mu.Unlock()
 	return nil
+}
+
+// release returns the target's VisualCron release as it said last, "" for not yet, and
+// since when that may be another.
+func (s *session) release() (string, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return visualcron.Release(s.info.Version), s.probed
 }
 
 // passOn lets another process try a target that this one cannot reach: the way to it

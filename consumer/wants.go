@@ -17,8 +17,11 @@ type wish struct {
 	setting   schemas.Slug
 	run, plan string
 	entry     broker.PlanEntry
-	// sent tells that a write of it was sent: what the target has then may be ours.
-	sent bool
+	// sent tells that a write of it was sent, sending that what came of that is not known
+	// yet. Both are the session's to guard.
+	sent, sending bool
+	// left is what the target said that a write left, where that was not what was sent.
+	left schemas.Digest
 	// done is told what became of it, once.
 	done func(o broker.Outcome, why string)
 }
@@ -70,7 +73,8 @@ func (s *session) isWished(key objectKey) bool {
 	return len(s.wishes[key]) > 0
 }
 
-// unwish takes a wish back; false where it is fulfilled already.
+// unwish takes a wish back; false where it is fulfilled already. Nothing is sent for it
+// from then on.
 func (s *session) unwish(key objectKey, w *wish) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,6 +87,45 @@ func (s *session) unwish(key objectKey, w *wish) bool {
 		delete(s.wishes, key)
 	}
 	return true
+}
+
+// isSending tells whether a write was sent for a wish of which nothing is known yet.
+func (s *session) isSending(w *wish) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return w.sending
+}
+
+// wasSent tells whether a write was sent for a wish.
+func (s *session) wasSent(w *wish) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return w.sent
+}
+
+// sends notes that a write is sent now; false where the wish that it is for was taken
+// back.
+func (l *look) sends() bool {
+	if l.grant == nil {
+		return true
+	}
+	l.session.mu.Lock()
+	defer l.session.mu.Unlock()
+	if !slices.Contains(l.wishes[l.key], l.grant) {
+		return false
+	}
+	l.grant.sent, l.grant.sending, l.grant.left = true, true, ""
+	return true
+}
+
+// sentOnce notes that a look is over, whatever came of what it sent.
+func (l *look) sentOnce() {
+	if l.took == nil {
+		return
+	}
+	l.session.mu.Lock()
+	l.took.sending = false
+	l.session.mu.Unlock()
 }
 
 // take takes up the wish for the object, under one view of the settings (G13).
@@ -132,12 +175,21 @@ func (l *look) isGranted(d decide.Decision, wanted, atTarget schemas.Digest) boo
 	if l.grant == nil || d.Act == decide.Adopt {
 		return true
 	}
-	e, sent := l.grant.entry, l.grant.sent
+	e, sent := l.grant.entry, l.session.wasSent(l.grant)
 	switch {
-	case !sent && atTarget != e.AtTarget:
+	case atTarget == e.AtTarget, sent && l.grant.left != "" && atTarget == l.grant.left:
+	case sent:
+		l.refuse(broker.OutcomeTarget, "a write of this run was sent, and the target holds neither what it held before nor what that left")
+		return false
+	default:
 		l.refuse(broker.OutcomeTarget, "")
+		return false
+	}
+	switch {
 	case d.Act == decide.Wait || d.Act == decide.Park:
 		return true
+	case !d.Act.Writes() && l.isDone(e):
+		l.refuse(broker.OutcomeDone, "")
 	case !d.Act.Writes():
 		l.refuse(broker.OutcomeOther, d.Reason.Text())
 	case !sent && string(d.Act) != e.Act || wanted != e.Wanted:
@@ -148,9 +200,30 @@ func (l *look) isGranted(d decide.Decision, wanted, atTarget schemas.Digest) boo
 	return false
 }
 
-// decide asks package decide, and notes what it said.
-func (l *look) decide(s decide.Situation) decide.Decision {
-	l.saw = decide.Decide(s)
+// isDone tells whether what an entry of a plan says is on record as done: by the holder
+// of the target before this one, which could not say so any more.
+func (l *look) isDone(e broker.PlanEntry) bool {
+	r, known := l.ledger.Get(l.key.t, l.key.id)
+	switch {
+	case !known || !isOf(r, e.Source, e.ID) || r.Version != e.Version:
+		return false
+	case e.Act == string(decide.Delete):
+		return r.State == broker.Removed
+	}
+	return r.State == broker.Applied || r.State == broker.Adopted
+}
+
+// decide asks package decide, and notes what it said and by which setting.
+func (l *look) decide(s decide.Situation, tm terms) decide.Decision {
+	var modes []decide.Situation
+	var settings []schemas.Slug
+	for t := &tm; t != nil; t = t.next {
+		s.Rights, s.Mode, s.Drift, s.TargetEdits = t.rights, t.mode, t.drift(), t.edits
+		modes, settings = append(modes, s), append(settings, t.setting)
+	}
+	var by int
+	l.saw, by = decide.Among(modes)
+	l.setting = settings[by]
 	return l.saw
 }
 
@@ -192,7 +265,7 @@ func (l *look) fulfil(err error) {
 	case l.outcome != "":
 	case err != nil:
 		l.outcome, l.why = broker.OutcomeParked, err.Error()
-	case l.recorded:
+	case l.recorded, w.setting != "" && l.isDone(w.entry):
 		l.outcome = broker.OutcomeDone
 	default:
 		l.outcome, l.why = broker.OutcomeOther, l.saw.Reason.Text()

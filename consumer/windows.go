@@ -117,9 +117,10 @@ func (l *look) window(v *view, tm terms, s decide.Situation) (shut bool, opens t
 }
 
 // stands tells whether a plan may still be sent: the settings under which it was made
-// are in force (G13), and their window is open.
+// are in force (G13), and their window is open. Where nobody wants anything of the target
+// any more, the session ends.
 func (l *look) stands(v *view, tm terms, s decide.Situation) bool {
-	if now, _ := l.current(); now != v {
+	if now, _ := l.current(); now != v || l.soft.Err() != nil {
 		return false
 	}
 	shut, _ := l.window(v, tm, s)

@@ -195,6 +195,39 @@ func Decide(s Situation) Decision {
 	return d
 }
 
+// Among decides where settings of several modes take an object: all says the same of
+// each mode but for what its settings allow, the freest first. Where one lacks the
+// right to what would be done, the next is asked, and what that would write is held.
+// By is the one that decided.
+func Among(all []Situation) (d Decision, by int) {
+	first := Decide(all[0])
+	d = first
+	for by < len(all)-1 && d.lacksRight() {
+		by++
+		d = Decide(all[by])
+		if !d.Act.Writes() && d.Act != Wait {
+			continue
+		}
+		would := d.Act
+		if d.Act == Wait {
+			would = d.Would
+		}
+		d = Decision{Act: Hold, Reason: NeedsApproval, Would: would}
+		if all[by].Mode == schemas.ReportOnly {
+			d.Reason = OnlyReports
+		}
+	}
+	if d.lacksRight() {
+		return first, 0
+	}
+	return d, by
+}
+
+// lacksRight tells whether nothing is done because the rules do not give the right.
+func (d Decision) lacksRight() bool {
+	return d.Act == Nothing && (d.Reason == NewOff || d.Reason == UpdatedOff || d.Reason == DeletedOff || d.Reason == OnlyDeleted)
+}
+
 // wanted says what the rules ask for, whether or not it may be done now.
 func wanted(s Situation) Decision {
 	nothing := func(r Reason) Decision { return Decision{Act: Nothing, Reason: r} }
