@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -177,6 +179,7 @@ type Ledger struct {
 	mu      sync.Mutex
 	pages   []*page
 	at      map[entryKey]place
+	away    map[awayKey]map[schemas.ID]bool // the ids here of objects that have another at their source
 	pending map[entryKey]Entry
 	waiters []chan error
 	failed  error
@@ -186,6 +189,32 @@ type Ledger struct {
 	wake chan struct{}
 	stop context.CancelFunc
 	done chan struct{}
+}
+
+// awayKey is an object by its id at its source.
+type awayKey struct {
+	source schemas.Slug
+	t      schemas.Type
+	id     schemas.ID
+}
+
+// index notes that an entry is there, or with gone that it is not any more. It needs the
+// lock.
+func (l *Ledger) index(e Entry, gone bool) {
+	if e.From() == e.ID {
+		return
+	}
+	key := awayKey{e.Source, e.Type, e.From()}
+	switch {
+	case !gone && l.away[key] == nil:
+		l.away[key] = map[schemas.ID]bool{e.ID: true}
+	case !gone:
+		l.away[key][e.ID] = true
+	default:
+		if delete(l.away[key], e.ID); len(l.away[key]) == 0 {
+			delete(l.away, key)
+		}
+	}
 }
 
 type page struct {
@@ -198,7 +227,7 @@ type place struct{ page, slot int }
 // OpenLedger reads the ledger of a target and opens it for writing. The caller
 // holds the target's lease, and closes the ledger before it gives that back.
 func (b *Broker) OpenLedger(ctx context.Context, target schemas.Slug) (*Ledger, error) {
-	l := &Ledger{target: target, js: b.js, at: map[entryKey]place{}, pending: map[entryKey]Entry{},
+	l := &Ledger{target: target, js: b.js, at: map[entryKey]place{}, away: map[awayKey]map[schemas.ID]bool{}, pending: map[entryKey]Entry{},
 		wake: make(chan struct{}, 1), done: make(chan struct{})}
 	err := b.watchPages(ctx, target, true, func(n int, rev uint64, entries []Entry) {
 		for len(l.pages) <= n {
@@ -207,6 +236,7 @@ func (b *Broker) OpenLedger(ctx context.Context, target schemas.Slug) (*Ledger, 
 		l.pages[n] = &page{rev, entries}
 		for slot, e := range entries {
 			l.at[entryKey{e.Type, e.ID}] = place{n, slot}
+			l.index(e, false)
 		}
 	})
 	if err != nil {
@@ -227,6 +257,25 @@ func (l *Ledger) Get(t schemas.Type, id schemas.ID) (Entry, bool) {
 		return Entry{}, false
 	}
 	return l.pages[p.page].entries[p.slot], true
+}
+
+// Homes returns the stored entries about one object of a source, by its id there: more
+// than one where pins gave it several ids at the target.
+func (l *Ledger) Homes(source schemas.Slug, t schemas.Type, from schemas.ID) (out []Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	add := func(id schemas.ID) {
+		if p, ok := l.at[entryKey{t, id}]; ok {
+			if e := l.pages[p.page].entries[p.slot]; e.Source == source && e.From() == from {
+				out = append(out, e)
+			}
+		}
+	}
+	add(from)
+	for _, id := range slices.Sorted(maps.Keys(l.away[awayKey{source, t, from}])) {
+		add(id)
+	}
+	return out
 }
 
 // Generation returns a number that is another whenever something was stored since.
@@ -340,6 +389,12 @@ func (l *Ledger) flush(ctx context.Context) error {
 	err := l.store(ctx, next)
 	if err == nil {
 		l.mu.Lock()
+		for k, e := range pending {
+			if at, ok := l.at[k]; ok {
+				l.index(l.pages[at.page].entries[at.slot], true)
+			}
+			l.index(e, false)
+		}
 		for n, p := range next {
 			for len(l.pages) <= n {
 				l.pages = append(l.pages, &page{})

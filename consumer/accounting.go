@@ -397,8 +397,8 @@ func (a *accounts) isLeft(v *view, set broker.StoredSetting, key objectKey, head
 	if !set.Rules[key.t].Takes() || set.Rights(key.t, head.selected(key.id)).Use() {
 		return false
 	}
-	e, known := a.s.ledger.Get(key.t, key.id)
-	return known && owned(e) && e.Source == set.Source && !v.terms(set.Source, key.t, head.selected(key.id), nil).rights.Use()
+	e, known := a.s.ledger.Get(key.t, v.home(set.Source, key.t, key.id, nil))
+	return known && owned(e) && isOf(e, set.Source, key.id) && !v.terms(set.Source, key.t, head.selected(key.id), nil).rights.Use()
 }
 
 // accountOf returns the last account of a setting.

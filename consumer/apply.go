@@ -169,6 +169,9 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 	if ev.Kind == schemas.Deleted {
 		s.Source = decide.Deleted
 	}
+	if known && entry.From() != ev.Object.ID { // what was brought here is another object
+		s.Record, s.MayHaveRun = decide.NoRecord, false
+	}
 	if s.Ours {
 		s.Age = map[int]decide.Age{-1: decide.Older, 0: decide.Same, 1: decide.Newer}[entry.Version.Compare(ev.Version)]
 	}
@@ -246,7 +249,7 @@ func recordOf(e broker.Entry, known bool) decide.Record {
 func (l *look) leave(ctx context.Context, v *view, d decide.Decision, s decide.Situation) (stale bool, err error) {
 	switch {
 	case d.Act == decide.Park:
-		return false, &parkError{string(d.Reason), d.Reason.Text(), d.Reason.Fix()}
+		return false, &parkError{string(d.Reason), l.whyOf(d), d.Reason.Fix()}
 	case d.Reason == decide.IsParked || d.Reason == decide.GivenUp:
 		l.wasParked = d.Reason == decide.IsParked
 		return false, nil
@@ -350,6 +353,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		record.Left, err = l.left(body, n, record, can.Secrets)
 		return err
 	}
+	if sit.Elsewhere, err = l.elsewhere(ctx, v); err != nil {
+		return false, err
+	}
 	var opens time.Time
 	sit.WindowShut, opens = l.window(v, tm, sit)
 	d := l.decide(sit, tm)
@@ -406,7 +412,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		// orphan. Before any write to a server that is a source too: its producer has
 		// to recognise the echo, however early it looks. Where edits at the target count:
 		// what a crash left unrecorded would look like one.
-		if l.hand.RetryAsked > l.hand.RetryDone && entry.Open {
+		if l.hand.RetryAsked > l.hand.RetryDone && (entry.Open || sit.Elsewhere == decide.GoneElsewhere) {
 			// A person has said to create it again: once.
 			if err := l.spend(ctx); err != nil {
 				return false, err

@@ -235,6 +235,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		switch {
 		case busy[key] && !a.lanes.isShut(key):
 			continue // it is being dealt with
+		case e.Reason == string(decide.LeftBehind):
 		case e.Difference != broker.OnlyTarget || act != decide.Nothing:
 			// A lane may have written it after it was listed.
 			again, err := y.evaluate(ctx, key, nil, true)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
 )
@@ -95,7 +96,8 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 		return Verdict{Fate: Retry}
 	}
 	if p, ok := errors.AsType[*parkError](err); ok {
-		return Verdict{Fate: Park, Class: p.class, Fix: p.fix}
+		// Nobody says that an object was removed at its target.
+		return Verdict{Fate: Park, Class: p.class, Again: p.class == string(decide.OtherHome), Fix: p.fix}
 	}
 	if _, ok := errors.AsType[*errWait](err); ok {
 		if waited < parentPatience {

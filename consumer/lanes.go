@@ -259,6 +259,14 @@ func (l *lanes) nudge(key objectKey) {
 	}
 }
 
+// isRunning tells whether an object is being worked on, or its next try is set.
+func (l *lanes) isRunning(key objectKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ln := l.by[key]
+	return ln != nil && ln.running
+}
+
 // isShut tells whether an object waits for a window.
 func (l *lanes) isShut(key objectKey) bool {
 	l.mu.Lock()

@@ -106,6 +106,7 @@ type look struct {
 	hand         broker.Parked // the record that a person or the clock asks to try again
 	wants                      // what a run or an audit wants of it
 	secrets      []string      // of the event's body, never to be shown
+	otherHome    schemas.ID    // another id at the target that the object was brought to
 	roomy        func()        // gives back the room of a large body; nil where none was taken
 }
 

@@ -1,8 +1,10 @@
 package consumer
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
 )
@@ -136,6 +139,75 @@ func (v *view) origin(source schemas.Slug, t schemas.Type, id schemas.ID, also *
 func (v *view) housed(source schemas.Slug, t schemas.Type, id schemas.ID, also *running) bool {
 	from, ok := v.origin(source, t, v.home(source, t, id, also), also)
 	return ok && from == id
+}
+
+// turns tells whether pins hand the ids of objects around in a circle with this one: each
+// home of one is about to be another's.
+func (v *view) turns(source schemas.Slug, t schemas.Type, home, old schemas.ID, also *running) bool {
+	for range 1000 {
+		from, ok := v.origin(source, t, old, also)
+		if !ok || from == old || !v.mayTake(source, t, from, also) {
+			return false
+		}
+		if from == home {
+			return true
+		}
+		old = from
+	}
+	return false
+}
+
+// elsewhere finds out whether vcsync brought the look's object to another id at the
+// target, before a pin came, changed or went, and whether it is there.
+func (l *look) elsewhere(ctx context.Context, v *view) (decide.Elsewhere, error) {
+	found := decide.NotElsewhere
+	for _, e := range l.ledger.Homes(l.event.Source, l.key.t, l.event.Object.ID) {
+		key := objectKey{e.Type, e.ID}
+		if key == l.key || e.State == broker.Removed {
+			continue
+		}
+		turns := v.turns(e.Source, e.Type, l.key.id, e.ID, l.run)
+		if l.shown == nil && !turns {
+			if l.lanes.isRunning(key) { // under settings that were in force before, perhaps
+				return found, fmt.Errorf("%s %s, where it was brought before, is being worked on", e.Type, e.ID)
+			}
+			if err := l.waitLanded(ctx, key); err != nil {
+				return found, err
+			}
+		}
+		req, cancel := l.deadline(ctx)
+		body, err := l.conn.Get(req, e.Type, e.ID)
+		cancel()
+		switch class := visualcron.ClassOf(err); {
+		case class == visualcron.NotFound:
+			if owned(e) || e.Open {
+				found, l.otherHome = decide.GoneElsewhere, e.ID
+			}
+			continue
+		case err != nil && class != visualcron.Changed:
+			return found, l.leaseFault(ctx, req, err)
+		case err == nil && !owned(e):
+			// A write was begun, and this is not what it would have left.
+			can, _ := l.capability(e.Type)
+			now, err := visualcron.View{Secrets: can.Secrets, Values: e.Type != schemas.Variable || v.captured, Digest: l.cfg.Broker.Keys.Digest}.Normalize(e.Type, body)
+			if err != nil || now.Digest != e.AtTarget {
+				continue
+			}
+		}
+		if !turns {
+			l.otherHome = e.ID
+			return decide.IsElsewhere, nil
+		}
+	}
+	return found, nil
+}
+
+// whyOf says why something is done or not, with the ids that it is about.
+func (l *look) whyOf(d decide.Decision) string {
+	if d.Reason != decide.OtherHome && d.Reason != decide.RanElsewhere {
+		return d.Reason.Text()
+	}
+	return fmt.Sprintf("%s (%s %s at %s was brought as %s to %s, and is %s there now)", d.Reason.Text(), l.key.t, l.event.Object.ID, l.event.Source, l.otherHome, l.server.ID, l.key.id)
 }
 
 // ownOf returns how an object of a source, by its id there, differs at the target on

@@ -105,6 +105,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 			names = append(names, decide.Named{ID: id, Name: n.Name})
 		}
 	}
+	seen := map[schemas.ID]bool{}
 	complete, err := y.conn.List(ctx, t, func(r visualcron.Row) error {
 		if y.run != nil {
 			y.present[objectKey{t, r.ID}] = true
@@ -113,7 +114,14 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 		n, known := heads[from]
 		known = known && housed
 		if known {
-			delete(heads, from)
+			seen[from] = true
+		}
+		if e, ok := y.ledger.Get(t, r.ID); ok && !known && y.isLeftBehind(e) {
+			o := heads[e.From()].Selected()
+			if o.ID = e.From(); y.takes(t, o) {
+				return y.leftBehind(e, r)
+			}
+			return nil
 		}
 		if known && !y.takes(t, n.Selected()) {
 			return nil
@@ -134,7 +142,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 		return &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: y.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
 	}
 	for _, id := range slices.Sorted(maps.Keys(heads)) {
-		if !y.takes(t, heads[id].Selected()) || !y.v.housed(y.set.Source, t, id, y.run) {
+		if seen[id] || !y.takes(t, heads[id].Selected()) || !y.v.housed(y.set.Source, t, id, y.run) {
 			continue
 		}
 		home := y.v.home(y.set.Source, t, id, y.run)
@@ -159,6 +167,23 @@ func (y *survey) onlyHere(t schemas.Type, r visualcron.Row) error {
 	}
 	return y.add(broker.PlanEntry{Type: t, ID: r.ID, Name: n.Name, Group: n.Group, Difference: broker.OnlyTarget,
 		Act: string(decide.Nothing), Reason: string(decide.NotFromHere), Why: decide.NotFromHere.Text()})
+}
+
+// isLeftBehind tells whether vcsync brought an object to where a pin has no room for it
+// any more.
+func (y *survey) isLeftBehind(e broker.Entry) bool {
+	return owned(e) && e.Source == y.set.Source && (!y.v.housed(e.Source, e.Type, e.From(), y.run) || y.v.home(e.Source, e.Type, e.From(), y.run) != e.ID)
+}
+
+// leftBehind notes such an object: nobody deletes it, and it goes on running.
+func (y *survey) leftBehind(e broker.Entry, r visualcron.Row) error {
+	n, err := visualcron.View{Digest: y.cfg.Broker.Keys.Digest}.Normalize(e.Type, r.Body)
+	if err != nil {
+		n = visualcron.Normal{}
+	}
+	return y.add(broker.PlanEntry{Type: e.Type, ID: e.From(), TargetID: otherID(e.ID, e.From()), Name: n.Name, Group: n.Group, Difference: broker.OnlyTarget,
+		Act: string(decide.Hold), Reason: string(decide.LeftBehind), Source: e.Source, Version: e.Version,
+		Why: fmt.Sprintf("%s (%s %s at %s, now %s at %s)", decide.LeftBehind.Text(), e.Type, e.From(), e.Source, y.v.home(e.Source, e.Type, e.From(), y.run), y.server.ID)})
 }
 
 // isAsLeft tells whether an object is on record at its newest version and the target has

@@ -758,10 +758,13 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 }
 
 // reconsider looks again at what was parked because of the settings themselves: in
-// a conflict of two, for one that is gone, or waiting for what none may bring now.
+// a conflict of two, for one that is gone, because of pins, or waiting for what none may
+// bring now.
 func (s *session) reconsider(v *view) {
 	for _, p := range s.parked.all() {
-		if _, stands := v.settings[p.Setting]; p.Class == classConflict || p.Class == classWaiting || !stands {
+		_, stands := v.settings[p.Setting]
+		_, home := v.origin(p.Source, p.Type, p.ID, nil)
+		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome), string(decide.RanElsewhere)}, p.Class) || !stands || !home {
 			s.onParked(p)
 		}
 	}

@@ -278,7 +278,7 @@ func (l *look) fulfil(err error) {
 func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcron.Normal, have []byte) broker.PlanEntry {
 	ev := l.event
 	e := broker.PlanEntry{Type: l.key.t, ID: ev.Object.ID, TargetID: otherID(l.key.id, ev.Object.ID), Name: ev.Object.Name, Group: ev.Object.Group, Act: string(d.Act), Would: string(d.Would),
-		Reason: string(d.Reason), Why: d.Reason.Text(), Source: ev.Source, Version: ev.Version, Wanted: want.Digest, AtTarget: now.Digest}
+		Reason: string(d.Reason), Why: l.whyOf(d), Source: ev.Source, Version: ev.Version, Wanted: want.Digest, AtTarget: now.Digest}
 	switch {
 	case s.Target == decide.Equal && len(l.owned) > 0:
 		e.Difference, e.Fields = broker.Owned, l.owned

@@ -484,9 +484,14 @@ func TestAPinThatChanges(t *testing.T) {
 		is("pinned", 2, "job 2 of production")
 		pin(2)
 		time.Sleep(time.Minute)
-		is("pinned anew", 9, "job 2 of production")
-		is("pinned anew", 1, "job 1 of production")
-		is("pinned anew", 2, "job 2 of production") // it stays until a person takes it out
+		is("pinned anew", 9, "job 1 of production") // each has one home, until a person takes the old one out
+		is("pinned anew", 1, nil)
+		is("pinned anew", 2, "job 2 of production")
+		deleteJob(t, test, 2)
+		time.Sleep(11 * time.Minute)
+		is("with the old one out", 9, "job 2 of production")
+		is("with the old one out", 1, "job 1 of production")
+		is("with the old one out", 2, nil)
 		w.StopConsumer(nil)
 		pin(1)
 		deleteJob(t, prod, 1)

@@ -73,6 +73,20 @@ const (
 // there, and has not removed it since (G4).
 func (r Record) IsBrought() bool { return r == Brought || r == BegunAgain }
 
+// Elsewhere is what is known of the object under another id at the target, which vcsync
+// brought it to before a pin came, changed or went.
+type Elsewhere int
+
+// Places.
+const (
+	// NotElsewhere: vcsync brought it to no other id, or that is about to be another's.
+	NotElsewhere Elsewhere = iota
+	// GoneElsewhere: it was brought to another id, and is not there any more.
+	GoneElsewhere
+	// IsElsewhere: it was brought to another id, and is there.
+	IsElsewhere
+)
+
 // Age compares the version on record with the newest of the source.
 type Age int
 
@@ -144,6 +158,7 @@ type Situation struct {
 	// MayHaveRun: the write that was begun may have arrived, and the object may have
 	// run and gone.
 	MayHaveRun bool
+	Elsewhere  Elsewhere
 
 	Parked Parked
 	// Asked: a person has asked for this one try.
@@ -313,11 +328,11 @@ func wantedThere(s Situation) Decision {
 	case s.Target != Absent && s.BuiltIn:
 		return Decision{Act: Park, Reason: BuiltIn}
 	case s.Target == Equal:
-		return Decision{Act: Adopt, Reason: AlreadyEqual}
+		return oneHome(s, Decision{Act: Adopt, Reason: AlreadyEqual})
 	case s.Target == Different && !s.Rights.Updated:
 		return nothing(UpdatedOff) // G4: and never deleted either, unless it was ours before
 	case s.Target == Different:
-		return edited(s, Decision{Act: Update, Reason: Differs})
+		return oneHome(s, edited(s, Decision{Act: Update, Reason: Differs}))
 	case !s.Rights.New:
 		return nothing(NewOff)
 	case s.Record.IsBrought() && s.RemovesItself:
@@ -325,7 +340,20 @@ func wantedThere(s Situation) Decision {
 	case (s.Record == Begun || s.Record == BegunAgain) && s.MayHaveRun && !s.Asked:
 		return Decision{Act: Park, Reason: MayHaveRun, Would: Add}
 	}
-	return edited(s, Decision{Act: Add, Reason: IsNew})
+	return oneHome(s, edited(s, Decision{Act: Add, Reason: IsNew}))
+}
+
+// oneHome says what becomes of an object that may have another home at the target: it is
+// to have one, or it would run twice there.
+func oneHome(s Situation, d Decision) Decision {
+	isHome := s.Ours && s.Record.IsBrought()
+	switch {
+	case s.Elsewhere == IsElsewhere && (d.Act.Writes() || d.Act == Adopt && !isHome):
+		return Decision{Act: Park, Reason: OtherHome, Would: d.Act}
+	case s.Elsewhere == GoneElsewhere && s.RemovesItself && d.Act.Writes() && !isHome && !s.Asked:
+		return Decision{Act: Park, Reason: RanElsewhere, Would: d.Act}
+	}
+	return d
 }
 
 // edited says what becomes of a write that would undo what somebody did at the target.

@@ -33,6 +33,9 @@ const (
 	HasRun         Reason = "has-run"
 	RunsAndGoes    Reason = "removes-itself"
 	MayHaveRun     Reason = "may have run"
+	OtherHome      Reason = "other-home"
+	RanElsewhere   Reason = "ran-elsewhere"
+	LeftBehind     Reason = "left-behind"
 	BuiltIn        Reason = "built-in"
 	EditKept       Reason = "edit-kept"
 	EditParked     Reason = "edited"
@@ -70,6 +73,9 @@ var reasons = map[Reason]words{
 	HasRun:         {"it was here, and deletes itself when it has run", ""},
 	RunsAndGoes:    {"it deletes itself when it has run; nobody deleted it", ""},
 	MayHaveRun:     {"the job deletes itself when it has run, and whether an earlier write of it arrived is not known: it may have run there", "retry to create it again, or discard this version"},
+	OtherHome:      {"vcsync brought it to another id at the target before a pin came, changed or went, and there it is: both would run", "remove the old one at the target, or change the pin back; it goes by itself then, within minutes"},
+	RanElsewhere:   {"it was brought to another id at the target, is there no more, and deletes itself when it has run: it may have run there", "retry to create it again, or discard this version"},
+	LeftBehind:     {"vcsync brought it here, and by the pins it belongs to another id now", "remove it at the target, or change the pin back"},
 	BuiltIn:        {"the target's object of this id is one of its built-in objects, which are never written", "rename one of the two, or discard this version"},
 	EditKept:       {"somebody edited it at the target, and the setting keeps such edits", ""},
 	EditHeld:       {"somebody edited or deleted it at the target, and its source has not changed since: the setting leaves such edits to people", "undo the edit, or change what the setting does about edits"},

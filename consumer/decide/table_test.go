@@ -277,7 +277,7 @@ func each(f func(decide.Situation)) {
 					for tg := decide.Unread; tg <= decide.Different; tg++ {
 						for rec := decide.NoRecord; rec <= decide.Removed; rec++ {
 							for age := decide.Older; age <= decide.Newer; age++ {
-								f(decide.Situation{Occasion: o, Rights: rights, Source: src, Target: tg, Record: rec, Age: age, RemovesItself: bit(n, 0), BuiltIn: bit(n, 1),
+								f(decide.Situation{Elsewhere: decide.Elsewhere((n + int(age) + int(rec)) % 3), Occasion: o, Rights: rights, Source: src, Target: tg, Record: rec, Age: age, RemovesItself: bit(n, 0), BuiltIn: bit(n, 1),
 									AsLeft: bit(n, 2), Edited: bit(n, 3), Ours: bit(n, 4), Unfinished: bit(n, 5), MayHaveRun: bit(n, 6), TargetEdits: schemas.ParkEdits, Asked: bit(n, 7)})
 							}
 						}
