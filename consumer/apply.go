@@ -362,6 +362,18 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
 	}
+	if l.shown != nil && d.Act == decide.Adopt && ours && !sit.Unfinished && entry.Version == ev.Version && (entry.State == broker.Applied || entry.State == broker.Adopted) {
+		// Where the record would be the same, a plan has nothing to say of it.
+		if record.AtTarget, err = atTarget(now, have); err != nil {
+			return false, err
+		}
+		if err := leave(now, have); err != nil {
+			return false, err
+		}
+		if record.AtTarget == entry.AtTarget && record.Left == entry.Left && record.LeftSecrets == entry.LeftSecrets && slices.Equal(record.LeftKept, entry.LeftKept) {
+			d.Act = decide.Nothing
+		}
+	}
 	if done, stale := l.weigh(d, sit, want, now, have); done || stale {
 		return stale, nil
 	}

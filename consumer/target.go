@@ -945,6 +945,12 @@ func (s *session) compare(ctx context.Context, set broker.StoredSetting, retryPa
 		key := objectKey{n.Key.Type, v.home(n.Key.Source, n.Key.Type, n.ID, nil)}
 		e, ok := s.ledger.Get(key.t, key.id)
 		ours := ok && isOf(e, n.Key.Source, n.ID)
+		if ours && (len(e.Needs) > 0 || e.Waits) {
+			if _, said := s.parked.get(key.t, key.id.Token()); !said { // the flag went while no setting took it
+				s.lanes.look(key, nil, p, retryParked)
+				return
+			}
+		}
 		switch {
 		case !ok && n.Kind == schemas.Deleted: // never ours
 			return

@@ -94,6 +94,14 @@ func TestOnOrOffForATime(t *testing.T) {
 	if on := w.do("PUT", "/api/v1/settings/one", settingBody("", "a", "b", true, allJobs), "If-Match", "*").want(200); strings.Contains(string(on.body), "month end") || strings.Contains(string(on.body), "until") {
 		t.Errorf("an edit that turned it on: %s", on.body)
 	}
+	// What would come back as the other state than it is for good is refused.
+	w.do("POST", "/api/v1/settings/one/activate", `{"for":"1h"}`, "If-Match", "*").want(409, "is on already, and for good")
+	w.do("POST", "/api/v1/settings/two/deactivate", `{"for":"1h"}`, "If-Match", "*").want(409, "is off already, and for good")
+	w.do("POST", "/api/v1/settings/two/activate", `{"for":"1h"}`, "If-Match", "*").want(200, `"until":"`)
+	w.do("POST", "/api/v1/settings/two/activate", `{"for":"2h"}`, "If-Match", "*").want(200, `"until":"`)
+	w.do("POST", "/api/v1/settings/two/deactivate", `{"for":"1h"}`, "If-Match", "*").want(409, "is on only until ", "off for good after it")
+	w.do("POST", "/api/v1/settings/two/deactivate", "", "If-Match", "*").want(200, `"active":false`)
+	w.do("POST", "/api/v1/settings/one/deactivate", "", "If-Match", "*").want(200)
 	// Without a word it is for good.
 	w.do("POST", "/api/v1/settings/one/activate", `{"for":"1h"}`, "If-Match", "*").want(200, `"until":"`)
 	if good := w.do("POST", "/api/v1/settings/one/activate", "", "If-Match", "*").want(200); strings.Contains(string(good.body), "until") {

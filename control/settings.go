@@ -347,6 +347,9 @@ func (s *Server) setActive(ctx context.Context, in *stateInput, active bool, act
 		return nil, err
 	}
 	v.Normalize()
+	if err := oldState(old, active, v.Until); err != nil {
+		return nil, err
+	}
 	if old.Active == active && old.Reason == v.Reason && old.Until.Equal(v.Until) {
 		return &tagged[SettingRecord]{etag(old.Revision), settingRecord(old)}, nil
 	}
@@ -354,6 +357,21 @@ func (s *Server) setActive(ctx context.Context, in *stateInput, active bool, act
 		return s.put(ctx, action, describeState(v), v, old.Revision)
 	}
 	return s.store(ctx, action, describeState(v), snap, v, old.Revision)
+}
+
+// oldState refuses a state for a time that would not come back to the one that lasts: at
+// its end a setting that was off would be on.
+func oldState(old broker.StoredSetting, active bool, until time.Time) error {
+	lasts := old.Active == old.Until.IsZero() // what it is when no time is set
+	switch {
+	case until.IsZero() || active != lasts:
+		return nil
+	case old.Until.IsZero():
+		return huma.Error409Conflict(fmt.Sprintf("Sync setting %s is %s already, and for good: at the end of that time it would be turned %s. Nothing was changed.",
+			old.ID, onOff(active), onOff(!active)))
+	}
+	return huma.Error409Conflict(fmt.Sprintf("Sync setting %s is %s only until %s, and %s for good after it. Turn it %s without a time. Nothing was changed.",
+		old.ID, onOff(old.Active), old.Until.Format(time.RFC3339), onOff(active), onOff(active)))
 }
 
 func (s *Server) cloneSetting(ctx context.Context, in *idBody[CloneName]) (*tagged[SettingRecord], error) {

@@ -118,7 +118,8 @@ func refusal(resp *http.Response, raw []byte) error {
 		code = exitRunTime
 	case resp.StatusCode == http.StatusMisdirectedRequest:
 		code = exitEnvironment
-	case resp.StatusCode == http.StatusBadRequest, resp.StatusCode == http.StatusUnsupportedMediaType, resp.StatusCode == http.StatusRequestEntityTooLarge:
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusUnprocessableEntity, // a name or a value that was typed
+		resp.StatusCode == http.StatusBadRequest, resp.StatusCode == http.StatusUnsupportedMediaType, resp.StatusCode == http.StatusRequestEntityTooLarge:
 		code = exitUsage
 	}
 	return failed(code, &apiError{resp.StatusCode, text})
