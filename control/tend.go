@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
 )
 
@@ -173,7 +174,7 @@ func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSe
 			}
 		case p.Failed != "":
 			return broker.RunFailed, p.Failed
-		case r.DryRun:
+		case r.DryRun || !toDo(p):
 			return broker.RunDone, ""
 		default:
 			return broker.RunShown, ""
@@ -192,6 +193,14 @@ func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSe
 		}
 	}
 	return r.Phase, ""
+}
+
+// toDo tells whether there is anything in a plan to approve.
+func toDo(p broker.Plan) bool {
+	return slices.ContainsFunc(p.Counts, func(c broker.PlanCount) bool {
+		act := decide.Act(c.Act)
+		return c.Objects > 0 && (act.Writes() || act == decide.Adopt)
+	})
 }
 
 // captured tells whether every type of a run was listed at the source since it was asked

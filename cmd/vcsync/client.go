@@ -118,7 +118,8 @@ func refusal(resp *http.Response, raw []byte) error {
 		code = exitRunTime
 	case resp.StatusCode == http.StatusMisdirectedRequest:
 		code = exitEnvironment
-	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusUnprocessableEntity, // a name or a value that was typed
+	// A name or a value that was typed. A server that cannot be reached is no such thing.
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusUnprocessableEntity && !strings.HasPrefix(resp.Request.URL.Path, apiPath("servers")),
 		resp.StatusCode == http.StatusBadRequest, resp.StatusCode == http.StatusUnsupportedMediaType, resp.StatusCode == http.StatusRequestEntityTooLarge:
 		code = exitUsage
 	}

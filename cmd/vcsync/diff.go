@@ -35,7 +35,9 @@ func newDiffCommand(a *app) *cobra.Command {
 (with the fields), only at the source, only at the target, or owned: different only in
 what the setting leaves to the target. It works on inactive sync settings too.
 
-Exit codes: 0 equal, 1 different. Owned objects count as equal. What is only at the
+Exit codes: 0 equal, 1 different and nothing else, 2 no such setting, type or object, 4 it
+could not be compared, such as while a Sync now is under way; the end of another diff is
+waited for. Owned objects count as equal. What is only at the
 target and never came from the source is not what the setting is about: it is counted,
 and makes no difference.`,
 		Args: exactly(1, "a sync setting's name"),
@@ -49,11 +51,7 @@ and makes no difference.`,
 			if err != nil {
 				return err
 			}
-			run, err := a.plan(cmd.Context(), api, args[0], in)
-			if err != nil {
-				return err
-			}
-			rows, err := entries(cmd.Context(), api, apiPath("settings", args[0], "run", "plan"), run.Plan.ID)
+			run, rows, err := a.plan(cmd.Context(), api, args[0], in)
 			if err != nil {
 				return err
 			}

@@ -124,6 +124,8 @@ func TestScripts(t *testing.T) {
 			"put":     cmdPut,
 			"park":    cmdPark,
 			"sed":     cmdSed,
+
+			"underway": cmdUnderway,
 		},
 	})
 }
@@ -265,6 +267,7 @@ func (r *scriptedRoles) play(run broker.StoredRun) error {
 		Outcomes []broker.Outcome   `json:"outcomes"`
 		Result   broker.RunPhase    `json:"result"`
 		Reason   string             `json:"reason"`
+		Slow     bool               `json:"slow"` // there is no plan yet
 	}
 	raw, err := os.ReadFile(filepath.Join(r.dir, "plan.json"))
 	if err == nil {
@@ -275,6 +278,9 @@ func (r *scriptedRoles) play(run broker.StoredRun) error {
 	}
 	switch run.Phase {
 	case broker.RunPlan:
+		if f.Slow {
+			return nil
+		}
 		p := f.Plan
 		p.ID, p.Run, p.Setting, p.SettingRevision, p.Source, p.Target, p.Made = "plan-of-"+run.ID, run.ID, run.Setting, run.SettingRevision, "production", "test", time.Now()
 		return r.b.PutPlan(ctx, p, f.Entries)
@@ -308,6 +314,23 @@ func (r *scriptedRoles) play(run broker.StoredRun) error {
 		return r.b.PutProgress(ctx, g)
 	}
 	return nil
+}
+
+// cmdUnderway waits until a run of a setting waits for its plan: underway one.
+func cmdUnderway(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: underway setting")
+	}
+	b := ts.Value(brokerKey{}).(*broker.Broker)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		r, err := b.GetRun(context.Background(), schemas.Slug(args[0]))
+		if err == nil && r.Phase == broker.RunPlan {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("no run: %+v, error %v", r, err)
+		}
+	}
 }
 
 // cmdSed writes a file anew with another text in it: sed old new from to.

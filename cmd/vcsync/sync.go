@@ -78,8 +78,11 @@ at the target and why the rest is not, asks, and does exactly that. It works on 
 sync settings too. What changes meanwhile, at the source or at the target, is left out
 and said; where the setting itself is changed, the plan is dropped.
 
+Where another run of the setting only looks, its end is waited for.
+
 Exit codes: 0 done, or nothing to do; 1 some of it was not done, with --dry-run: there is
-something to do; 4 it failed.`,
+something to do; 2 no such setting, type or object; 4 it failed, or another run is under
+way.`,
 		Example: `  vcsync sync prod-to-test --dry-run
   vcsync sync prod-to-test --type Job --yes
   vcsync sync prod-to-test --object Job/3f2c1a50-... --with-dependencies`,
@@ -129,18 +132,32 @@ func (a *app) dropRun(ctx context.Context, api *client, setting string) error {
 		return err
 	}
 	return a.show(raw, func() error {
-		_, err := fmt.Fprintf(a.out, "The run of sync setting %s is dropped; what was %s stays as it is.\n", clean(setting), map[bool]string{true: "done already", false: "there"}[r.Phase == string(broker.RunApplying)])
+		_, err := fmt.Fprintf(a.out, "The run of sync setting %s is dropped: %s. What was %s stays as it is.\n", clean(setting), runWords(r), map[bool]string{true: "done already", false: "there"}[r.Phase == string(broker.RunApplying)])
 		return err
 	})
 }
 
+// runWords says of a run what it is for, who asked for it and when, and how far it is.
+func runWords(r control.RunRecord) string {
+	what := "of everything that the setting takes"
+	switch n, m := len(r.Scope.Types), len(r.Scope.Objects); {
+	case n > 0 && m > 0:
+		what = fmt.Sprintf("of %s and %s", typeWords(r.Scope.Types), count(m, "object"))
+	case n > 0:
+		what = "of " + typeWords(r.Scope.Types)
+	case m > 0:
+		what = "of " + count(m, "object")
+	}
+	if r.DryRun {
+		what += ", a dry run"
+	}
+	return clean(fmt.Sprintf("%s, asked for by %s at %s, in phase %s", what, cmp.Or(r.By, "somebody"), when(r.Asked), r.Phase))
+}
+
 // sync asks for a run and follows it to its end.
 func (a *app) sync(ctx context.Context, api *client, setting string, in control.NewRun, yes, all bool) error {
-	run, err := a.plan(ctx, api, setting, in)
-	if err != nil {
-		return err
-	}
-	report := SyncReport{Run: run}
+	run, rows, err := a.plan(ctx, api, setting, in)
+	report := SyncReport{Run: run, Objects: rows}
 	path := apiPath("settings", setting, "run")
 	// Whoever turns away leaves no run behind that nobody wants.
 	leave := func(err error) error {
@@ -156,7 +173,9 @@ func (a *app) sync(ctx context.Context, api *client, setting string, in control.
 		report.Run = run
 		return errors.Join(err, derr)
 	}
-	if report.Objects, err = entries(ctx, api, path+"/plan", run.Plan.ID); err != nil {
+	if err != nil && run.Plan == nil {
+		return err
+	} else if err != nil {
 		return leave(err)
 	}
 	show := func() error {
@@ -175,11 +194,9 @@ func (a *app) sync(ctx context.Context, api *client, setting string, in control.
 		}
 	}
 	switch {
-	case run.Plan.Changes == 0:
-		if err := leave(nil); err != nil {
-			return err
-		}
+	case run.Plan.Changes == 0 && run.Over:
 		return show()
+	case run.Plan.Changes == 0: // what is equal is put on record, and nobody has to be asked for that
 	case in.DryRun:
 		return errors.Join(show(), failed(exitDifferent, fmt.Errorf("%s to make; nothing was changed (--dry-run)", count(run.Plan.Changes, "change"))))
 	case !yes:
@@ -243,9 +260,57 @@ func runError(run control.RunRecord) error {
 	return nil
 }
 
-// plan asks for a run and waits for its plan.
-func (a *app) plan(ctx context.Context, api *client, setting string, in control.NewRun) (run control.RunRecord, err error) {
-	if _, _, err := api.call(ctx, http.MethodPost, apiPath("settings", setting, "runs"), nil, in, &run); err != nil {
+// errReplaced says that another run took the place of one that is over.
+var errReplaced = errors.New("somebody began another run meanwhile; this one is over")
+
+// ask asks for a run. One that only looks is over soon, so its end is waited for; any
+// other is in the way.
+func (a *app) ask(ctx context.Context, api *client, setting string, in control.NewRun) (run control.RunRecord, err error) {
+	bar := a.progress()
+	defer bar.end()
+	for over := 0; ; {
+		_, _, err = api.call(ctx, http.MethodPost, apiPath("settings", setting, "runs"), nil, in, &run)
+		if !isStatus(err, http.StatusConflict) {
+			return run, err
+		}
+		var other control.RunRecord
+		_, _, gerr := api.call(ctx, http.MethodGet, apiPath("settings", setting, "run"), nil, nil, &other)
+		if gerr == nil && other.Over {
+			over++ // since, or it is refused for another reason
+		}
+		switch {
+		case gerr == nil && !other.Over && !other.DryRun:
+			return run, failed(exitRunTime, fmt.Errorf("%w It is %s", err, runWords(other)))
+		case gerr != nil || over > 1:
+			return run, failed(exitRunTime, err)
+		}
+		bar.note("waiting for the end of another dry run")
+		select {
+		case <-ctx.Done():
+			return run, failed(exitRunTime, errors.New("interrupted; nothing was changed"))
+		case <-time.After(4 * followEvery): // who asked for it reads it first
+		}
+	}
+}
+
+// plan asks for a run and waits for its plan. Where a dry run was overtaken by another
+// run before its plan was read, it is asked for again.
+func (a *app) plan(ctx context.Context, api *client, setting string, in control.NewRun) (run control.RunRecord, rows []control.EntryRecord, err error) {
+	for tries := 0; ; tries++ {
+		if run, err = a.planOnce(ctx, api, setting, in); err == nil {
+			rows, err = entries(ctx, api, apiPath("settings", setting, "run", "plan"), run.Plan.ID)
+		}
+		if overtaken := errors.Is(err, errReplaced) || isStatus(err, http.StatusConflict); !overtaken || !in.DryRun || tries == 3 {
+			if isStatus(err, http.StatusConflict) {
+				err = failed(exitRunTime, err)
+			}
+			return run, rows, err
+		}
+	}
+}
+
+func (a *app) planOnce(ctx context.Context, api *client, setting string, in control.NewRun) (run control.RunRecord, err error) {
+	if run, err = a.ask(ctx, api, setting, in); err != nil {
 		return run, err
 	}
 	bar := a.progress()
@@ -267,7 +332,7 @@ func (a *app) plan(ctx context.Context, api *client, setting string, in control.
 		return run, err
 	}
 	if err := runError(run); err != nil {
-		return run, err
+		return run, failed(exitRunTime, err) // it is no difference that it found
 	}
 	if run.Plan != nil && len(in.Objects) > 0 {
 		found := 0
@@ -279,7 +344,7 @@ func (a *app) plan(ctx context.Context, api *client, setting string, in control.
 			if run.Over || isStatus(derr, http.StatusConflict) {
 				derr = nil
 			}
-			return run, errors.Join(failed(exitDifferent, fmt.Errorf("of what --object names, %s has nothing that sync setting %s takes; vcsync events shows ids", run.Plan.Source, setting)), derr)
+			return run, errors.Join(usageError("of what --object names, %s has nothing that sync setting %s takes; vcsync events shows ids", run.Plan.Source, setting), derr)
 		}
 	}
 	if run.Plan == nil {
@@ -299,7 +364,7 @@ func follow(ctx context.Context, api *client, setting, id string, each func(cont
 			return err
 		}
 		if r.ID != id {
-			return failed(exitDifferent, errors.New("somebody began another run meanwhile; this one is over"))
+			return failed(exitRunTime, errReplaced)
 		}
 		if each(r) {
 			return nil
@@ -577,6 +642,10 @@ func (a *app) printResult(run control.RunRecord, rows []control.EntryRecord, all
 	more := ""
 	if adopted > 0 {
 		more = fmt.Sprintf(", and %d put on record as equal", adopted)
+	}
+	if changes == 0 {
+		_, err := fmt.Fprintf(a.out, "%d put on record as equal.\n", adopted)
+		return err
 	}
 	_, err := fmt.Fprintf(a.out, "%d of %s made at %s%s.\n", done, count(changes, "change"), clean(run.Plan.Target), more)
 	return err
