@@ -20,6 +20,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/control"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
@@ -581,6 +582,17 @@ func TestWhoEntersASecretFreesWhatWaitsForIt(t *testing.T) {
 				if job() {
 					t.Error("the job is active without what it needs")
 				}
+				w.AddHost("other")
+				w.Setting(e2e.AllJobs("other-to-test", "other", "test", schemas.Follow)) // the target has a writer all the time
+				time.Sleep(time.Minute)
+				set := e2e.AllObjects("production-to-test", "production", "test", schemas.Follow)
+				set.Active = false
+				w.Setting(set)
+				time.Sleep(time.Minute)
+				set.Active = true
+				w.Setting(set)
+				time.Sleep(5 * time.Minute)
+				flags("after it was off for a while", 2)
 				putObject(t, test, schemas.Connection, connection("first", `"s3cret of test"`))
 				test.Reset()
 				if !c.discard {
@@ -766,6 +778,13 @@ func TestValuesOfVariablesGoToWhoAsks(t *testing.T) {
 				}
 			}
 		}
+		for _, set := range []schemas.Slug{"production-to-test", "production-to-other"} { // nothing is left to put on record
+			if _, entries := w.Ask(set, broker.RunScope{Types: []schemas.Type{schemas.Variable}}); len(entries) > 0 {
+				t.Errorf("plan of %s: %+v", set, entries)
+			}
+			w.Move(set, broker.RunDropped, "")
+		}
+		time.Sleep(5 * time.Minute)
 		test.Reset()
 		time.Sleep(time.Hour)
 		if puts, _ := test.Count(); puts > 0 || len(listParked(t, w)) > 0 {
