@@ -10,18 +10,28 @@ import (
 	"time"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/consumer/decide"
+	"github.com/vcsync/vcsync/producer"
 	"github.com/vcsync/vcsync/schemas"
 )
 
-// How long a run may stay in a phase, by this process's own clock. One that begins anew
-// gives each run the whole time again.
+// How long a run may stay in a phase without getting on, by this process's own clock. One
+// that begins anew gives each run the whole time again.
 const (
-	// captureFor and planFor are for servers that do not answer.
-	captureFor = 5 * time.Minute
-	planFor    = 5 * time.Minute
+	// captureFor and planFor are for servers that do not answer, captureMost and planMost
+	// for those that do: one type more that is listed gives the whole time again.
+	captureFor  = 5 * time.Minute
+	captureMost = time.Hour
+	planFor     = 5 * time.Minute
+	planMost    = 2 * time.Hour
 	// shownFor is how long a plan waits for an approval. What it says gets old.
 	shownFor = time.Hour
+	// applyFor is how long an approved plan waits for a target that does not answer, or of
+	// which there is no consumer, and applyMost for one that does, such as for its window.
+	// One object more that is dealt with gives the whole time again.
+	applyFor  = time.Hour
+	applyMost = 24 * time.Hour
 	// tendEvery is how often what nobody tells of is looked at: the producers' words, and
 	// the clock.
 	tendEvery = 250 * time.Millisecond
@@ -40,6 +50,7 @@ type tender struct {
 
 type phaseSince struct {
 	phase broker.RunPhase
+	mark  string // another where the run has got on
 	at    time.Time
 }
 
@@ -116,10 +127,11 @@ func (t *tender) tend(ctx context.Context, snap broker.Snapshot) bool {
 			continue
 		}
 		open[r.ID] = true
-		if have := t.since[r.ID]; have.phase != r.Phase {
-			t.since[r.ID] = phaseSince{r.Phase, time.Now()}
-		}
 		v, known := snap.Settings[id]
+		mark := t.mark(ctx, r, v.Setting)
+		if have := t.since[r.ID]; have.phase != r.Phase || have.mark != mark {
+			t.since[r.ID] = phaseSince{r.Phase, mark, time.Now()}
+		}
 		next, reason := t.next(ctx, r, v, known, time.Since(t.since[r.ID].at))
 		if next == r.Phase {
 			continue
@@ -130,6 +142,52 @@ func (t *tender) tend(ctx context.Context, snap broker.Snapshot) bool {
 	}
 	maps.DeleteFunc(t.since, func(id string, _ phaseSince) bool { return !open[id] })
 	return len(open) > 0
+}
+
+// mark is another string when a run has got on within its phase, or whether its servers
+// answer has changed.
+func (t *tender) mark(ctx context.Context, r broker.StoredRun, v schemas.Setting) string {
+	s := t.s
+	switch r.Phase {
+	case broker.RunCapture:
+		listed := 0
+		for _, y := range r.Scope.TypesOf(v) {
+			if s.isListed(r, v, y) {
+				listed++
+			}
+		}
+		return fmt.Sprint(s.isCapturing(v.Source), listed)
+	case broker.RunPlan:
+		return fmt.Sprint(s.isWorking(v.Target))
+	case broker.RunApplying:
+		g, err := s.broker.GetProgress(ctx, r.Setting)
+		if err != nil || g.Run != r.ID {
+			g.Done = 0
+		}
+		return fmt.Sprint(s.isWorking(v.Target), g.Done)
+	}
+	return ""
+}
+
+// isListed tells whether a type was listed at the source since a run was asked for.
+func (s *Server) isListed(r broker.StoredRun, v schemas.Setting, y schemas.Type) bool {
+	return s.cfg.Sources != nil && slices.ContainsFunc(s.cfg.Sources.Status(), func(p producer.Status) bool { return p.Server == v.Source && r.Listed(p.Types[y].Revision) })
+}
+
+// isCapturing tells whether a producer says that it captures a source, and that well.
+func (s *Server) isCapturing(id schemas.Slug) bool {
+	return s.cfg.Sources != nil && slices.ContainsFunc(s.cfg.Sources.Status(), func(p producer.Status) bool {
+		return p.Server == id && (p.State == producer.Starting || p.State == producer.Capturing)
+	})
+}
+
+// isWorking tells whether a consumer says that a target answers.
+func (s *Server) isWorking(id schemas.Slug) bool {
+	if s.cfg.Targets == nil {
+		return false
+	}
+	targets, _ := s.cfg.Targets.Status()
+	return slices.ContainsFunc(targets, func(v consumer.TargetStatus) bool { return v.Target == id && v.State == consumer.Working })
 }
 
 func (t *tender) move(ctx context.Context, r broker.StoredRun, next broker.RunPhase, reason string) error {
@@ -147,7 +205,8 @@ func (t *tender) move(ctx context.Context, r broker.StoredRun, next broker.RunPh
 	return nil
 }
 
-// next says in which phase the run has to be now, and why where it is over.
+// next says in which phase the run has to be now, and why where it is over. Since is how
+// long it has not got on.
 func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSetting, known bool, since time.Duration) (broker.RunPhase, string) {
 	s := t.s
 	if !known {
@@ -159,18 +218,26 @@ func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSe
 	switch r.Phase {
 	case broker.RunCapture:
 		ok, waits := s.captured(r, v.Setting)
+		limit := captureFor
+		if s.isCapturing(v.Source) {
+			limit = captureMost
+		}
 		switch {
 		case ok:
 			return broker.RunPlan, ""
-		case since > captureFor:
-			return broker.RunFailed, fmt.Sprintf("the source could not be listed afresh within %s: %s", captureFor, waits)
+		case since > limit:
+			return broker.RunFailed, fmt.Sprintf("the source could not be listed afresh, and nothing new was for %s: %s", limit, waits)
 		}
 	case broker.RunPlan:
 		p, err := s.broker.GetPlan(ctx, r.Setting)
 		switch {
 		case err != nil || p.Run != r.ID:
-			if since > planFor {
-				return broker.RunFailed, fmt.Sprintf("there was no plan within %s: %s", planFor, s.targetState(v.Target))
+			limit := planFor
+			if s.isWorking(v.Target) {
+				limit = planMost
+			}
+			if since > limit {
+				return broker.RunFailed, fmt.Sprintf("there was no plan within %s: %s", limit, s.targetState(v.Target))
 			}
 		case p.Failed != "":
 			return broker.RunFailed, p.Failed
@@ -190,6 +257,13 @@ func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSe
 				return broker.RunFailed, "the consumer says that it is over, and not how"
 			}
 			return g.Result, g.Reason
+		}
+		limit := applyFor
+		if s.isWorking(v.Target) {
+			limit = applyMost
+		}
+		if since > limit {
+			return broker.RunDropped, fmt.Sprintf("nothing of the plan was applied for %s, and what it says gets old; ask for it again: %s", limit, s.targetState(v.Target))
 		}
 	}
 	return r.Phase, ""

@@ -17,11 +17,18 @@ import (
 )
 
 // lister is a producer of which the test says what it has listed since when.
-type lister struct{ jobs atomic.Uint64 }
+type lister struct {
+	jobs  atomic.Uint64
+	state atomic.Value // producer.Degraded where it is none
+}
 
 func (l *lister) Poke(schemas.Slug) {}
 func (l *lister) Status() []producer.Status {
-	return []producer.Status{{Server: "a", State: producer.Degraded, Types: map[schemas.Type]producer.TypeStatus{
+	state, ok := l.state.Load().(producer.State)
+	if !ok {
+		state = producer.Degraded
+	}
+	return []producer.Status{{Server: "a", State: state, Types: map[schemas.Type]producer.TypeStatus{
 		schemas.Job: {Revision: l.jobs.Load(), Reason: "the listing was cut"}}}}
 }
 
@@ -175,28 +182,16 @@ func TestRunsEndInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := snap.Settings["one"]
-	for _, c := range []struct {
+	type row struct {
 		phase  broker.RunPhase
 		since  time.Duration
 		known  bool
 		newer  bool
 		want   broker.RunPhase
 		reason string
-	}{
-		{broker.RunCapture, 4 * time.Minute, true, false, broker.RunCapture, ""},
-		{broker.RunCapture, 6 * time.Minute, true, false, broker.RunFailed, "the listing was cut"},
-		{broker.RunPlan, 4 * time.Minute, true, false, broker.RunPlan, ""},
-		{broker.RunPlan, 6 * time.Minute, true, false, broker.RunFailed, "nobody answers"},
-		{broker.RunShown, 50 * time.Minute, true, false, broker.RunShown, ""},
-		{broker.RunShown, 70 * time.Minute, true, false, broker.RunDropped, "nobody approved"},
-		{broker.RunApplying, 24 * time.Hour, true, false, broker.RunApplying, ""},
-		{broker.RunApplying, 0, true, true, broker.RunApplying, ""}, // its consumer ends it in order
-		{broker.RunApplying, 0, false, false, broker.RunDropped, "gone"},
-		{broker.RunCapture, 0, true, true, broker.RunDropped, "was changed"},
-		{broker.RunPlan, 0, true, true, broker.RunDropped, "was changed"},
-		{broker.RunShown, 0, true, true, broker.RunDropped, "was changed"},
-		{broker.RunShown, 0, false, false, broker.RunDropped, "gone"},
-	} {
+	}
+	try := func(c row) {
+		t.Helper()
 		r := broker.StoredRun{Run: broker.Run{ID: "r", Setting: "one", SettingRevision: v.Revision, Phase: c.phase, Plan: "p"}, Revision: 1000}
 		s := v
 		if c.newer {
@@ -206,6 +201,37 @@ func TestRunsEndInTime(t *testing.T) {
 		if got != c.want || !strings.Contains(reason, c.reason) {
 			t.Errorf("%s for %s, known %v, changed %v: %s (%s), want %s (%s)", c.phase, c.since, c.known, c.newer, got, reason, c.want, c.reason)
 		}
+	}
+	for _, c := range []row{
+		{broker.RunCapture, 4 * time.Minute, true, false, broker.RunCapture, ""},
+		{broker.RunCapture, 6 * time.Minute, true, false, broker.RunFailed, "the listing was cut"},
+		{broker.RunPlan, 4 * time.Minute, true, false, broker.RunPlan, ""},
+		{broker.RunPlan, 6 * time.Minute, true, false, broker.RunFailed, "nobody answers"},
+		{broker.RunShown, 50 * time.Minute, true, false, broker.RunShown, ""},
+		{broker.RunShown, 70 * time.Minute, true, false, broker.RunDropped, "nobody approved"},
+		{broker.RunApplying, 50 * time.Minute, true, false, broker.RunApplying, ""},
+		{broker.RunApplying, 70 * time.Minute, true, false, broker.RunDropped, "nobody answers"},
+		{broker.RunApplying, 0, true, true, broker.RunApplying, ""}, // its consumer ends it in order
+		{broker.RunApplying, 0, false, false, broker.RunDropped, "gone"},
+		{broker.RunCapture, 0, true, true, broker.RunDropped, "was changed"},
+		{broker.RunPlan, 0, true, true, broker.RunDropped, "was changed"},
+		{broker.RunShown, 0, true, true, broker.RunDropped, "was changed"},
+		{broker.RunShown, 0, false, false, broker.RunDropped, "gone"},
+	} {
+		try(c)
+	}
+	// Large servers, and a window that opens at night, are given their time.
+	w.roles.targets = []consumer.TargetStatus{{Target: "b", State: consumer.Working}}
+	w.l.state.Store(producer.Capturing)
+	for _, c := range []row{
+		{broker.RunCapture, 50 * time.Minute, true, false, broker.RunCapture, ""},
+		{broker.RunCapture, 70 * time.Minute, true, false, broker.RunFailed, "the listing was cut"},
+		{broker.RunPlan, 100 * time.Minute, true, false, broker.RunPlan, ""},
+		{broker.RunPlan, 130 * time.Minute, true, false, broker.RunFailed, "working"},
+		{broker.RunApplying, 23 * time.Hour, true, false, broker.RunApplying, ""},
+		{broker.RunApplying, 25 * time.Hour, true, false, broker.RunDropped, "ask for it again"},
+	} {
+		try(c)
 	}
 	// Words of another run, or of another plan, end nothing.
 	r := broker.StoredRun{Run: broker.Run{ID: "r", Setting: "one", SettingRevision: v.Revision, Phase: broker.RunApplying, Plan: "p"}}
