@@ -25,6 +25,7 @@ import (
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/producer"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron/standin"
@@ -133,12 +134,11 @@ func TestScripts(t *testing.T) {
 // freeAddr returns a loopback address that nobody listens on.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := e2e.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // cmdCode runs a command and checks its exit code: code 2 vcsync server add.
