@@ -351,7 +351,11 @@ type DriftList struct {
 
 const (
 	// planPage is how many entries share one record: an entry takes about 500 bytes.
-	planPage = 200
+	// Where ids and names are long, fewer do: planBytes is how many bytes at most, which
+	// leaves room for outcomes. planText is how many runes of each text an entry keeps.
+	planPage  = 200
+	planBytes = MaxPayload / 4
+	planText  = 500
 	// PlanMost is how many entries a plan has at most: one with more is refused, since
 	// nobody reads it; the scope can be narrowed.
 	PlanMost = 100_000
@@ -367,8 +371,9 @@ const (
 // PutPlan stores a plan with its entries, in place of the one before it; the head comes
 // last. It sets Entries and Pages. A plan that failed has no entries.
 func (b *Broker) PutPlan(ctx context.Context, p Plan, entries []PlanEntry) error {
-	p.Entries, p.Pages = len(entries), pagesOf(len(entries))
-	if err := b.putPages(ctx, planPrefix+string(p.Setting), p.ID, entries); err != nil {
+	var err error
+	p.Entries = len(entries)
+	if p.Pages, err = b.putPages(ctx, planPrefix+string(p.Setting), p.ID, entries); err != nil {
 		return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
 	}
 	if err := b.putPlanRecord(ctx, planPrefix+string(p.Setting), p); err != nil {
@@ -394,6 +399,10 @@ func (b *Broker) PlanPages(ctx context.Context, p Plan, each func(n int, page Pl
 // ErrConflict where somebody else changed it since it was read.
 func (b *Broker) PutPlanPage(ctx context.Context, p Plan, n int, page PlanPage) (uint64, error) {
 	key := pageOf(planPrefix+string(p.Setting), n)
+	page.Entries = slices.Clone(page.Entries)
+	for i, e := range page.Entries {
+		page.Entries[i] = e.bounded()
+	}
 	raw, err := json.Marshal(page)
 	if err != nil {
 		return 0, fmt.Errorf("store %s: %w", key, err)
@@ -427,8 +436,9 @@ func (b *Broker) PutDrift(ctx context.Context, d DriftList, entries []PlanEntry)
 	if d.Cut = len(entries) > DriftMost; d.Cut {
 		entries = entries[:DriftMost]
 	}
-	d.Entries, d.Pages = len(entries), pagesOf(len(entries))
-	if err := b.putPages(ctx, driftPrefix+string(d.Setting), d.ID, entries); err != nil {
+	var err error
+	d.Entries = len(entries)
+	if d.Pages, err = b.putPages(ctx, driftPrefix+string(d.Setting), d.ID, entries); err != nil {
 		return fmt.Errorf("store the drift of %s: %w", d.Setting, err)
 	}
 	if err := b.putPlanRecord(ctx, driftPrefix+string(d.Setting), d); err != nil {
@@ -503,21 +513,46 @@ func (b *Broker) WatchPlans(ctx context.Context, each func(PlanNews)) error {
 	}
 }
 
-func pagesOf(entries int) int { return (entries + planPage - 1) / planPage }
-
 func pageOf(prefix string, n int) string { return prefix + "." + strconv.Itoa(n) }
 
-// putPages stores entries over the pages that were there before. A page that names
-// another plan than the head is of one that is being written.
-func (b *Broker) putPages(ctx context.Context, prefix, plan string, entries []PlanEntry) error {
-	n := 0
-	for page := range slices.Chunk(entries, planPage) {
-		if err := b.putPlanRecord(ctx, pageOf(prefix, n), PlanPage{Plan: plan, Entries: page}); err != nil {
-			return err
-		}
-		n++
+// bounded returns the entry with texts of a length that can be stored.
+func (e PlanEntry) bounded() PlanEntry {
+	cut := func(s string) string { return fmt.Sprintf("%.*s", planText, s) }
+	e.Name, e.Group, e.Why, e.OutcomeWhy = cut(e.Name), cut(e.Group), cut(e.Why), cut(e.OutcomeWhy)
+	e.Fields = slices.Clone(e.Fields)
+	for i, f := range e.Fields {
+		e.Fields[i] = cut(f)
 	}
-	return nil
+	return e
+}
+
+// putPages stores entries over the pages that were there before, and returns how many
+// pages they take. A page that names another plan than the head is of one that is being
+// written.
+func (b *Broker) putPages(ctx context.Context, prefix, plan string, entries []PlanEntry) (n int, err error) {
+	page, size := []PlanEntry(nil), 0
+	put := func() error {
+		err := b.putPlanRecord(ctx, pageOf(prefix, n), PlanPage{Plan: plan, Entries: page})
+		page, size, n = nil, 0, n+1
+		return err
+	}
+	for _, e := range entries {
+		e = e.bounded()
+		raw, err := json.Marshal(e)
+		if err != nil {
+			return n, err
+		}
+		if len(page) == planPage || len(page) > 0 && size+len(raw) > planBytes {
+			if err := put(); err != nil {
+				return n, err
+			}
+		}
+		page, size = append(page, e), size+len(raw)
+	}
+	if len(page) > 0 {
+		err = put()
+	}
+	return n, err
 }
 
 func (b *Broker) pages(ctx context.Context, prefix, plan string, n int, each func(n int, page PlanPage) bool) error {

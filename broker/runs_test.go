@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -144,5 +145,37 @@ func TestScopeOfARun(t *testing.T) {
 		if got := c.scope.Takes(schemas.Job, "a"); got != c.job {
 			t.Errorf("%+v: takes job a: %v", c.scope, got)
 		}
+	}
+}
+
+// Long ids and long words make more pages, not a record that no broker takes.
+func TestPagesOfLongEntries(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Start(t)
+	ctx := t.Context()
+	long := strings.Repeat("\x01", schemas.MaxID-4) // six bytes each in JSON
+	var entries []broker.PlanEntry
+	for i := range 250 {
+		entries = append(entries, broker.PlanEntry{Type: schemas.Job, ID: schemas.ID(fmt.Sprintf("%s%03d", long, i)), TargetID: schemas.ID(long), Difference: broker.Different,
+			Act: "update", Why: strings.Repeat("ü", 100_000), Fields: []string{strings.Repeat("f", 100_000)}})
+	}
+	if err := b.PutDrift(ctx, broker.DriftList{ID: "d1", Setting: "s"}, entries); err != nil {
+		t.Fatal(err)
+	}
+	d, err := b.GetDrift(ctx, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if err := b.DriftPages(ctx, d, func(_ int, page broker.PlanPage) bool {
+		for _, e := range page.Entries {
+			if e.ID != entries[n].ID || len(e.Why) != 1000 || len(e.Fields[0]) != 500 {
+				t.Fatalf("entry %d: %d bytes of why, %d of a field", n, len(e.Why), len(e.Fields[0]))
+			}
+			n++
+		}
+		return true
+	}); err != nil || n != 250 {
+		t.Errorf("%d entries on %d pages, %v", n, d.Pages, err)
 	}
 }
