@@ -406,7 +406,7 @@ func (y *survey) warnMissing(ctx context.Context) error {
 				y.warnings = append(y.warnings, "more objects refer to what is not at the target and not in this plan")
 				return nil
 			}
-			what := "a run with dependencies takes it along"
+			what := "--with-dependencies takes it along"
 			if y.run != nil && y.run.run.Scope.Dependencies {
 				what = "the source has none either"
 			}

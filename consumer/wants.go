@@ -292,6 +292,9 @@ func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcr
 		e.Difference = broker.Different
 		e.Fields = visualcron.Differences(now, want, 8)
 	}
+	if s.Edited && d.Act.Writes() { // whoever approves it throws somebody's work away
+		e.Why += "; somebody edited or deleted it at the target since vcsync left it there"
+	}
 	if can, asked := l.capability(l.key.t); asked && (d.Act == decide.Delete && !can.Delete || d.Act != decide.Delete && d.Act.Writes() && !can.Put) {
 		e.Act, e.Would, e.Reason, e.Why = string(decide.Park), string(d.Act), "unsupported", "the target cannot do that with objects of this type"
 	}

@@ -1,11 +1,13 @@
 package control
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	stdjson "encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -91,6 +93,32 @@ func ConfigSchema(dir string) ([]byte, error) {
 	if rules, ok := doc["properties"].(map[string]any)["rules"].(map[string]any); ok {
 		rules["propertyNames"] = map[string]any{"enum": schemas.Types()}
 	}
+	// What the API refuses with words of its own, an editor shall refuse too.
+	for name, members := range map[string]map[string]map[string]any{
+		"KeptRecord":     {"type": {"enum": schemas.Types()}, "pointer": {"pattern": "^/"}},
+		"OverrideRecord": {"type": {"enum": schemas.Types()}},
+		"PinRecord":      {"type": {"enum": schemas.Types()}},
+		"WindowRecord":   {"duration": {"pattern": "^([0-9]+(\\.[0-9]+)?(h|m|s))+$"}},
+	} {
+		s := r.Map()[name]
+		if s == nil {
+			continue
+		}
+		def := map[string]any{}
+		raw, err := stdjson.Marshal(s)
+		if err == nil {
+			err = stdjson.Unmarshal(raw, &def)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("schema of %s: %w", dir, err)
+		}
+		for member, more := range members {
+			if p, ok := def["properties"].(map[string]any)[member].(map[string]any); ok {
+				maps.Copy(p, more)
+			}
+		}
+		defs[name] = def
+	}
 	raw, err = json.Marshal(doc, json.Deterministic(true), jsontext.Multiline(true), jsontext.WithIndent("  "))
 	return append(raw, '\n'), err
 }
@@ -101,6 +129,7 @@ func parseConfigFile(dir string, sentinel error, raw []byte, out any) error {
 	fault := func(path, format string, a ...any) error {
 		return fmt.Errorf("%w: %s: %s", sentinel, cmp.Or(path, "the file"), fmt.Sprintf(format, a...))
 	}
+	raw = bytes.TrimPrefix(raw, []byte("\xef\xbb\xbf")) // as editors on Windows write it
 	canonical := jsontext.Value(slices.Clone(raw))
 	if err := canonical.Canonicalize(); err != nil { // duplicate names, invalid UTF-8, trailing bytes
 		var s *jsontext.SyntacticError

@@ -118,7 +118,7 @@ type DriftRecord struct {
 	Counts   []CountRecord `json:"counts" nullable:"false" doc:"Every object that was looked at."`
 	Equal    int           `json:"equal" doc:"With those that differ only in what is the target's own."`
 	Differs  int           `json:"different" doc:"Different, or at one side only, of what the setting takes."`
-	Held     int           `json:"held" doc:"Of these, those that wait for a person or a window."`
+	Held     int           `json:"held" doc:"Of these, those that are kept back until a person does something; what waits for a window is none."`
 	Entries  int           `json:"entries"`
 	Pages    int           `json:"pages"`
 	Cut      bool          `json:"cut,omitzero" doc:"There were more entries than a list takes."`
@@ -526,7 +526,7 @@ func (s *Server) driftRecord(ctx context.Context, v broker.StoredSetting) (*Drif
 		case Same(string(c.Difference), c.Act):
 			r.Equal += c.Objects
 			continue
-		case decide.Act(c.Act) == decide.Hold, decide.Act(c.Act) == decide.Wait:
+		case decide.Act(c.Act) == decide.Hold:
 			r.Held += c.Objects
 		}
 		r.Differs += c.Objects

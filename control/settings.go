@@ -250,7 +250,7 @@ func (s *Server) put(ctx context.Context, action, detail string, v schemas.Setti
 	if err != nil {
 		return nil, err
 	}
-	return &tagged[SettingRecord]{etag(rev), settingRecord(broker.StoredSetting{Setting: v, Revision: rev})}, nil
+	return &tagged[SettingRecord]{etag(rev), s.shown(ctx, broker.StoredSetting{Setting: v, Revision: rev})}, nil
 }
 
 func taken(id schemas.Slug) error {

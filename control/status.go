@@ -273,6 +273,12 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 			rec.Known, rec.State, rec.Pending, rec.LastRun, rec.OK, rec.LastError = true, k.State, k.Pending, k.LastRun, k.OK, k.LastError
 			rec.Parked, rec.Waiting = max(rec.Parked, k.Parked), k.Waiting
 		}
+		if d := rec.Drift; d != nil && d.Failed == "" && rec.Known && d.Began.After(rec.LastRun) {
+			rec.LastRun = d.Began
+		}
+		if run, ok := snap.Runs[v.ID]; ok && run.Phase == broker.RunDone && !run.DryRun && len(run.Scope.Types)+len(run.Scope.Objects) == 0 && run.Ended.After(rec.LastRun) {
+			rec.LastRun = run.Ended
+		}
 		rec.Reason, rec.Until = v.Reason, v.Until
 		if len(v.Windows) > 0 {
 			rec.Window = &WindowReport{}

@@ -79,7 +79,8 @@ func readConfiguration(ctx context.Context, api *client) (configuration, error) 
 const maxConfigFile = 1 << 20
 
 // readFolder reads and checks every file of a folder and reports all faults at once.
-func readFolder(dir string) (configuration, error) {
+// With prune, what has no file is removed, so a folder that is missing is a fault.
+func readFolder(dir string, prune bool) (configuration, error) {
 	c := configuration{map[string]control.ServerFile{}, map[string]control.SettingFile{}, nil, nil}
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return c, usageError("-f %s: want a folder, as vcsync export -f writes it: %w", dir, cmp.Or(err, error(fs.ErrInvalid)))
@@ -90,11 +91,17 @@ func readFolder(dir string) (configuration, error) {
 			errs = append(errs, fmt.Errorf("%s: %s", file, strings.TrimSpace(line)))
 		}
 	}
+	if err := strayFolders(dir); err != nil {
+		return c, err
+	}
 	found := 0
 	for _, kind := range []string{control.ServersDir, control.SettingsDir} {
 		entries, err := os.ReadDir(filepath.Join(dir, kind))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return c, usageError("-f %s: %w", dir, err)
+		}
+		if err != nil && prune {
+			return c, usageError("-f %s: there is no folder %s in it, and --prune would remove all %s; make it an empty folder if that is meant. Nothing was changed", dir, kind, kind)
 		}
 		for _, e := range entries {
 			file := filepath.Join(dir, kind, e.Name())
@@ -138,6 +145,23 @@ func readFolder(dir string) (configuration, error) {
 		return c, usageError("%w\nNothing was changed.", err)
 	}
 	return c, nil
+}
+
+// strayFolders finds folders with records whose name is not one that is read, such as
+// setting for settings.
+func strayFolders(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return usageError("-f %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); e.IsDir() && !strings.HasPrefix(name, ".") && !slices.Contains([]string{control.ServersDir, control.SettingsDir, control.SchemaDir}, name) {
+			if files, _ := filepath.Glob(filepath.Join(dir, name, "*.json")); len(files) > 0 {
+				return usageError("%s: this folder has files NAME.json and is not read: the folders are %s and %s. Nothing was changed", filepath.Join(dir, name), control.ServersDir, control.SettingsDir)
+			}
+		}
+	}
+	return nil
 }
 
 // fileBytes is a record as it stands in a file: the members in the order of the API's
@@ -431,13 +455,23 @@ func fieldChanges(path string, from, to any) (out []FieldChange) {
 		switch {
 		case inF && inT:
 			out = append(out, fieldChanges(p, fv, tv)...)
+		case inF && isRows(fv):
+			out = append(out, fieldChanges(p, fv, []any{})...)
 		case inF:
 			out = append(out, FieldChange{Path: p, From: compact(fv)})
+		case isRows(tv):
+			out = append(out, fieldChanges(p, []any{}, tv)...)
 		default:
 			out = append(out, FieldChange{Path: p, To: compact(tv)})
 		}
 	}
 	return out
+}
+
+// isRows tells whether a value is a list whose rows can be told apart.
+func isRows(v any) bool {
+	rows, ok := v.([]any)
+	return ok && len(rows) > 0 && members(rows) != nil
 }
 
 // members returns what can be compared by name: a map's members, and a list's rows by
@@ -454,7 +488,7 @@ func members(v any) map[string]any {
 				return nil
 			}
 			var key []string
-			for _, k := range []string{"type", "id", "source", "pointer"} {
+			for _, k := range []string{"type", "id", "source", "pointer", "kind", "schedule"} {
 				if part, ok := m[k].(string); ok {
 					key = append(key, part)
 				}
@@ -510,7 +544,7 @@ With --dry-run nothing changes, and the exit code is 1 where something would.`,
 			if dir == "" {
 				return usageError("-f is missing: name the folder, as vcsync export -f writes it")
 			}
-			want, err := readFolder(dir)
+			want, err := readFolder(dir, prune)
 			if err != nil {
 				return err
 			}
@@ -670,6 +704,20 @@ func checkConfiguration(ctx context.Context, api *client, dir string, have, want
 			in.Settings = append(in.Settings, want.Settings[c.ID].NewSetting)
 		}
 	}
+	var errs []error
+	for _, c := range changes {
+		if c.Kind != "server" || c.Action != actionRemove {
+			continue
+		}
+		for _, id := range slices.Sorted(maps.Keys(want.Settings)) {
+			if s := want.Settings[id]; s.Source == c.ID || s.Target == c.ID {
+				errs = append(errs, fmt.Errorf("%s: it names server %s, which has no file in %s and would be removed", filepath.Join(dir, control.SettingsDir, id+".json"), c.ID, filepath.Join(dir, control.ServersDir)))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return failed(exitDifferent, fmt.Errorf("%w\nNothing was changed.", err))
+	}
 	if len(in.Settings) == 0 {
 		return nil
 	}
@@ -678,7 +726,6 @@ func checkConfiguration(ctx context.Context, api *client, dir string, have, want
 	if _, _, err := api.call(ctx, http.MethodPost, apiPath("config", "check"), nil, in, &out); err != nil {
 		return err
 	}
-	var errs []error
 	for _, f := range out.Items {
 		errs = append(errs, fmt.Errorf("%s: %s", filepath.Join(dir, control.SettingsDir, f.Setting+".json"), f.Reason))
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -22,6 +23,8 @@ type DiffReport struct {
 	Target  string                `json:"target"`
 	Equal   bool                  `json:"equal"`
 	Counts  []control.CountRecord `json:"counts"`
+	// Gone are listed objects that are gone at the source.
+	Gone []control.GoneRecord `json:"gone,omitzero"`
 	// Objects are those that are not equal.
 	Objects []control.EntryRecord `json:"objects"`
 }
@@ -56,7 +59,12 @@ and makes no difference.`,
 				return err
 			}
 			rows = slices.DeleteFunc(rows, func(e control.EntryRecord) bool { return e.Difference == string(broker.Equal) })
-			r := DiffReport{run.Setting, run.Plan.Source, run.Plan.Target, true, run.Plan.Counts, rows}
+			r := DiffReport{run.Setting, run.Plan.Source, run.Plan.Target, true, run.Plan.Counts, nil, rows}
+			var s control.SettingRecord
+			if _, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("settings", args[0]), nil, nil, &s); err != nil {
+				return err
+			}
+			r.Gone = s.Gone
 			for _, c := range r.Counts {
 				r.Equal = r.Equal && (c.Objects == 0 || control.Same(c.Difference, c.Act))
 			}
@@ -87,7 +95,7 @@ func (a *app) printDiff(r DiffReport, all bool) error {
 		if control.Same(e.Difference, e.Act) && e.Difference == string(broker.OnlyTarget) {
 			text += ", and no concern of the setting"
 		}
-		plain := e.Reason == string(decide.IsNew) || e.Reason == string(decide.Differs) // it says no more than the difference
+		plain := e.Why == decide.IsNew.Text() || e.Why == decide.Differs.Text() // it says no more than the difference
 		if why := cmp.Or(e.Why, e.Reason); why != "" && !plain {
 			text += ": " + clean(why)
 		}
@@ -95,6 +103,11 @@ func (a *app) printDiff(r DiffReport, all bool) error {
 	})
 	if len(rows) > 0 {
 		fmt.Fprintln(a.out)
+	}
+	for _, g := range r.Gone {
+		for _, line := range wrap(fmt.Sprintf("Listed, and gone at %s: %s/%s %s", clean(r.Source), clean(g.Type), clean(g.ID), clean(g.Name)), planWidth) {
+			fmt.Fprintln(a.out, line)
+		}
 	}
 	n := map[broker.Difference]int{}
 	foreign := 0

@@ -127,6 +127,9 @@ func TestScripts(t *testing.T) {
 			"sed":     cmdSed,
 
 			"underway": cmdUnderway,
+			"bom": func(ts *testscript.TestScript, _ bool, args []string) { // as an editor on Windows writes it
+				ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte("\xef\xbb\xbf"+ts.ReadFile(args[0])), 0o644))
+			},
 		},
 	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -57,13 +58,17 @@ func newSettingAdd(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add NAME --from SERVER --to SERVER --rule RULE...",
 		Short: "Add a sync setting",
-		Long:  "Adds a sync setting; it is active unless --inactive is given.\n\n" + ruleHelp + "\n\n" + policyHelp,
+		Long: "Adds a sync setting; it is active unless --inactive is given, and then it acts at once\n" +
+			"on every object that it takes. To look first, add it with --inactive, look with\n\"vcsync sync NAME --dry-run\", and activate it.\n\n" + ruleHelp + "\n\n" + policyHelp,
 		Example: `  vcsync setting add prod-to-test --from production --to test --rule '*=all:new,updated,deleted' --active keep
   vcsync setting add one-job --from production --to test --rule Job/3f2c...=updated --inactive`,
 		Args: exactly(1, "the setting's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if s.from == "" || s.to == "" {
 				return usageError("--from and --to are missing: name the server that is read and the one that is written to")
+			}
+			if len(s.rules) == 0 {
+				return usageError("--rule is missing: say what is taken, such as --rule '*=all:new,updated,deleted'; see vcsync setting add --help")
 			}
 			changes, err := parseRules(s.rules)
 			if err != nil {
@@ -92,7 +97,7 @@ func newSettingAdd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(raw, func() error { return a.settingLine("is stored", out) })
+			return a.show(raw, func() error { return errors.Join(a.settingLine("is stored", out), a.actsLine(out, time.Now())) })
 		},
 	}
 	s.register(c)
@@ -107,6 +112,9 @@ func newSettingEdit(a *app) *cobra.Command {
 		Long: `Changes what the flags name and leaves the rest as it is. A rule for a type
 replaces that type's rule. A rule for an object adds or replaces its row; on a type
 that is not taken at all it makes it listed, with just these rows.
+
+An active automatic setting acts on a change at once, at every object. To look first,
+deactivate it, change it, look with "vcsync sync NAME --dry-run", and activate it.
 
 ` + ruleHelp + "\n\n" + policyHelp,
 		Args: exactly(1, "the setting's name"),
@@ -166,7 +174,7 @@ that is not taken at all it makes it listed, with just these rows.
 			if err != nil {
 				return err
 			}
-			return a.show(raw, func() error { return a.settingLine("is changed", out) })
+			return a.show(raw, func() error { return errors.Join(a.settingLine("is changed", out), a.actsLine(out, time.Now())) })
 		},
 	}
 	s.register(c)
@@ -206,8 +214,37 @@ func (a *app) settingLine(what string, s control.SettingRecord) error {
 	if s.VariableValues {
 		takes += " with the values of variables"
 	}
+	takes += goneWords(s)
 	_, err := fmt.Fprintf(a.out, "Sync setting %s %s: %s to %s, %s, takes %s; a job's Active flag: %s.\n", s.ID, what, s.Source, s.Target, state, takes, s.ActivePolicy)
 	return err
+}
+
+// actsLine says after a save what follows of it by itself.
+func (a *app) actsLine(s control.SettingRecord, now time.Time) error {
+	if never(s.Windows, now) {
+		if _, err := fmt.Fprintln(a.out, "Warning: its sync windows do not open in the next years, so it writes nothing."); err != nil {
+			return err
+		}
+	}
+	if !s.Active || len(s.Takes) == 0 || s.Mode != "" && s.Mode != schemas.Automatic.String() {
+		return nil
+	}
+	_, err := fmt.Fprintf(a.out, "It is active and automatic, so this acts at once on every object that it takes. To look first:\n"+
+		"  vcsync setting deactivate %[1]s, change it, vcsync sync %[1]s --dry-run, vcsync setting activate %[1]s\n", s.ID)
+	return err
+}
+
+// never tells whether windows do not open in the next years.
+func never(windows []control.WindowRecord, now time.Time) bool {
+	var w schemas.Windows
+	for _, r := range windows {
+		w = append(w, schemas.Window{Kind: schemas.WindowKind(r.Kind), Schedule: r.Schedule, Duration: r.Duration, TimeZone: r.TimeZone})
+	}
+	if len(w) == 0 {
+		return false
+	}
+	open, next := w.At(now)
+	return !open && next.IsZero()
 }
 
 func newSettingList(a *app) *cobra.Command {
@@ -226,11 +263,23 @@ func newSettingList(a *app) *cobra.Command {
 				_, err := fmt.Fprintln(a.out, "No sync settings yet. Add one with: vcsync setting add NAME --from SERVER --to SERVER --rule '*=all:new,updated,deleted'")
 				return err
 			}
-			t := newTable("NAME", "ACTIVE", "FROM", "TO", "TAKES", "JOBS' ACTIVE", "DESCRIPTION")
+			t := newTable("NAME", "ACTIVE", "FROM", "TO", "TAKES", "MODE", "JOBS' ACTIVE", "DESCRIPTION")
 			for _, s := range out.Items {
-				t.add(s.ID, yesNo(s.Active), s.Source, s.Target, dash(takesWords(s.Takes)+goneWords(s)), s.ActivePolicy, dash(shorten(s.Description, 60)))
+				t.add(s.ID, yesNo(s.Active), s.Source, s.Target, dash(takesWords(s.Takes)+goneWords(s)), cmp.Or(s.Mode, schemas.Automatic.String()), s.ActivePolicy, dash(shorten(s.Description, 60)))
 			}
-			return t.print(a.out)
+			if err := t.print(a.out); err != nil {
+				return err
+			}
+			var r control.StatusReport
+			if _, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("status"), nil, nil, &r); err != nil {
+				return nil // the list is what was asked for
+			}
+			for _, v := range r.Settings {
+				if w := heldWords(v); w != "" {
+					fmt.Fprintf(a.out, "%s: %s\n", clean(v.Setting), w)
+				}
+			}
+			return nil
 		})
 	}}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/schemas"
 )
 
 func newStatusCommand(a *app) *cobra.Command {
@@ -103,7 +104,10 @@ func (a *app) printStatus(r control.StatusReport) error {
 	for _, v := range r.Settings {
 		pending, run := "-", "-"
 		if v.Known {
-			pending, run = fmt.Sprint(v.Pending), when(v.LastRun)
+			pending = fmt.Sprint(v.Pending)
+		}
+		if v.Known || !v.LastRun.IsZero() {
+			run = when(v.LastRun)
 		}
 		t.add(v.Setting, yesNo(v.Active), v.Source, v.Target, dash(takesWords(v.Takes)), dash(v.State), pending, fmt.Sprint(v.Parked), run, dash(shorten(v.LastError, 120)))
 	}
@@ -191,6 +195,9 @@ func settingNotes(v control.SettingReport, now time.Time) []string {
 		}
 		out = append(out, note)
 	}
+	if w := heldWords(v); w != "" {
+		out = append(out, w)
+	}
 	state := "off"
 	if v.Active {
 		state = "on"
@@ -206,6 +213,24 @@ func settingNotes(v control.SettingReport, now time.Time) []string {
 		out = append(out, fmt.Sprintf("%d brought to the target before and not taken any more, left alone there: %s", c.Left, shorten(strings.Join(c.LeftObjects, ", "), 200)))
 	}
 	return out
+}
+
+// heldWords says what a setting keeps back for a person, and the command for it.
+func heldWords(v control.SettingReport) string {
+	if v.Drift == nil || v.Drift.Held == 0 {
+		return ""
+	}
+	n := fmt.Sprintf("%d objects are", v.Drift.Held)
+	if v.Drift.Held == 1 {
+		n = "1 object is"
+	}
+	switch v.Mode {
+	case schemas.Approve.String():
+		return fmt.Sprintf("%s held for an approval: vcsync sync %s", n, v.Setting)
+	case schemas.ReportOnly.String():
+		return fmt.Sprintf("%s only reported: vcsync drift %s", n, v.Setting)
+	}
+	return fmt.Sprintf("%s held: vcsync drift %s says why", n, v.Setting)
 }
 
 func because(reason string) string {
