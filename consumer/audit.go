@@ -19,7 +19,8 @@ import (
 const (
 	// auditEvery is how often a target is compared with its sources without any cause.
 	auditEvery = 15 * time.Minute
-	// auditAgain is how soon one that failed is tried again.
+	// auditAgain is how soon one that failed is tried again; each time that it fails again,
+	// twice as late.
 	auditAgain = time.Minute
 	// auditLook is how often it is seen whether an audit is due or a drift list changed,
 	// and auditPatience how long one waits for the lanes to come to rest.
@@ -120,7 +121,7 @@ type healed struct {
 // target is back, when a setting changed, and when somebody asks. It keeps the drift
 // lists.
 func (s *session) audits(ctx context.Context) {
-	a := &auditor{session: s, audited: map[schemas.Slug]uint64{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}}
+	a := &auditor{session: s, audited: map[schemas.Slug]uint64{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}, failed: map[schemas.Slug]int{}}
 	tick := time.NewTicker(auditLook)
 	defer tick.Stop()
 	s.drift.ask(auditStart)
@@ -154,8 +155,11 @@ func (s *session) audits(ctx context.Context) {
 			if cause := due[id]; cause != "" && !time.Now().Before(a.notBefore[id]) && a.mayBegin(set) {
 				delete(due, id)
 				a.audited[id], a.begun[id] = set.Revision, time.Now()
-				if !a.audit(ctx, v, set, cause) {
-					due[id], a.notBefore[id] = cause, time.Now().Add(auditAgain)
+				if a.audit(ctx, v, set, cause) {
+					delete(a.failed, id)
+				} else {
+					due[id], a.notBefore[id] = cause, time.Now().Add(min(auditEvery, auditAgain<<a.failed[id]))
+					a.failed[id] = min(a.failed[id]+1, 10)
 				}
 			}
 		}
@@ -172,8 +176,9 @@ type auditor struct {
 	*session
 	audited map[schemas.Slug]uint64 // revision of the setting
 	begun   map[schemas.Slug]time.Time
-	// notBefore is when an audit that failed may be tried again.
+	// notBefore is when an audit that failed may be tried again, failed how often it has.
 	notBefore map[schemas.Slug]time.Time
+	failed    map[schemas.Slug]int
 	healed    map[healKey]healed
 	rested    time.Time
 }

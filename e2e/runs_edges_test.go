@@ -259,3 +259,35 @@ func TestAHandEditBetweenTriesIsNotApproved(t *testing.T) {
 		})
 	}
 }
+
+// TestAFailedAuditIsTriedAgainSoon refuses the listing of one audit, and nothing else.
+func TestAFailedAuditIsTriedAgainSoon(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		putJob(t, prod, 1, "first")
+		w.StartProducer()
+		w.StartConsumer()
+		within(t, w, time.Minute, "test")
+		time.Sleep(5 * time.Minute)
+		putJob(t, test, 1, "by hand")
+		test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
+			if isList(r) {
+				problem(rw, 400)
+				return true
+			}
+			return false
+		}))
+		time.Sleep(12 * time.Minute)
+		if d, _ := w.Drift(oneSetting); d.Failed == "" {
+			t.Fatal("the audit has not failed")
+		}
+		test.SetFaults(nil)
+		time.Sleep(5 * time.Minute)
+		d, entries := w.Drift(oneSetting)
+		if d.Failed != "" {
+			t.Errorf("failed still: %s", d.Failed)
+		}
+		same(t, "drift", entries, "Job 1 different: hold update (drift)")
+	})
+}
