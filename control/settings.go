@@ -74,6 +74,7 @@ type SettingRecord struct {
 	SettingBody
 	Takes    []string     `json:"takes" nullable:"false" doc:"The types of which anything is taken."`
 	Gone     []GoneRecord `json:"gone,omitzero" doc:"Listed objects that are gone at the source; their rows stay."`
+	Warnings []string     `json:"warnings,omitzero" doc:"What may be a slip of the pen: kept fields and overrides that name what no captured object has. Where one setting is shown or stored."`
 	Reason   string       `json:"reason,omitzero" doc:"Why somebody turned it on or off last."`
 	Until    time.Time    `json:"until,omitzero" doc:"When that changes back by itself; absent where it stays."`
 	Created  time.Time    `json:"created,omitzero"`
@@ -167,7 +168,9 @@ func (s *Server) getSetting(ctx context.Context, in *IDPath) (*tagged[SettingRec
 	if err != nil {
 		return nil, err
 	}
-	return &tagged[SettingRecord]{etag(v.Revision), s.shown(ctx, v)}, nil
+	out := &tagged[SettingRecord]{etag(v.Revision), s.shown(ctx, v)}
+	out.Body.Warnings = s.ownWarnings(ctx, v.Setting)
+	return out, nil
 }
 
 // check tells whether a sync setting may stand among the others.
@@ -250,7 +253,9 @@ func (s *Server) put(ctx context.Context, action, detail string, v schemas.Setti
 	if err != nil {
 		return nil, err
 	}
-	return &tagged[SettingRecord]{etag(rev), s.shown(ctx, broker.StoredSetting{Setting: v, Revision: rev})}, nil
+	out := &tagged[SettingRecord]{etag(rev), s.shown(ctx, broker.StoredSetting{Setting: v, Revision: rev})}
+	out.Body.Warnings = s.ownWarnings(ctx, v)
+	return out, nil
 }
 
 func taken(id schemas.Slug) error {

@@ -221,6 +221,11 @@ func (a *app) settingLine(what string, s control.SettingRecord) error {
 
 // actsLine says after a save what follows of it by itself.
 func (a *app) actsLine(s control.SettingRecord, now time.Time) error {
+	for _, w := range s.Warnings {
+		if _, err := fmt.Fprintf(a.out, "Warning: %s.\n", clean(w)); err != nil {
+			return err
+		}
+	}
 	if never(s.Windows, now) {
 		if _, err := fmt.Fprintln(a.out, "Warning: its sync windows do not open in the next years, so it writes nothing."); err != nil {
 			return err
@@ -308,6 +313,9 @@ func newSettingShow(a *app) *cobra.Command {
 			t.add("Revision", fmt.Sprint(s.Revision))
 			if err := t.print(a.out); err != nil {
 				return err
+			}
+			for _, w := range s.Warnings {
+				fmt.Fprintf(a.out, "Warning: %s.\n", clean(w))
 			}
 			if err := a.showFlagged(cmd.Context(), api, s.ID); err != nil {
 				return err
