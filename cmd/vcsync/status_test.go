@@ -79,6 +79,8 @@ func TestStatusSaysWhatASettingWaitsFor(t *testing.T) {
 		{"a window of a setting that is off", control.SettingReport{Window: &control.WindowReport{Changes: later}}, nil},
 		{"off for a time", control.SettingReport{Until: later, Reason: "month end"}, []string{"off until " + when(later) + ": month end"}},
 		{"on for a reason", control.SettingReport{Active: true, Reason: "tried"}, []string{"on: tried"}},
+		{"held for an approval", control.SettingReport{Setting: "one", Active: true, Mode: "approve", Drift: &control.DriftRecord{Differs: 5, Held: 4}}, []string{"4 objects are held for an approval: vcsync sync one"}},
+		{"held by its words", control.SettingReport{Setting: "one", Active: true, Mode: "automatic", Drift: &control.DriftRecord{Held: 1}}, []string{"1 object is held: vcsync drift one says why"}},
 		{"a time that is over", control.SettingReport{Active: true, Until: now.Add(-time.Hour)}, []string{"on until " + when(now.Add(-time.Hour)) + ", which is over, and it could not be turned back: see the log of control"}},
 		{"what is left alone", control.SettingReport{Active: true, Accounting: &control.AccountingReport{Left: 7, LeftObjects: []string{"Job/a", "Job/b"}}},
 			[]string{"7 brought to the target before and not taken any more, left alone there: Job/a, Job/b"}},
