@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/vcsync/vcsync/schemas"
@@ -38,19 +39,56 @@ type Snapshot struct {
 	Runs map[schemas.Slug]StoredRun
 	// Versions holds the VisualCron version that each server said last, in its own words.
 	Versions map[schemas.Slug]string
+	// Listed holds, by source and type, the revision that was known when a listing began
+	// that was complete and published: see Awaits.
+	Listed map[schemas.Slug]map[schemas.Type]uint64
 	// Unreadable names the records that this version does not understand. They are
 	// left as they are, and what they say is not acted on.
 	Unreadable map[string]error
 }
 
 func newSnapshot() Snapshot {
-	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Runs: map[schemas.Slug]StoredRun{}, Versions: map[schemas.Slug]string{}, Unreadable: map[string]error{}}
+	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Runs: map[schemas.Slug]StoredRun{}, Versions: map[schemas.Slug]string{}, Listed: map[schemas.Slug]map[schemas.Type]uint64{}, Unreadable: map[string]error{}}
 }
 
 // Clone returns a copy that changes to the original do not reach.
 func (s Snapshot) Clone() Snapshot {
 	s.Servers, s.Settings, s.Runs, s.Versions, s.Unreadable = maps.Clone(s.Servers), maps.Clone(s.Settings), maps.Clone(s.Runs), maps.Clone(s.Versions), maps.Clone(s.Unreadable)
+	s.Listed = maps.Clone(s.Listed)
 	return s
+}
+
+// Since returns what schemas.Setting.Since has to be of a setting that is stored over the
+// one in the snapshot, or as a new one.
+func (s Snapshot) Since(v schemas.Setting) map[schemas.Type]uint64 {
+	if !v.Active {
+		return nil
+	}
+	out := map[schemas.Type]uint64{}
+	old := s.Settings[v.ID]
+	for _, t := range v.TakenTypes() {
+		if since := old.Since[t]; !old.Active || old.Source != v.Source || !old.Rules[t].Takes() {
+			out[t] = s.Revision
+		} else if since > 0 {
+			out[t] = since
+		}
+	}
+	return out
+}
+
+// Awaits returns the types that a setting takes and that were not listed at its source
+// since it became active or began to take them: what was captured of them may be long
+// gone there, because nobody followed it meanwhile.
+func (s Snapshot) Awaits(v schemas.Setting) (out []schemas.Type) {
+	if !v.Active {
+		return nil
+	}
+	for _, t := range v.TakenTypes() {
+		if since := v.Since[t]; since > 0 && s.Listed[v.Source][t] <= since {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 const (
@@ -58,6 +96,7 @@ const (
 	settingPrefix  = "setting."
 	identityPrefix = "identity."
 	versionPrefix  = "visualcron."
+	listedPrefix   = "listed."
 	passwordPrefix = "password."
 	hintPrefix     = "hint."
 )
@@ -106,6 +145,15 @@ func (s *Snapshot) take(e jetstream.KeyValueEntry) {
 			s.Versions[schemas.Slug(name)] = string(e.Value())
 		}
 	}
+	if name, ok := strings.CutPrefix(e.Key(), listedPrefix); ok {
+		delete(s.Listed, schemas.Slug(name))
+		if !gone {
+			var v map[schemas.Type]uint64
+			if err = json.Unmarshal(e.Value(), &v); err == nil {
+				s.Listed[schemas.Slug(name)] = v
+			}
+		}
+	}
 	if err != nil {
 		s.Unreadable[e.Key()] = err
 	}
@@ -120,7 +168,7 @@ func (b *Broker) WatchConfig(ctx context.Context, each func(Snapshot)) error {
 		snap, initial := newSnapshot(), true
 		err := b.watch(ctx, BucketConfig, ">", func(e jetstream.KeyValueEntry) error {
 			snap.take(e)
-			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix) || strings.HasPrefix(e.Key(), versionPrefix)) {
+			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix) || strings.HasPrefix(e.Key(), versionPrefix) || strings.HasPrefix(e.Key(), listedPrefix)) {
 				each(snap.Clone())
 			}
 			return nil
@@ -370,6 +418,24 @@ func (b *Broker) BindIdentity(ctx context.Context, id schemas.Slug, identity str
 		return "", fmt.Errorf("identity of %s: %w", id, err)
 	}
 	return b.Identity(ctx, id)
+}
+
+// SetListed stores, by type, the revision that was known when a source's last complete
+// and published listing began. It is written where a setting waits for it (see Awaits),
+// and outlives the process that listed: a setting that was active all along goes on after
+// a restart, whether or not its source answers then.
+func (b *Broker) SetListed(ctx context.Context, source schemas.Slug, listed map[schemas.Type]uint64) error {
+	raw, err := json.Marshal(listed, json.Deterministic(true))
+	if err == nil {
+		var kv jetstream.KeyValue
+		if kv, err = b.js.KeyValue(ctx, BucketConfig); err == nil {
+			_, err = kv.Put(ctx, listedPrefix+string(source), raw)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("store that %s was listed: %w", source, err)
+	}
+	return nil
 }
 
 // SetVersion stores the VisualCron version that a server says it has, where another is

@@ -219,6 +219,8 @@ func TestRights(t *testing.T) {
 		{"bind its source to a server", "$KV.VCS_CFG.identity.production", false, ctl + " " + all + " " + east + " " + consumer},
 		{"say its source's version", "$KV.VCS_CFG.visualcron.production", false, ctl + " " + all + " " + east + " " + consumer},
 		{"say another source's version", "$KV.VCS_CFG.visualcron.other", false, ctl + " " + all + " " + consumer},
+		{"say that its source was listed", "$KV.VCS_CFG.listed.production", false, ctl + " " + all + " " + east},
+		{"say that another source was listed", "$KV.VCS_CFG.listed.other", false, ctl + " " + all},
 		{"bind another source to a server", "$KV.VCS_CFG.identity.other", false, ctl + " " + all + " " + consumer},
 		{"write a password", "$KV.VCS_SEC.password.production", false, ctl},
 		{"read the password of its source", "$JS.API.DIRECT.GET.KV_VCS_SEC.$KV.VCS_SEC.password.production", false, ctl + " " + all + " " + east + " " + consumer},

@@ -121,7 +121,7 @@ type healed struct {
 // target is back, when a setting changed, and when somebody asks. It keeps the drift
 // lists.
 func (s *session) audits(ctx context.Context) {
-	a := &auditor{session: s, audited: map[schemas.Slug]uint64{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}, failed: map[schemas.Slug]int{}}
+	a := &auditor{session: s, audited: map[schemas.Slug]string{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}, failed: map[schemas.Slug]int{}}
 	tick := time.NewTicker(auditLook)
 	defer tick.Stop()
 	s.drift.ask(auditStart)
@@ -147,14 +147,14 @@ func (s *session) audits(ctx context.Context) {
 				due[id] = asked
 				delete(a.notBefore, id)
 			case waits:
-			case a.audited[id] != set.Revision:
+			case a.audited[id] != followed(set):
 				due[id] = auditSettings
 			case time.Since(a.begun[id]) >= auditEvery:
 				due[id] = auditInterval
 			}
 			if cause := due[id]; cause != "" && !time.Now().Before(a.notBefore[id]) && a.mayBegin(set) {
 				delete(due, id)
-				a.audited[id], a.begun[id] = set.Revision, time.Now()
+				a.audited[id], a.begun[id] = followed(set), time.Now()
 				if a.audit(ctx, v, set, cause) {
 					delete(a.failed, id)
 				} else {
@@ -174,7 +174,7 @@ func (s *session) audits(ctx context.Context) {
 
 type auditor struct {
 	*session
-	audited map[schemas.Slug]uint64 // revision of the setting
+	audited map[schemas.Slug]string // see followed
 	begun   map[schemas.Slug]time.Time
 	// notBefore is when an audit that failed may be tried again, failed how often it has.
 	notBefore map[schemas.Slug]time.Time

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -49,6 +50,8 @@ type Manager struct {
 	mu       sync.Mutex
 	targets  map[schemas.Slug]*runningTarget
 	settings map[schemas.Slug]broker.StoredSetting
+	// awaits holds, by setting, the types that are to be listed at its source first.
+	awaits map[schemas.Slug][]schemas.Type
 	// ending holds, by target, the last writer that was stopped and may still finish a
 	// request: the next one waits for it, so that a target has one at a time here.
 	ending map[schemas.Slug]chan struct{}
@@ -112,16 +115,21 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	for id, s := range snap.Servers {
 		fleet[id] = s.Address
 	}
+	awaits := map[schemas.Slug][]schemas.Type{}
 	for id, s := range snap.Settings {
-		if _, ok := snap.Servers[s.Target]; !ok || !s.Active && !runs(s) {
+		if awaits[id] = slices.DeleteFunc(snap.Awaits(s.Setting), func(t schemas.Type) bool { return !visualcron.Supported(t) }); awaits[id] == nil {
+			delete(awaits, id)
+		}
+		active := s.Active && (len(awaits[id]) == 0 || len(awaits[id]) < len(supported(s.TakenTypes())))
+		if _, ok := snap.Servers[s.Target]; !ok || !active && !runs(s) {
 			continue
 		}
 		if views[s.Target] == nil {
 			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, isSource: sources[s.Target], captured: captured[s.Target],
 				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet}
 		}
-		if s.Active {
-			views[s.Target].settings[id] = s
+		if active {
+			views[s.Target].settings[id] = without(s, awaits[id])
 		}
 		if runs(s) { // also of a setting that is off
 			views[s.Target].runs[id] = running{snap.Runs[id], s}
@@ -129,7 +137,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		views[s.Target].releases[s.Source] = visualcron.Release(snap.Versions[s.Source])
 	}
 	m.mu.Lock()
-	m.settings = snap.Settings
+	m.settings, m.awaits = snap.Settings, awaits
 	// Who goes on is told first: waiting for another's stop would keep a setting that
 	// was switched off in force (G13).
 	for id, r := range m.targets {
@@ -182,6 +190,22 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			r.t.run(run)
 		}()
 	}
+}
+
+// supported returns those of the types that can be synced.
+func supported(types []schemas.Type) []schemas.Type {
+	return slices.DeleteFunc(types, func(t schemas.Type) bool { return !visualcron.Supported(t) })
+}
+
+// without returns a setting as if it did not take some types.
+func without(s broker.StoredSetting, types []schemas.Type) broker.StoredSetting {
+	if len(types) > 0 {
+		s.Rules = maps.Clone(s.Rules)
+		for _, t := range types {
+			delete(s.Rules, t)
+		}
+	}
+	return s
 }
 
 // durablePrefix begins the name of a setting's durable consumer.
@@ -348,6 +372,22 @@ func filtersOf(c jetstream.ConsumerConfig) []string {
 	return c.FilterSubjects
 }
 
+// awaiting says that a setting waits for listings.
+func awaiting(state string, source schemas.Slug, types []schemas.Type) string {
+	var words []string
+	for _, t := range types[:min(3, len(types))] {
+		words = append(words, string(t))
+	}
+	if n := len(types) - len(words); n > 0 {
+		words = append(words, fmt.Sprintf("%d more types", n))
+	}
+	text := fmt.Sprintf("waiting for a listing of %s: %s", source, strings.Join(words, ", "))
+	if state != Inactive && state != "" {
+		return state + "; " + text
+	}
+	return text
+}
+
 // Status returns what is known of every target and every sync setting, by name.
 func (m *Manager) Status() ([]TargetStatus, []SettingStatus) {
 	m.mu.Lock()
@@ -362,6 +402,12 @@ func (m *Manager) Status() ([]TargetStatus, []SettingStatus) {
 		st := SettingStatus{Setting: id, State: Inactive}
 		if r := m.targets[s.Target]; r != nil && s.Active {
 			st = r.t.settingStatus(id)
+		}
+		if types := m.awaits[id]; len(types) > 0 {
+			if len(types) == len(supported(s.TakenTypes())) {
+				st.State = Inactive // nothing of it is followed
+			}
+			st.State, st.OK = awaiting(st.State, s.Source, types), false
 		}
 		settings = append(settings, st)
 	}

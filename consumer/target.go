@@ -707,7 +707,7 @@ func (s *session) sayGate(ctx context.Context) func(bool, error) {
 // follow runs one follower per setting and replaces those whose setting changed.
 func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 	type follower struct {
-		rev  uint64
+		what string // see followed
 		own  string
 		stop context.CancelFunc
 		done chan struct{}
@@ -719,7 +719,7 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 		for ctx.Err() == nil {
 			v, changed := s.current()
 			for id, f := range followers {
-				if v.settings[id].Revision != f.rev || v.signature(v.settings[id].Source) != f.own {
+				if followed(v.settings[id]) != f.what || v.signature(v.settings[id].Source) != f.own {
 					f.stop()
 					<-f.done
 					delete(followers, id)
@@ -730,8 +730,11 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 					continue
 				}
 				run, stop := context.WithCancel(ctx)
-				f := follower{set.Revision, v.signature(set.Source), stop, make(chan struct{})}
+				f := follower{followed(set), v.signature(set.Source), stop, make(chan struct{})}
 				followers[id] = f
+				s.mu.Lock()
+				delete(s.comparedAt, id)
+				s.mu.Unlock()
 				retryParked := !first
 				go func() {
 					defer close(f.done)
@@ -755,6 +758,12 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 			<-f.done
 		}
 	})
+}
+
+// followed names what of a setting is followed: another revision of it, or more types that
+// were listed at its source, is something else.
+func followed(set broker.StoredSetting) string {
+	return fmt.Sprint(set.Revision, set.TakenTypes())
 }
 
 // reconsider looks again at what was parked because of the settings themselves: in
@@ -862,7 +871,7 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 				}
 				if info, ierr := cons.Info(ctx); ierr == nil {
 					status(func(st *SettingStatus) { st.Pending = info.NumPending + uint64(info.NumAckPending) })
-					served(!info.Paused && slices.Equal(filtersOf(info.Config), durableConfig(set).FilterSubjects))
+					served(!info.Paused && !slices.ContainsFunc(durableConfig(set).FilterSubjects, func(f string) bool { return !slices.Contains(filtersOf(info.Config), f) }))
 				} else if errors.Is(ierr, jetstream.ErrConsumerNotFound) {
 					err, gone = ierr, true
 					served(false)

@@ -461,6 +461,9 @@ func TestSettings(t *testing.T) {
 		t.Error("turning off what is off makes a new revision")
 	}
 	w.do("POST", "/api/v1/settings/one/activate", "", "If-Match", "*").want(200, `"active":true`)
+	if snap, err := w.b.Snapshot(t.Context()); err != nil || len(snap.Settings["one"].Since) != len(snap.Settings["one"].TakenTypes()) {
+		t.Errorf("a setting that was turned on waits for %v (%v)", snap.Settings["one"].Since, err)
+	}
 
 	clone := w.do("POST", "/api/v1/settings/one/clone", `{"id":"copy"}`).want(201, `"active":false`, strings.ToLower(guid))
 	w.do("POST", "/api/v1/settings/one/clone", `{"id":"copy"}`).want(409, "already")

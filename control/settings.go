@@ -233,11 +233,15 @@ func (s *Server) store(ctx context.Context, action, detail string, snap broker.S
 	if err := s.check(snap, v); err != nil {
 		return nil, err
 	}
+	v.Since = snap.Since(v)
 	return s.put(ctx, action, detail, v, after)
 }
 
 // put is store without a look at the others.
 func (s *Server) put(ctx context.Context, action, detail string, v schemas.Setting, after uint64) (*tagged[SettingRecord], error) {
+	if !v.Active {
+		v.Since = nil
+	}
 	if _, err := v.Encode(); err != nil {
 		return nil, err
 	}

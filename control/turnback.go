@@ -60,6 +60,7 @@ func (s *Server) turnBack(ctx context.Context, id schemas.Slug) error {
 			return err
 		}
 	}
+	v.Since = snap.Since(v)
 	if _, err := v.Encode(); err != nil {
 		return err
 	}

@@ -99,6 +99,7 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		s.status.Types[t] = ts
 		s.mu.Unlock()
 	}
+	s.prove(ctx)
 	if failed.first != nil {
 		return info, &failed
 	}

@@ -106,7 +106,8 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	want := map[schemas.Slug]wanted{}
 	types := map[schemas.Slug]map[schemas.Type]bool{}
 	values := map[schemas.Slug]bool{}
-	asked := map[schemas.Slug]uint64{} // the newest run that waits for a listing, by source
+	asked := map[schemas.Slug]uint64{}                    // the newest run that waits for a listing, by source
+	awaited := map[schemas.Slug]map[schemas.Type]uint64{} // what active settings wait for
 	for id, s := range snap.Settings {
 		wants := map[schemas.Type]bool{}
 		if s.Active {
@@ -124,6 +125,12 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		}
 		for t := range wants {
 			if visualcron.Supported(t) {
+				if slices.Contains(snap.Awaits(s.Setting), t) {
+					if awaited[s.Source] == nil {
+						awaited[s.Source] = map[schemas.Type]uint64{}
+					}
+					awaited[s.Source][t] = max(awaited[s.Source][t], s.Since[t])
+				}
 				if types[s.Source] == nil {
 					types[s.Source] = map[schemas.Type]bool{}
 				}
@@ -174,7 +181,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	defer m.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(want)) {
 		if r := m.sources[id]; r != nil {
-			r.src.know(snap.Revision, asked[id])
+			r.src.know(snap.Revision, asked[id], awaited[id], snap.Listed[id])
 			continue
 		}
 		w := want[id]
@@ -185,7 +192,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		run, stop := context.WithCancel(ctx)
 		r := &running{src: newSource(m.cfg, m.share, w.server, ts, w.values), want: w, stop: stop, done: make(chan struct{})}
 		m.sources[id] = r
-		r.src.know(snap.Revision, asked[id])
+		r.src.know(snap.Revision, asked[id], awaited[id], snap.Listed[id])
 		go func() {
 			defer close(r.done)
 			defer m.listen(run, id, r.src)()

@@ -125,9 +125,12 @@ type source struct {
 	// config is the newest revision of the settings that is known, asked that of the
 	// newest run for which a listing was made immediate.
 	config, asked uint64
-	dirty         map[schemas.Type]bool
-	said          time.Time
-	wake          chan struct{}
+	// awaited holds the revisions of the settings since which a listing of a type is waited
+	// for, proven what is stored about listings.
+	awaited, proven map[schemas.Type]uint64
+	dirty           map[schemas.Type]bool
+	said            time.Time
+	wake            chan struct{}
 }
 
 func newSource(cfg Config, share *broker.Share, server schemas.Server, types []schemas.Type, values bool) *source {
@@ -170,18 +173,54 @@ func (s *source) hint(t schemas.Type) {
 
 func (s *source) pokeAll() { s.hint("") }
 
-// know takes in how new the settings are that this source is captured under, and
-// which run, by its revision, waits for a listing that began later. Such a listing is
-// immediate, unless the server refuses the account: more logons could lock it.
-func (s *source) know(config, asked uint64) {
+// know takes in how new the settings are that this source is captured under, which run,
+// by its revision, waits for a listing that began later, and which active settings do
+// (see broker.Snapshot.Awaits). Such a listing is immediate, unless the server refuses the
+// account: more logons could lock it.
+func (s *source) know(config, asked uint64, awaited, proven map[schemas.Type]uint64) {
 	s.mu.Lock()
 	news := asked > s.asked
+	for t, since := range awaited {
+		news = news || since > s.awaited[t]
+	}
+	s.awaited = awaited
+	s.proven = maps.Clone(s.proven)
+	if s.proven == nil {
+		s.proven = map[schemas.Type]uint64{}
+	}
+	for t, at := range proven { // what this process stored may be newer
+		s.proven[t] = max(s.proven[t], at)
+	}
 	s.config, s.asked = max(s.config, config), max(s.asked, asked)
 	refused := s.status.State == Degraded && !s.status.Partly && s.status.Class == string(visualcron.Unauthorized)
 	s.mu.Unlock()
 	if news && !refused {
 		s.pokeAll()
 	}
+}
+
+// prove stores that types were listed for which active settings wait.
+func (s *source) prove(ctx context.Context) {
+	s.mu.Lock()
+	listed, news := maps.Clone(s.proven), false
+	for t, since := range s.awaited {
+		if now := s.status.Types[t].Revision; now > since && listed[t] <= since {
+			listed[t], news = now, true
+		}
+	}
+	s.mu.Unlock()
+	if !news {
+		return
+	}
+	if err := s.cfg.Broker.SetListed(ctx, s.server.ID, listed); err != nil {
+		if ctx.Err() == nil {
+			s.log.WarnContext(ctx, "sync settings wait for a listing of this source, and that it was listed cannot be stored; it is tried again after the next one", "error", err)
+		}
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.proven = listed
 }
 
 // knows returns the newest revision of the settings that is known.

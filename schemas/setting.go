@@ -217,6 +217,10 @@ type Setting struct {
 	// itself; zero where it stays.
 	Reason string    `json:"reason,omitzero"`
 	Until  time.Time `json:"until,omitzero"`
+	// Since holds the revision of the settings at which it, being active, began to take a
+	// type; absent for long ago. What was captured of the type before is not written until
+	// the source was listed since. Who stores a setting keeps it: see broker.Snapshot.Since.
+	Since map[Type]uint64 `json:"since,omitempty"`
 	// Description is the admin's own words.
 	Description string    `json:"description,omitzero"`
 	Created     time.Time `json:"created,omitzero"`
@@ -297,6 +301,7 @@ func (s *Setting) Normalize() {
 func (s Setting) Clone() Setting {
 	s.Unknown = slices.Clone(s.Unknown)
 	s.clonePolicies()
+	s.Since = maps.Clone(s.Since)
 	s.Rules = maps.Clone(s.Rules)
 	for t, r := range s.Rules {
 		r.Unknown = slices.Clone(r.Unknown)
