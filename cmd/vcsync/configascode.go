@@ -142,7 +142,7 @@ func readFolder(dir string, prune bool) (configuration, error) {
 		return c, usageError("-f %s: no %s/NAME.json and no %s/NAME.json in it; vcsync export -f writes them", dir, control.ServersDir, control.SettingsDir)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return c, usageError("%w\nNothing was changed.", err)
+		return c, usageError("%w\nnothing was changed", err)
 	}
 	return c, nil
 }
@@ -716,7 +716,7 @@ func checkConfiguration(ctx context.Context, api *client, dir string, have, want
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return failed(exitDifferent, fmt.Errorf("%w\nNothing was changed.", err))
+		return failed(exitDifferent, fmt.Errorf("%w\nnothing was changed", err))
 	}
 	if len(in.Settings) == 0 {
 		return nil
@@ -730,7 +730,7 @@ func checkConfiguration(ctx context.Context, api *client, dir string, have, want
 		errs = append(errs, fmt.Errorf("%s: %s", filepath.Join(dir, control.SettingsDir, f.Setting+".json"), f.Reason))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return failed(exitDifferent, fmt.Errorf("%w\nNothing was changed.", err))
+		return failed(exitDifferent, fmt.Errorf("%w\nnothing was changed", err))
 	}
 	return nil
 }
