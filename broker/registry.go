@@ -91,6 +91,18 @@ func (s Snapshot) Awaits(v schemas.Setting) (out []schemas.Type) {
 	return out
 }
 
+// CapturesValues tells whether a source is captured with the values of its user
+// variables: one of its settings asks for them. One that is off does too: a run of it, or
+// switching it on and off, would else make every variable a new version each time.
+func (s Snapshot) CapturesValues(source schemas.Slug) bool {
+	for _, v := range s.Settings {
+		if v.Source == source && v.VariableValues && v.Rules[schemas.Variable].Takes() {
+			return true
+		}
+	}
+	return false
+}
+
 const (
 	serverPrefix   = "server."
 	settingPrefix  = "setting."

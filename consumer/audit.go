@@ -241,6 +241,9 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		case busy[key] && !a.lanes.isShut(key):
 			continue // it is being dealt with
 		case e.Reason == string(decide.LeftBehind):
+		case !act.Writes() && act != decide.Adopt && !a.movedSince(key, y.began):
+			// What is only held or left alone is as it was listed: asking again for each of
+			// many objects would take longer than one audit may.
 		case e.Difference != broker.OnlyTarget || act != decide.Nothing:
 			// A lane may have written it after it was listed.
 			again, err := y.evaluate(ctx, key, nil, true)
@@ -277,7 +280,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 	a.drift.mu.Lock()
 	l := a.drift.list(set.ID)
 	for key, e := range l.entries { // held while the listing ran
-		if why, left := a.leftAlone(key, e.Source, e.ID, e.Version); left && entries[key].Act == "" && why.Act != decide.Nothing {
+		if why, left := a.leftAlone(key, e.Source, e.ID, e.Version); left && (entries[key].Act == "" || entries[key].Version.Compare(e.Version) < 0) && why.Act != decide.Nothing {
 			entries[key] = e
 		}
 	}
@@ -291,6 +294,12 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		a.log.WarnContext(ctx, "drift: objects at the target are not what the setting would make of them, see the drift list", "setting", set.ID, "objects", n)
 	}
 	return true
+}
+
+// movedSince tells whether something was put on record of an object after that moment.
+func (a *auditor) movedSince(key objectKey, at time.Time) bool {
+	e, ok := a.ledger.Get(key.t, key.id)
+	return ok && e.At.After(at)
 }
 
 // drifted counts the entries that are more than what the setting leaves to the target.

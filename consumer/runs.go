@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -162,6 +164,7 @@ func (s *session) makePlan(ctx context.Context, y *survey) error {
 		own := y.takes
 		y.takes = func(t schemas.Type, o schemas.Selected) bool { return own(t, o) || more[objectKey{t, o.ID}] }
 	}
+	y.warnings = append(y.warnings, y.v.contrary(r)...)
 	err := y.make(ctx)
 	if err != nil && Judge(err, 0, 0).Fate == TargetDown {
 		s.gate.down(err)
@@ -174,6 +177,32 @@ func (s *session) makePlan(ctx context.Context, y *survey) error {
 		s.drift.ask(auditAsked)
 	}
 	return err
+}
+
+// contrary warns of active settings that take the same types from the same source, and
+// make something else of them than a setting that is off: they do so again after its run.
+func (v *view) contrary(r running) (warnings []string) {
+	if r.set.Active {
+		return nil
+	}
+	for _, id := range slices.Sorted(maps.Keys(v.settings)) {
+		o := v.settings[id]
+		if o.Source != r.set.Source || o.Policy == r.set.Policy && o.VariableValues == r.set.VariableValues &&
+			reflect.DeepEqual(o.Kept, r.set.Kept) && reflect.DeepEqual(o.Overrides, r.set.Overrides) && reflect.DeepEqual(o.Pins, r.set.Pins) {
+			continue
+		}
+		var both []string
+		for _, t := range r.run.Scope.TypesOf(r.set.Setting) {
+			if o.Rules[t].Takes() {
+				both = append(both, string(t))
+			}
+		}
+		if len(both) > 0 {
+			warnings = append(warnings, fmt.Sprintf("sync setting %s is active and takes %s from %s too, with another active policy or other differences on purpose: it brings back its own soon after this run",
+				id, strings.Join(both, ", "), o.Source))
+		}
+	}
+	return warnings
 }
 
 // appliedPlan is an approved plan that is being applied.

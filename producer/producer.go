@@ -105,7 +105,6 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	want := map[schemas.Slug]wanted{}
 	types := map[schemas.Slug]map[schemas.Type]bool{}
-	values := map[schemas.Slug]bool{}
 	asked := map[schemas.Slug]uint64{}                    // the newest run that waits for a listing, by source
 	awaited := map[schemas.Slug]map[schemas.Type]uint64{} // what active settings wait for
 	for id, s := range snap.Settings {
@@ -137,7 +136,6 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 				types[s.Source][t] = true
 			}
 		}
-		values[s.Source] = values[s.Source] || s.VariableValues && len(wants) > 0
 	}
 	for id, ts := range types {
 		if m.cfg.Only != nil && !slices.Contains(m.cfg.Only, id) {
@@ -154,7 +152,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 				words = append(words, string(t))
 			}
 		}
-		want[id] = wanted{srv.Server, srv.Revision, strings.Join(words, " "), values[id]}
+		want[id] = wanted{srv.Server, srv.Revision, strings.Join(words, " "), snap.CapturesValues(id)}
 	}
 	m.mu.Lock()
 	var ending []*running
