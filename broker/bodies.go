@@ -81,10 +81,23 @@ func (b *Broker) putBody(ctx context.Context, data []byte) (schemas.Ref, error) 
 		return fail(err)
 	}
 	meta := jetstream.ObjectMeta{Name: string(ref.Digest), Opts: &jetstream.ObjectMetaOptions{ChunkSize: bodyChunk}}
-	if _, err := store.Put(ctx, meta, bytes.NewReader(data)); err != nil {
+	if _, err := store.Put(ctx, meta, lateEnd{bytes.NewReader(data)}); err != nil {
 		return fail(err)
 	}
 	return ref, nil
+}
+
+// lateEnd says a moment late that nothing more comes. The client's publisher begins a
+// goroutine with its first message (nats.go 1.55, jetstream/publish.go), and one that
+// only runs when the publisher is cleaned up already waits for ever.
+type lateEnd struct{ io.Reader }
+
+func (r lateEnd) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err == io.EOF {
+		time.Sleep(time.Millisecond)
+	}
+	return n, err
 }
 
 // touchBody makes a body that is there as good as new, and tells whether it is

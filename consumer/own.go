@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -167,6 +168,14 @@ func (l *look) elsewhere(ctx context.Context, v *view) (decide.Elsewhere, error)
 			continue
 		}
 		turns := v.turns(e.Source, e.Type, l.key.id, e.ID, l.run)
+		if turns { // only one that is there takes the old id
+			from, _ := v.origin(e.Source, e.Type, e.ID, l.run)
+			n, err := l.cfg.Broker.HeadOf(ctx, schemas.Key{Source: e.Source, Type: e.Type, Token: from.Token()})
+			if err != nil && !errors.Is(err, broker.ErrNotFound) {
+				return found, err
+			}
+			turns = err == nil && n.Kind != schemas.Deleted
+		}
 		if l.shown == nil && !turns {
 			if l.lanes.isRunning(key) { // under settings that were in force before, perhaps
 				return found, fmt.Errorf("%s %s, where it was brought before, is being worked on", e.Type, e.ID)

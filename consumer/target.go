@@ -773,7 +773,7 @@ func (s *session) reconsider(v *view) {
 	for _, p := range s.parked.all() {
 		_, stands := v.settings[p.Setting]
 		_, home := v.origin(p.Source, p.Type, p.ID, nil)
-		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome), string(decide.RanElsewhere)}, p.Class) || !stands || !home {
+		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome)}, p.Class) || !stands || !home {
 			s.onParked(p)
 		}
 	}

@@ -55,10 +55,14 @@ type wants struct {
 }
 
 // wishFor makes a lane fulfil a wish, after those that it has. An audit's adds nothing to
-// others.
+// others, and a run's takes its place: it may go where that waits.
 func (s *session) wishFor(key objectKey, w *wish) {
 	s.mu.Lock()
-	if have := s.wishes[key]; w.setting != "" || len(have) == 0 {
+	have := s.wishes[key]
+	if w.setting != "" {
+		have = slices.DeleteFunc(have, func(o *wish) bool { return o.setting == "" })
+	}
+	if w.setting != "" || len(have) == 0 {
 		s.wishes[key] = append(have, w)
 	}
 	s.mu.Unlock()

@@ -70,6 +70,7 @@ func TestASettingThatIsOffForATimeGoesOnByItself(t *testing.T) {
 		}
 
 		// And the other way: on for a time, and off by itself.
+		post("deactivate", `{}`)
 		post("activate", `{"for":"10m"}`)
 		putJob(t, prod, 1, "in time")
 		time.Sleep(9 * time.Minute)

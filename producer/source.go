@@ -199,18 +199,25 @@ func (s *source) know(config, asked uint64, awaited, proven map[schemas.Type]uin
 	}
 }
 
-// prove stores that types were listed for which active settings wait.
+// prove stores that types were listed for which active settings wait, and that the
+// newest states tell what was found. A type of which deletions are held is not proven:
+// its newest states hold objects that the source has no more.
 func (s *source) prove(ctx context.Context) {
 	s.mu.Lock()
 	listed, news := maps.Clone(s.proven), false
 	for t, since := range s.awaited {
-		if now := s.status.Types[t].Revision; now > since && listed[t] <= since {
-			listed[t], news = now, true
+		if ts := s.status.Types[t]; ts.Revision > since && ts.Held == 0 {
+			listed[t], news = ts.Revision, true
 		}
 	}
 	s.mu.Unlock()
 	if !news {
 		return
+	}
+	settle, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := s.cfg.Broker.WaitState(settle); err != nil || !s.lease.Valid() {
+		return // it is tried again after the next listing
 	}
 	if err := s.cfg.Broker.SetListed(ctx, s.server.ID, listed); err != nil {
 		if ctx.Err() == nil {
