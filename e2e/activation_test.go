@@ -118,3 +118,35 @@ func TestActivationWritesNothingStale(t *testing.T) {
 		}
 	})
 }
+
+// TestHeldDeletionsProveNothing turns a setting on while its source has fewer jobs than
+// the newest states tell, and the deletions wait for a person (G4).
+func TestHeldDeletionsProveNothing(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Follow)
+		set.Active = false
+		save(w, &set)
+		for i := range 12 {
+			putJob(t, prod, i, "old")
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		w.Ask(oneSetting, broker.RunScope{})
+		w.Move(oneSetting, broker.RunDropped, "")
+		time.Sleep(time.Minute)
+		for i := range 10 {
+			deleteJob(t, prod, i)
+		}
+		set.Active = true
+		save(w, &set)
+		time.Sleep(5 * time.Minute)
+		wrote(t, test, "while deletions are held", 0, 0)
+		for i := range 10 { // the source has them again
+			putJob(t, prod, i, "back")
+		}
+		time.Sleep(5 * time.Minute)
+		wrote(t, test, "when none is held any more", 12, 0)
+	})
+}
