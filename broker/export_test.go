@@ -1,6 +1,9 @@
 package broker
 
-import "time"
+import (
+	"io"
+	"time"
+)
 
 // A pass in its parts, so that a test can do something in between.
 var (
@@ -23,3 +26,6 @@ func SetBackwardsFor(d time.Duration) func() {
 
 // TooOld is what vcsync says of a NATS server's version.
 var TooOld = tooOld
+
+// LateEnd is how a body is handed to the client.
+func LateEnd(r io.Reader) io.Reader { return lateEnd{r} }
