@@ -87,6 +87,8 @@ type Server struct {
 	writes sync.Mutex
 	// streams bounds the event streams that are open at once.
 	streams chan struct{}
+	// bodies bounds the requests that read bodies of events at once.
+	bodies chan struct{}
 	// stopping is closed when Serve ends, for the event streams.
 	stopping chan struct{}
 	stop     func()
@@ -125,7 +127,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Heartbeat <= 0 {
 		cfg.Heartbeat = 15 * time.Second
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, broker: cfg.Broker, streams: make(chan struct{}, maxStreams), stopping: make(chan struct{}),
+	s := &Server{cfg: cfg, log: cfg.Log, broker: cfg.Broker, streams: make(chan struct{}, maxStreams), bodies: make(chan struct{}, bodyReaders), stopping: make(chan struct{}),
 		self: selfReport(cfg)}
 	s.metrics = s.newMetrics()
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })

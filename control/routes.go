@@ -75,6 +75,9 @@ func (s *Server) routes() {
 	register(s, "check-config", settings, http.MethodPost, "/config/check", 200, "Tell whether a configuration could stand; nothing is changed", s.checkConfig)
 
 	register(s, "list-events", events, http.MethodGet, "/events", 200, "Read events, newest first", s.listEvents)
+	register(s, "read-history", events, http.MethodGet, "/history/{type}/{token}", 200, "Read what the stream holds of an object, newest first, and where it stands", s.history)
+	register(s, "read-version", events, http.MethodGet, "/history/{type}/{token}/versions/{version}", 200, "Read the configuration of one version, secrets masked", s.getVersion)
+	register(s, "list-changes", events, http.MethodGet, "/history/{type}/{token}/changes", 200, "Compare two versions of an object, secrets masked", s.listChanges)
 	s.registerStream()
 
 	register(s, "get-status", status, http.MethodGet, "/status", 200, "How sources, targets, sync settings and the store do", s.getStatus)

@@ -135,7 +135,9 @@ func (v View) value(r *rule, n *node, kp *kept) *node {
 		case '0':
 			secret = string(number(n.raw))
 		}
-		return textNode("secret:" + v.Digest(secret))
+		out := textNode("secret:" + v.Digest(secret))
+		out.secret = true
+		return out
 	}
 	switch n.kind {
 	case '{':
@@ -280,13 +282,26 @@ func numberOf(n *node) float64 {
 // form. It tells no values, so it may be shown for secrets too.
 func Differences(a, b Normal, limit int) []string {
 	var out []string
+	differ(a, b, func(at string, _, _ *node) bool {
+		if len(out) < limit {
+			out = append(out, at)
+		}
+		return len(out) < limit
+	})
+	return out
+}
+
+// differ calls f with every place in which two normal forms differ, and with what each
+// has there, nil for nothing, until f returns false.
+func differ(a, b Normal, f func(at string, x, y *node) bool) {
+	going := true
 	var walk func(at string, x, y *node)
 	walk = func(at string, x, y *node) {
 		switch {
-		case len(out) >= limit:
+		case !going:
 		case x == nil || y == nil || x.kind != y.kind:
 			if x != y {
-				out = append(out, at)
+				going = f(at, x, y)
 			}
 		case x.kind == '{':
 			names := map[string]bool{}
@@ -308,11 +323,10 @@ func Differences(a, b Normal, limit int) []string {
 				walk(at+"/"+strconv.Itoa(i), xi, yi)
 			}
 		case !bytes.Equal(x.raw, y.raw):
-			out = append(out, at)
+			going = f(at, x, y)
 		}
 	}
 	walk("", a.tree, b.tree)
-	return out
 }
 
 // QuickHasher tells in one pass whether an object's configuration may have

@@ -19,6 +19,7 @@ type node struct {
 	raw     jsontext.Value // of a scalar
 	members []member       // of an object
 	items   []*node        // of an array
+	secret  bool           // of a normal form: it stands for a secret, by a keyed digest
 }
 
 type member struct {

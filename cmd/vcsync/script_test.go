@@ -201,7 +201,7 @@ func cmdPublish(ts *testscript.TestScript, _ bool, args []string) {
 	b := ts.Value(brokerKey{}).(*broker.Broker)
 	kind, err := schemas.ParseKind(args[1])
 	ts.Check(err)
-	e := schemas.Event{Source: schemas.Slug(args[0]), Kind: kind, Version: schemas.Version{Epoch: 1, Revision: uint64(time.Now().UnixNano())}, Time: time.Now().UTC(),
+	e := schemas.Event{Source: schemas.Slug(args[0]), Kind: kind, Version: schemas.Version{Epoch: 1}, Time: time.Now().UTC(),
 		Object: schemas.Object{Type: schemas.Job, ID: schemas.ID(args[2]), Name: args[3]}}
 	if kind != schemas.Deleted {
 		e.Digest, e.Object.Body = schemas.DigestOf([]byte(args[3])), jsontext.Value(`{"Id":"x"}`)
@@ -209,6 +209,11 @@ func cmdPublish(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) == 6 { // of another type: its name and its body
 		e.Object.Type, e.Object.Body = schemas.Type(args[4]), jsontext.Value(args[5])
 	}
+	last, err := b.LastEvent(context.Background(), e.Key())
+	if err != nil && !errors.Is(err, broker.ErrNotFound) {
+		ts.Fatalf("%v", err)
+	}
+	e.Version.Revision = last.Head.Version.Revision + 1
 	header, data, err := e.Encode()
 	ts.Check(err)
 	_, err = b.JS().PublishMsg(context.Background(), &nats.Msg{Subject: e.Subject(), Header: header, Data: data})
