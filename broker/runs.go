@@ -23,7 +23,8 @@ import (
 // every step has one writer, and each side only watches what the other writes:
 //
 //	phase     who moves it on, and when                       what is written meanwhile
-//	capture   control, when the producer's status proves that  events, by the producer
+//	capture   (not of a replay, which begins with plan)
+//	          control, when the producer's status proves that  events, by the producer
 //	          every type in scope was listed since: Revision
 //	          of producer.TypeStatus is not below the record's
 //	          (see Run.Listed). No clocks are compared.
@@ -102,7 +103,26 @@ type RunScope struct {
 	// and creates it where it is absent at the target, also what the setting itself does
 	// not take.
 	Dependencies bool `json:"dependencies,omitzero"`
+	// Replay makes it a replay: what is stored is applied again, and the source is not
+	// listed for it.
+	Replay RunReplay `json:"replay,omitzero"`
 }
+
+// RunReplay narrows a run to the objects of which something was captured since an event.
+// The newest state of each is what counts, so whatever the stream has forgotten meanwhile
+// is not missed.
+type RunReplay struct {
+	// FromSeq is the sequence in VCS_EV of the first event that counts, at least 1; 0
+	// where the run is no replay.
+	FromSeq uint64 `json:"fromSeq,omitzero"`
+	// Captured is when each type in scope had been listed completely at the source, as
+	// its producer said when the replay was asked for; zero where nobody knew. What
+	// changed at the source later is in the plan only as far as it was captured.
+	Captured time.Time `json:"captured,omitzero"`
+}
+
+// IsReplay tells whether the run applies again what is stored.
+func (s RunScope) IsReplay() bool { return s.Replay.FromSeq > 0 }
 
 // RunObject is one object, by its id at the source.
 type RunObject struct {
@@ -266,6 +286,8 @@ type Plan struct {
 	// Began is when the listing of the target began, Made when the plan was ready.
 	Began time.Time `json:"began"`
 	Made  time.Time `json:"made"`
+	// Newest is when the newest of the states that a replay looked at was captured.
+	Newest time.Time `json:"newest,omitzero"`
 	// Counts holds every object that was looked at, Entries are those of which there is
 	// something to say; the equal ones are only counted.
 	Counts  []PlanCount `json:"counts,omitzero"`

@@ -103,7 +103,7 @@ func (s *session) plan(run, store context.Context, r running) {
 	if have, err := s.cfg.Broker.GetPlan(run, r.set.ID); err == nil && have.Run == r.run.ID {
 		return // another process made it, and control has yet to see it
 	}
-	y := &survey{session: s, set: r.set, occasion: decide.SyncNow, run: &r}
+	y := &survey{session: s, set: r.set, occasion: r.occasion(), run: &r, from: r.run.Scope.Replay.FromSeq}
 	err := s.makePlan(run, y)
 	if now, _ := s.current(); err == nil && (!r.holds() || !now.runs[r.set.ID].holds()) {
 		err = errors.New(settingChanged)
@@ -115,6 +115,9 @@ func (s *session) plan(run, store context.Context, r running) {
 		err = errors.New(settingChanged)
 	}
 	p.Began, p.Made, p.Counts, p.Warnings = y.began.UTC(), time.Now().UTC(), countEntries(y.equal, y.owned, y.entries), y.warnings
+	if r.run.Scope.IsReplay() {
+		p.Newest = y.newest.UTC()
+	}
 	if err != nil {
 		p.Failed, p.Counts, y.entries = err.Error(), nil, nil
 	}
@@ -143,7 +146,7 @@ func (s *session) makePlan(ctx context.Context, y *survey) error {
 		}
 	}
 	y.takes = func(t schemas.Type, o schemas.Selected) bool {
-		return r.run.Scope.Takes(t, o.ID) && r.set.Rights(t, o).Use()
+		return r.run.Scope.Takes(t, o.ID) && r.set.Rights(t, o).Use() && !y.older[objectKey{t, o.ID}]
 	}
 	if r.run.Scope.Dependencies {
 		var start []visualcron.Object
@@ -169,14 +172,22 @@ func (s *session) makePlan(ctx context.Context, y *survey) error {
 	if err != nil && Judge(err, 0, 0).Fate == TargetDown {
 		s.gate.down(err)
 	}
-	if r.run.Scope.Objects != nil || r.run.Scope.Dependencies {
+	if r.run.Scope.Objects != nil || r.run.Scope.Dependencies || r.run.Scope.IsReplay() {
 		// What is only at the target is no part of such a run.
 		y.entries = slices.DeleteFunc(y.entries, func(e broker.PlanEntry) bool { return e.Reason == string(decide.NotFromHere) })
 	}
-	if err == nil && !r.run.Scope.Dependencies && len(r.run.Scope.Objects)+len(r.run.Scope.Types) == 0 {
+	if err == nil && !r.run.Scope.Dependencies && !r.run.Scope.IsReplay() && len(r.run.Scope.Objects)+len(r.run.Scope.Types) == 0 {
 		s.drift.ask(auditAsked)
 	}
 	return err
+}
+
+// occasion is why a run looks at objects.
+func (r running) occasion() decide.Occasion {
+	if r.run.Scope.IsReplay() {
+		return decide.Replay
+	}
+	return decide.SyncNow
 }
 
 // contrary warns of active settings that take the same types from the same source, and

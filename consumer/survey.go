@@ -28,6 +28,12 @@ type survey struct {
 	run   *running
 	types []schemas.Type
 	takes func(t schemas.Type, o schemas.Selected) bool
+	// from is the first event of VCS_EV that counts in a replay. Older are the objects
+	// whose newest event came before, newest is when the newest of the others was
+	// captured.
+	from   uint64
+	older  map[objectKey]bool
+	newest time.Time
 
 	began    time.Time
 	entries  []broker.PlanEntry
@@ -64,6 +70,7 @@ func (y *survey) make(ctx context.Context) error {
 		return err
 	}
 	heads := map[schemas.Type]map[schemas.ID]broker.Newest{}
+	y.older = map[objectKey]bool{}
 	var filters []string
 	for _, t := range y.types {
 		heads[t] = map[schemas.ID]broker.Newest{}
@@ -71,6 +78,12 @@ func (y *survey) make(ctx context.Context) error {
 	}
 	err = y.cfg.Broker.ScanState(ctx, filters, func(n broker.Newest) {
 		heads[n.Key.Type][n.ID] = n
+		switch {
+		case n.EventSeq < y.from:
+			y.older[objectKey{n.Key.Type, n.ID}] = true
+		case y.from > 0 && n.Time.After(y.newest) && y.takes(n.Key.Type, n.Selected()):
+			y.newest = n.Time
+		}
 	}, func(broker.Unreadable) {}) // the live path says it
 	if err != nil {
 		return err

@@ -153,7 +153,7 @@ func (l *look) take(v *view) {
 		return
 	}
 	if r, ok := v.runs[w.setting]; ok && r.holds() && r.run.Phase == broker.RunApplying && r.run.ID == w.run && r.run.Plan == w.plan {
-		l.occasion, l.run, l.grant = decide.SyncNow, &r, w
+		l.occasion, l.run, l.grant = r.occasion(), &r, w
 		return
 	}
 	l.refuse(broker.OutcomeLeft, "the run is over, or the settings were changed")

@@ -28,23 +28,33 @@ type NewRun struct {
 	Objects      []RunObjectRecord `json:"objects,omitzero" maxItems:"1000" doc:"Only these objects, by their ids at the source."`
 	Dependencies bool              `json:"dependencies,omitzero" doc:"Beside objects: also what they refer to, directly or through others, where the target has none."`
 	DryRun       bool              `json:"dryRun,omitzero" doc:"It ends when the plan is there."`
+	Replay       *NewReplay        `json:"replay,omitempty" doc:"Apply again what is stored: the newest state of every object in scope of which something was captured in this range. The source is not listed."`
+}
+
+// NewReplay is the range of a replay: since a time or from an event on, to now. With
+// neither it is all that is stored.
+type NewReplay struct {
+	Since   time.Time `json:"since,omitzero" doc:"Events stored since then count."`
+	FromSeq uint64    `json:"fromSeq,omitzero" maximum:"9223372036854775807" doc:"Events with this sequence in the event stream or a higher one count."`
 }
 
 // RunRecord is a run of a sync setting as the API shows it.
 type RunRecord struct {
-	ID      string          `json:"id"`
-	Setting string          `json:"setting"`
-	Phase   string          `json:"phase" doc:"capture: the source is listed afresh. plan: the target is listed, and the plan is made. shown: it waits for an approval. applying, and then done, failed or dropped."`
-	Over    bool            `json:"over"`
-	DryRun  bool            `json:"dryRun,omitzero"`
-	Scope   NewRun          `json:"scope"`
-	Reason  string          `json:"reason,omitzero" doc:"Why it failed or was dropped."`
-	Waits   string          `json:"waits,omitzero" doc:"What it waits for now."`
-	By      string          `json:"by,omitzero"`
-	Asked   time.Time       `json:"asked"`
-	Ended   time.Time       `json:"ended,omitzero"`
-	Plan    *PlanRecord     `json:"plan,omitempty" doc:"Absent while there is none."`
-	Applied *ProgressRecord `json:"applied,omitempty" doc:"How far the applying of the plan has come; absent before it began."`
+	ID      string `json:"id"`
+	Setting string `json:"setting"`
+	Phase   string `json:"phase" doc:"capture: the source is listed afresh. plan: the target is listed, and the plan is made. shown: it waits for an approval. applying, and then done, failed or dropped."`
+	Over    bool   `json:"over"`
+	// Captured is of a replay.
+	Captured time.Time       `json:"captured,omitzero" doc:"Of a replay: when every type in scope had been listed completely at the source before it was asked for; absent where nobody knows."`
+	DryRun   bool            `json:"dryRun,omitzero"`
+	Scope    NewRun          `json:"scope"`
+	Reason   string          `json:"reason,omitzero" doc:"Why it failed or was dropped."`
+	Waits    string          `json:"waits,omitzero" doc:"What it waits for now."`
+	By       string          `json:"by,omitzero"`
+	Asked    time.Time       `json:"asked"`
+	Ended    time.Time       `json:"ended,omitzero"`
+	Plan     *PlanRecord     `json:"plan,omitempty" doc:"Absent while there is none."`
+	Applied  *ProgressRecord `json:"applied,omitempty" doc:"How far the applying of the plan has come; absent before it began."`
 }
 
 // CountRecord is a number of objects of one type.
@@ -61,6 +71,7 @@ type PlanRecord struct {
 	Source   string        `json:"source"`
 	Target   string        `json:"target"`
 	Made     time.Time     `json:"made"`
+	Newest   time.Time     `json:"newest,omitzero" doc:"Of a replay: when the newest of the states that it looked at was captured."`
 	Counts   []CountRecord `json:"counts" nullable:"false" doc:"Every object that was looked at."`
 	Changes  int           `json:"changes" doc:"How many objects of the target it would add, update or delete."`
 	Entries  int           `json:"entries" doc:"Objects of which there is something to say."`
@@ -144,7 +155,7 @@ func entryRecord(e broker.PlanEntry) EntryRecord {
 }
 
 func planRecord(p broker.Plan) *PlanRecord {
-	r := &PlanRecord{ID: p.ID, Source: string(p.Source), Target: string(p.Target), Made: p.Made, Counts: countRecords(p.Counts), Entries: p.Entries, Pages: p.Pages,
+	r := &PlanRecord{ID: p.ID, Source: string(p.Source), Target: string(p.Target), Made: p.Made, Newest: p.Newest, Counts: countRecords(p.Counts), Entries: p.Entries, Pages: p.Pages,
 		Warnings: p.Warnings, Failed: p.Failed}
 	for _, c := range p.Counts {
 		if decide.Act(c.Act).Writes() {
@@ -158,6 +169,9 @@ func planRecord(p broker.Plan) *PlanRecord {
 func (s *Server) runRecord(ctx context.Context, r broker.StoredRun) (RunRecord, error) {
 	out := RunRecord{ID: r.ID, Setting: string(r.Setting), Phase: string(r.Phase), Over: r.Phase.Over(), DryRun: r.DryRun, Reason: r.Reason, By: r.By, Asked: r.Asked,
 		Ended: r.Ended, Scope: NewRun{Dependencies: r.Scope.Dependencies, DryRun: r.DryRun}}
+	if r.Scope.IsReplay() {
+		out.Scope.Replay, out.Captured = &NewReplay{FromSeq: r.Scope.Replay.FromSeq}, r.Scope.Replay.Captured
+	}
 	for _, t := range r.Scope.Types {
 		out.Scope.Types = append(out.Scope.Types, string(t))
 	}
@@ -279,6 +293,9 @@ func (b NewRun) scope(v schemas.Setting) (broker.RunScope, error) {
 			out.Objects = append(out.Objects, x)
 		}
 	}
+	if b.Dependencies && b.Replay != nil {
+		return refuse("A replay takes no dependencies along: what they are only a fresh listing tells.")
+	}
 	if b.Dependencies && len(b.Objects) == 0 {
 		return refuse("dependencies go with objects: name at least one.")
 	}
@@ -304,8 +321,13 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 			return nil, huma.Error409Conflict(fmt.Sprintf("There is no server %s; add it first.", id))
 		}
 	}
-	if s.cfg.Sources == nil || s.cfg.Targets == nil {
+	if s.cfg.Sources == nil && in.Body.Replay == nil || s.cfg.Targets == nil {
 		return nil, huma.Error409Conflict("No producer or no consumer is known here, so nobody would do it.")
+	}
+	if in.Body.Replay != nil {
+		if scope.Replay, err = s.replay(ctx, snap, v.Setting, scope, *in.Body.Replay); err != nil {
+			return nil, err
+		}
 	}
 	if v.Mode == schemas.ReportOnly && !in.Body.DryRun {
 		return nil, huma.Error409Conflict(fmt.Sprintf("Sync setting %s only reports: it never changes its target, whatever anybody approves. Look with a dry run, or change its mode.", v.ID))
@@ -321,6 +343,9 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 	}
 	r := broker.StoredRun{Run: broker.Run{ID: nuid.Next(), Setting: v.ID, SettingRevision: v.Revision, Phase: broker.RunCapture, Scope: scope, DryRun: in.Body.DryRun,
 		By: "local", Asked: time.Now().UTC()}}
+	if scope.IsReplay() {
+		r.Phase = broker.RunPlan // it lists nothing
+	}
 	err = s.act(ctx, broker.AuditRecord{Action: "run.ask", Object: "setting/" + string(v.ID), Before: old.Revision, Detail: describeRun(r.Run)}, func(ctx context.Context) error {
 		var err error
 		r.Revision, err = s.broker.PutRun(ctx, r.Run, old.Revision)
@@ -329,8 +354,61 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 	if err != nil {
 		return nil, err
 	}
-	s.cfg.Sources.Poke(v.Source)
+	if !scope.IsReplay() {
+		s.cfg.Sources.Poke(v.Source)
+	}
 	return s.tagRun(ctx, r)
+}
+
+// replay reads the range of a replay. What an active setting has to see listed first is
+// no matter of a replay: nothing stale is brought by it (see broker.Snapshot.Awaits).
+func (s *Server) replay(ctx context.Context, snap broker.Snapshot, v schemas.Setting, scope broker.RunScope, in NewReplay) (out broker.RunReplay, err error) {
+	if !in.Since.IsZero() && in.FromSeq > 0 {
+		return out, huma.Error422UnprocessableEntity("replay: since and fromSeq exclude each other")
+	}
+	types := scope.TypesOf(v)
+	for _, t := range snap.Awaits(v) {
+		if slices.Contains(types, t) {
+			return out, huma.Error409Conflict(fmt.Sprintf("Sync setting %s waits for a complete listing of %s at %s since it was turned on or began to take it: what is stored may be gone there. Wait for the listing, or list afresh: vcsync sync %s.", v.ID, t, v.Source, v.ID))
+		}
+	}
+	last, err := s.broker.LastEventSeq(ctx)
+	if err != nil {
+		return out, err
+	}
+	switch out.FromSeq = 1; {
+	case in.FromSeq > last:
+		return out, huma.Error422UnprocessableEntity(fmt.Sprintf("replay: there is no event %d: the newest is %d. vcsync events --json shows sequences.", in.FromSeq, last))
+	case in.FromSeq > 0:
+		out.FromSeq = in.FromSeq
+	case in.Since.After(time.Now()):
+		return out, huma.Error422UnprocessableEntity("replay: since is in the future")
+	case !in.Since.IsZero():
+		if out.FromSeq, err = s.broker.SeqSince(ctx, in.Since); err != nil {
+			return out, err
+		}
+	}
+	out.Captured = s.listedAt(v.Source, types)
+	return out, nil
+}
+
+// listedAt returns when all of the types had been listed completely at a source; zero
+// where nobody says.
+func (s *Server) listedAt(source schemas.Slug, types []schemas.Type) (at time.Time) {
+	if s.cfg.Sources == nil {
+		return at
+	}
+	for _, p := range s.cfg.Sources.Status() {
+		if p.Server != source {
+			continue
+		}
+		for i, t := range types {
+			if c := p.Types[t].Complete; i == 0 || c.Before(at) {
+				at = c
+			}
+		}
+	}
+	return at.UTC()
 }
 
 // describeRun is a run in one line, for the audit.
@@ -341,6 +419,9 @@ func describeRun(r broker.Run) string {
 	}
 	if r.Scope.Dependencies {
 		what += " with dependencies"
+	}
+	if r.Scope.IsReplay() {
+		what += fmt.Sprintf(", a replay from event %d on", r.Scope.Replay.FromSeq)
 	}
 	if r.DryRun {
 		what += ", dry run"

@@ -18,7 +18,8 @@ import (
 // stepLimit bounds each step of a run.
 const stepLimit = 5 * time.Minute
 
-// Ask asks for a run of a setting, as control does, and waits until its plan is there.
+// Ask asks for a run of a setting, as control does, and waits until its plan is there. A
+// replay waits for no listing.
 // It returns the plan and its entries; of a run that failed or was dropped too.
 func (w *World) Ask(setting schemas.Slug, scope broker.RunScope) (p broker.Plan, entries []broker.PlanEntry) {
 	w.T.Helper()
@@ -32,6 +33,9 @@ func (w *World) Ask(setting schemas.Slug, scope broker.RunScope) (p broker.Plan,
 		rev, err := w.Broker.PutRun(ctx, r, before)
 		if err != nil {
 			return err
+		}
+		if scope.IsReplay() {
+			return w.move(ctx, setting, broker.RunPlan, "")
 		}
 		asked := broker.StoredRun{Run: r, Revision: rev}
 		if err := w.until(ctx, "the source is listed", func() (bool, error) { return w.listed(set, asked), nil }); err != nil {

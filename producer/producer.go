@@ -114,7 +114,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 				wants[t] = true
 			}
 		}
-		if r, ok := snap.Runs[id]; ok && !r.Phase.Over() { // also of a setting that is off
+		if r, ok := snap.Runs[id]; ok && !r.Phase.Over() && !r.Scope.IsReplay() { // also of a setting that is off
 			for _, t := range r.Scope.TypesOf(s.Setting) {
 				wants[t] = true
 			}

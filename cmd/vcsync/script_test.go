@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -71,7 +72,7 @@ func TestScripts(t *testing.T) {
 				return errors.Join(err, b.Close())
 			}
 			cfg := control.Config{Broker: b, Open: opener(15 * time.Second), Addr: l.Addr().String(), Version: "scripted", Log: log}
-			if filepath.Base(e.WorkDir) == "script-sync" {
+			if slices.Contains([]string{"script-sync", "script-replay"}, filepath.Base(e.WorkDir)) {
 				roles := &scriptedRoles{b: b, dir: e.WorkDir}
 				cfg.Sources, cfg.Targets = scriptedProducer{}, roles
 				ended := make(chan error, 1)

@@ -148,6 +148,9 @@ func runWords(r control.RunRecord) string {
 	case m > 0:
 		what = "of " + count(m, "object")
 	}
+	if r.Scope.Replay != nil {
+		what += ", a replay"
+	}
 	if r.DryRun {
 		what += ", a dry run"
 	}
@@ -585,6 +588,11 @@ func counted(counts []control.CountRecord) string {
 func (a *app) printPlan(run control.RunRecord, rows []control.EntryRecord, all bool) error {
 	p := run.Plan
 	fmt.Fprintf(a.out, "Plan for %s: %s -> %s\n", clean(run.Setting), clean(p.Source), clean(p.Target))
+	if run.Scope.Replay != nil {
+		for _, line := range wrap(clean(asOf(run)), planWidth) {
+			fmt.Fprintln(a.out, line)
+		}
+	}
 	for _, w := range p.Warnings {
 		for i, line := range wrap("Warning: "+clean(w), planWidth-2) {
 			fmt.Fprintf(a.out, "%s%s\n", map[bool]string{true: "", false: "  "}[i == 0], line)
