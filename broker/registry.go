@@ -42,6 +42,8 @@ type Snapshot struct {
 	// Listed holds, by source and type, the revision that was known when a listing began
 	// that was complete and published: see Awaits.
 	Listed map[schemas.Slug]map[schemas.Type]uint64
+	// SafeMode is the zero record, which is off, where there is none.
+	SafeMode StoredSafeMode
 	// Unreadable names the records that this version does not understand. They are
 	// left as they are, and what they say is not acted on.
 	Unreadable map[string]error
@@ -166,6 +168,11 @@ func (s *Snapshot) take(e jetstream.KeyValueEntry) {
 			}
 		}
 	}
+	if e.Key() == safeModeKey {
+		if s.SafeMode = (StoredSafeMode{}); !gone {
+			s.SafeMode, err = parseSafeMode(e)
+		}
+	}
 	if err != nil {
 		s.Unreadable[e.Key()] = err
 	}
@@ -180,7 +187,7 @@ func (b *Broker) WatchConfig(ctx context.Context, each func(Snapshot)) error {
 		snap, initial := newSnapshot(), true
 		err := b.watch(ctx, BucketConfig, ">", func(e jetstream.KeyValueEntry) error {
 			snap.take(e)
-			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix) || strings.HasPrefix(e.Key(), versionPrefix) || strings.HasPrefix(e.Key(), listedPrefix)) {
+			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix) || strings.HasPrefix(e.Key(), versionPrefix) || strings.HasPrefix(e.Key(), listedPrefix) || e.Key() == safeModeKey) {
 				each(snap.Clone())
 			}
 			return nil

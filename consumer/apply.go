@@ -162,7 +162,7 @@ func (l *look) leftAlone(ctx context.Context, ev schemas.Event) {
 func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) decide.Situation {
 	ev := l.event
 	release, _ := l.release()
-	s := decide.Situation{Occasion: l.occasion, Approved: l.grant != nil, Rights: tm.rights, Mode: tm.mode, Drift: tm.drift(), TargetEdits: tm.edits,
+	s := decide.Situation{Occasion: l.occasion, Approved: l.grant != nil, SafeMode: v.safe, Rights: tm.rights, Mode: tm.mode, Drift: tm.drift(), TargetEdits: tm.edits,
 		OtherVersions: !tm.crosses && v.otherRelease(ev.Source, release), Source: decide.Present, CameFromHere: l.cameFromHere, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
 		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
 		Unfinished: v.unfinished(entry, ev.Object.ID, tm, l.run)}

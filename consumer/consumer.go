@@ -125,7 +125,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		}
 		if views[s.Target] == nil {
 			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, isSource: sources[s.Target], captured: snap.CapturesValues(s.Target),
-				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet}
+				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet, safe: snap.SafeMode.On}
 		}
 		if active {
 			views[s.Target].settings[id] = without(s, awaits[id])

@@ -50,7 +50,9 @@ type view struct {
 	// settings are the active ones.
 	settings map[schemas.Slug]broker.StoredSetting
 	// runs are those that are not over, by setting, also of settings that are off.
-	runs    map[schemas.Slug]running
+	runs map[schemas.Slug]running
+	// safe: vcsync is in safe mode.
+	safe    bool
 	windows windows
 	force   sync.Once // of inForce
 	forced  string
@@ -745,7 +747,11 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 				s.reconsider(v)
 			}
 			if before != nil && (before.release != v.release || !maps.Equal(before.releases, v.releases)) {
-				s.onRelease()
+				s.heldFor(decide.VersionsDiffer)
+			}
+			if before != nil && before.safe && !v.safe {
+				s.heldFor(decide.SafeMode)
+				s.drift.ask(auditSettings)
 			}
 			first, before = false, v
 			select {
@@ -779,13 +785,12 @@ func (s *session) reconsider(v *view) {
 	}
 }
 
-// onRelease looks again at what was held because servers were of different VisualCron
-// releases.
-func (s *session) onRelease() {
+// heldFor looks again at what was held for a reason that is gone.
+func (s *session) heldFor(why decide.Reason) {
 	s.mu.Lock()
 	var held []objectKey
 	for key, by := range s.passedBy {
-		if by.why.Reason == decide.VersionsDiffer {
+		if by.why.Reason == why {
 			held = append(held, key)
 		}
 	}

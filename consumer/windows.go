@@ -83,6 +83,9 @@ func (v *view) inForce() string {
 			w = append(w, fmt.Sprintf("%s %d", id, s.Revision))
 		}
 		slices.Sort(w)
+		if v.safe {
+			w = append(w, "safe mode")
+		}
 		v.forced = strings.Join(w, ",")
 	})
 	return v.forced

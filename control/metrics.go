@@ -47,6 +47,7 @@ var (
 	mBuild  = gauge("vcsync_build_info", "1; the version that answers.", "version", "go")
 	mStatus = gauge("vcsync_status_known", "1 where the store could be read for this answer; 0 where not, and then all the others but build_info are missing.")
 
+	mSafe     = gauge("vcsync_safe_mode", "1 while vcsync is in safe mode: it deletes nothing, and writes nothing but approved plans.")
 	mWrites   = gauge("vcsync_broker_write_probe_success", "1 where the store takes writes and VCS_STATE has what VCS_EV has, as in /readyz.")
 	mEvents   = gauge("vcsync_store_events", "Messages in the event stream.")
 	mLastSeq  = gauge("vcsync_store_last_sequence", "Sequence of the newest event.")
@@ -139,6 +140,7 @@ func (r StatusReport) metrics(put func(m *metric, v float64, labels ...string)) 
 			put(m, float64(t.UnixMilli())/1000, labels...)
 		}
 	}
+	put(mSafe, oneIf(r.SafeMode.On))
 	put(mWrites, oneIf(r.Store.Ready))
 	put(mEvents, float64(r.Store.Events))
 	put(mLastSeq, float64(r.Store.LastSeq))

@@ -42,6 +42,7 @@ func (s *Server) routes() {
 		parked   = "Parked"
 		status   = "Status"
 		runs     = "Sync now"
+		safety   = "Safety"
 	)
 	register(s, "list-servers", servers, http.MethodGet, "/servers", 200, "List the servers", s.listServers)
 	register(s, "add-server", servers, http.MethodPost, "/servers", 201, "Add a server, after a test", s.addServer)
@@ -81,6 +82,9 @@ func (s *Server) routes() {
 	s.registerStream()
 
 	register(s, "get-status", status, http.MethodGet, "/status", 200, "How sources, targets, sync settings and the store do", s.getStatus)
+	register(s, "get-safe-mode", safety, http.MethodGet, "/safe-mode", 200, "Tell whether vcsync is in safe mode: it deletes nothing, and writes nothing but approved plans", s.getSafeMode)
+	register(s, "enter-safe-mode", safety, http.MethodPost, "/safe-mode/on", 200, "Enter safe mode", s.enterSafeMode)
+	register(s, "leave-safe-mode", safety, http.MethodPost, "/safe-mode/off", 200, "Leave safe mode", s.leaveSafeMode)
 	register(s, "poll-source", status, http.MethodPost, "/sources/{id}/poll", 202, "Make the next poll of a source immediate", s.pollSource)
 
 	register(s, "list-parked", parked, http.MethodGet, "/parked", 200, "List what is parked", s.listParked)

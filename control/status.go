@@ -18,10 +18,11 @@ import (
 
 // StatusReport is how everything does.
 type StatusReport struct {
-	Version string      `json:"version"`
-	Time    time.Time   `json:"time"`
-	Store   StoreReport `json:"store"`
-	Roles   RolesReport `json:"roles" doc:"Of which roles anything is known here: those that run in this process, or say in the store how they do."`
+	Version  string         `json:"version"`
+	Time     time.Time      `json:"time"`
+	SafeMode SafeModeRecord `json:"safeMode" doc:"Whether vcsync is in safe mode: it deletes nothing, and writes nothing but approved plans."`
+	Store    StoreReport    `json:"store"`
+	Roles    RolesReport    `json:"roles" doc:"Of which roles anything is known here: those that run in this process, or say in the store how they do."`
 	// Processes begins with this one.
 	Processes []ProcessReport    `json:"processes" nullable:"false" doc:"The processes of the installation, this one first."`
 	Sources   []SourceReport     `json:"sources" nullable:"false"`
@@ -219,7 +220,7 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 		return StatusReport{}, err
 	}
 	ready := s.checkReady(ctx)
-	r := StatusReport{Version: s.cfg.Version, Time: time.Now().UTC(), Roles: RolesReport{s.cfg.Sources != nil, s.cfg.Targets != nil},
+	r := StatusReport{Version: s.cfg.Version, Time: time.Now().UTC(), SafeMode: safeModeRecord(snap.SafeMode.SafeMode), Roles: RolesReport{s.cfg.Sources != nil, s.cfg.Targets != nil},
 		Store: StoreReport{Ready: ready.Ready, Reason: ready.Reason, Embedded: s.broker.Exclusive(), LastSeq: ev.LastSeq, Events: ev.Messages,
 			Bytes: ev.Bytes, MaxBytes: ev.MaxBytes},
 		Sources: []SourceReport{}, Targets: []TargetReport{}, Settings: []SettingReport{}}

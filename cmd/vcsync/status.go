@@ -30,6 +30,9 @@ func newStatusCommand(a *app) *cobra.Command {
 }
 
 func (a *app) printStatus(r control.StatusReport) error {
+	if r.SafeMode.On {
+		fmt.Fprintln(a.out, safeModeWords(r.SafeMode))
+	}
 	store := "ready"
 	if !r.Store.Ready {
 		store = "NOT READY: " + clean(r.Store.Reason)

@@ -126,6 +126,8 @@ type Situation struct {
 	Versions    schemas.Versions
 	// Approved: a person has approved exactly this.
 	Approved bool
+	// SafeMode: vcsync does not trust what it remembers.
+	SafeMode bool
 	// OtherVersions: the two servers are of different major or minor versions.
 	OtherVersions bool
 	// WindowShut: no sync window is open.
@@ -390,6 +392,8 @@ func permitted(s Situation, d Decision) Decision {
 		return hold(VersionsDiffer)
 	case s.Mode == schemas.ReportOnly:
 		return hold(OnlyReports)
+	case s.SafeMode && (d.Act == Delete || !person && !s.Approved): // whatever the rules say
+		return hold(SafeMode)
 	case reported(s):
 		return hold(Drifted)
 	case s.Mode == schemas.Approve && !person && !s.Approved:

@@ -46,6 +46,7 @@ const (
 	NeedsApproval  Reason = "approval"
 	Drifted        Reason = "drift"
 	OutsideWindow  Reason = "window"
+	SafeMode       Reason = "safe-mode"
 )
 
 type words struct{ text, fix string }
@@ -86,6 +87,7 @@ var reasons = map[Reason]words{
 	NeedsApproval:  {"the setting waits for a person's approval", "approve the plan"},
 	Drifted:        {"it was changed at the target, and the setting reports such drift", "Sync now, or let the setting heal drift"},
 	OutsideWindow:  {"no sync window is open", ""},
+	SafeMode:       {"vcsync is in safe mode: it deletes nothing, and writes nothing but what a person has approved", "vcsync rebuild shows what is to be done and does it once approved; vcsync safe-mode off ends it"},
 }
 
 // Text returns the reason as a part of a sentence for people.

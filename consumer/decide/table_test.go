@@ -130,6 +130,8 @@ func policyTable() [][]string {
 		{"mode: report", func(s *decide.Situation) { s.Mode, s.Approved = schemas.ReportOnly, true }},
 		{"other versions of VisualCron", func(s *decide.Situation) { s.OtherVersions = true }},
 		{"other versions of VisualCron, versions: any", func(s *decide.Situation) { s.OtherVersions, s.Versions = true, schemas.AnyVersions }},
+		{"safe mode", func(s *decide.Situation) { s.SafeMode = true }},
+		{"safe mode, and a person has approved it", func(s *decide.Situation) { s.SafeMode, s.Approved = true, true }},
 		{"outside of the sync windows", func(s *decide.Situation) { s.WindowShut = true }},
 	}
 	cases := []struct {
