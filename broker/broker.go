@@ -189,8 +189,14 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		if err := b.openLayout(ctx); err != nil {
 			return nil, err
 		}
+		fresh := !hasKeyring(cfg.Keys)
 		if err := b.openKeys(ctx, cfg); err != nil {
 			return nil, err
+		}
+		if fresh && cfg.AcceptLoss { // every secret has another digest now
+			if err := b.enterByItself(ctx, "the keyring was lost, and a new one was made"); err != nil {
+				return nil, err
+			}
 		}
 	} else if err := b.waitLayout(ctx); err != nil {
 		return nil, err

@@ -253,6 +253,9 @@ func TestStreamThatWentBackwards(t *testing.T) {
 	if epoch, err := b.Epoch(t.Context(), "production"); err != nil || epoch != 2 {
 		t.Errorf("epoch %d, %v; want 2", epoch, err)
 	}
+	if m, err := b.GetSafeMode(t.Context()); err != nil || !m.On || m.By != "vcsync" || !strings.Contains(m.Why, "VCS_EV stands at 1 and had reached 2") {
+		t.Errorf("safe mode after an accepted loss: %+v, %v", m, err)
+	}
 }
 
 func TestUncleanStopIsFollowedByACleanOne(t *testing.T) {

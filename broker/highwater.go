@@ -24,7 +24,7 @@ const (
 
 	lossHint = "the store was damaged, restored from a backup, or is another's. Nothing was started and nothing changed. " +
 		"Bring back the newest data folder; or, to go on with what is left, start once with --accept-loss: " +
-		"then every source is read anew under a new epoch and compared, and nothing is deleted because of the loss"
+		"then every source is read anew under a new epoch and compared, vcsync is in safe mode, and nothing is deleted because of the loss"
 	lossHintApart = "the store was damaged, restored from a backup, or is another's. Nothing was started and nothing changed. " +
 		"Bring back the newest store; or, to go on with what is left, start vcsync control once with --accept-loss: " +
 		"this process then takes it as it is"
@@ -161,7 +161,10 @@ func (b *Broker) checkHighWater(ctx context.Context, accept bool) error {
 		}
 		return fmt.Errorf("%w: %s: %s", ErrWentBackwards, strings.Join(lost, ", "), hint)
 	case lost != nil:
-		b.log.WarnContext(ctx, "going on with a store that went backwards, as asked: every source gets a new epoch", "lost", lost)
+		b.log.WarnContext(ctx, "going on with a store that went backwards: every source gets a new epoch, and nothing is written without a person's approval", "lost", lost)
+		if err := b.enterByItself(ctx, "the store went backwards: "+strings.Join(lost, ", ")); err != nil {
+			return err
+		}
 		// The marks stay as high as they were until every epoch is raised: a start that
 		// breaks off here finds the loss again.
 		if err := b.raiseEpochs(ctx); err != nil {

@@ -85,6 +85,14 @@ func (b *Broker) EnterSafeMode(ctx context.Context, by, why string) error {
 	}
 }
 
+// enterByItself enters safe mode because of what this start found, audited first (G12).
+func (b *Broker) enterByItself(ctx context.Context, why string) error {
+	if err := b.Audit(ctx, AuditRecord{Time: time.Now().UTC(), Who: "vcsync", Action: "safe-mode.on", Object: "safe-mode", Detail: why}); err != nil {
+		return err
+	}
+	return b.EnterSafeMode(ctx, "vcsync", why)
+}
+
 // GetSafeMode returns the record; the zero record, which is off, where there is none.
 func (b *Broker) GetSafeMode(ctx context.Context) (StoredSafeMode, error) {
 	kv, err := b.js.KeyValue(ctx, BucketConfig)

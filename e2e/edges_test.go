@@ -164,6 +164,10 @@ func TestALostHistoryIsBegunAnew(t *testing.T) {
 		w.StartConsumer()
 		time.Sleep(time.Minute)
 		putJob(t, prod, 1, "second")
+		w.Hosts["test"].Reset()
+		time.Sleep(10 * time.Minute)
+		wrote(t, w.Hosts["test"], "after an accepted loss", 0, 0) // vcsync is in safe mode
+		safeMode(w, false)
 		within(t, w, time.Hour, "test")
 	})
 }

@@ -210,21 +210,7 @@ func (a *app) sync(ctx context.Context, api *client, setting string, in control.
 	if _, _, err := api.call(ctx, http.MethodPost, path+"/approve", nil, control.ApproveRun{Plan: run.Plan.ID}, &run); err != nil {
 		return leave(err)
 	}
-	bar := a.progress()
-	err = follow(ctx, api, setting, run.ID, func(r control.RunRecord) bool {
-		run = r
-		if r.Applied != nil {
-			bar.show(r.Applied.Done, r.Applied.Total, doing(r.Applied.Types))
-		} else {
-			bar.note("waiting for " + r.Waits)
-		}
-		return r.Over
-	})
-	bar.end()
-	if err != nil {
-		if ctx.Err() != nil {
-			err = failed(exitRunTime, fmt.Errorf("interrupted; what was approved goes on: see vcsync status, or end it with vcsync sync %s --drop", setting))
-		}
+	if run, err = a.toTheEnd(ctx, api, run); err != nil {
 		return err
 	}
 	report.Run = run
@@ -237,6 +223,27 @@ func (a *app) sync(ctx context.Context, api *client, setting string, in control.
 		}
 	}
 	return errors.Join(show(), runError(run))
+}
+
+// toTheEnd follows a run whose plan was approved.
+func (a *app) toTheEnd(ctx context.Context, api *client, run control.RunRecord) (control.RunRecord, error) {
+	bar := a.progress()
+	err := follow(ctx, api, run.Setting, run.ID, func(r control.RunRecord) bool {
+		run = r
+		if r.Applied != nil {
+			bar.show(r.Applied.Done, r.Applied.Total, doing(r.Applied.Types))
+		} else {
+			bar.note("waiting for " + r.Waits)
+		}
+		return r.Over
+	})
+	bar.end()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = failed(exitRunTime, fmt.Errorf("interrupted; what was approved goes on: see vcsync status, or end it with vcsync sync %s --drop", run.Setting))
+		}
+	}
+	return run, err
 }
 
 // these names changes that a person is asked about.
