@@ -112,8 +112,23 @@ func (b *Broker) SeqSince(ctx context.Context, since time.Time) (uint64, error) 
 // LedgerOf returns what the ledger of a target holds of one object of a source, by its id
 // there: more than one entry where pins gave it several ids at the target. It reads the
 // whole ledger of the target, and writes nothing.
-func (b *Broker) LedgerOf(ctx context.Context, target, source schemas.Slug, t schemas.Type, from schemas.ID) (out []Entry, err error) {
-	text, err := json.Marshal(from)
+func (b *Broker) LedgerOf(ctx context.Context, target, source schemas.Slug, t schemas.Type, from schemas.ID) ([]Entry, error) {
+	return b.ledgerOf(ctx, target, from, func(e Entry) bool { return e.Source == source && e.Type == t && e.From() == from })
+}
+
+// LedgerEntry returns what the ledger of a target holds of an object, by its id there;
+// false where it holds nothing. It reads as LedgerOf does.
+func (b *Broker) LedgerEntry(ctx context.Context, target schemas.Slug, t schemas.Type, id schemas.ID) (Entry, bool, error) {
+	all, err := b.ledgerOf(ctx, target, id, func(e Entry) bool { return e.Type == t && e.ID == id })
+	if err != nil || len(all) == 0 {
+		return Entry{}, false, err
+	}
+	return all[0], true, nil
+}
+
+// ledgerOf returns the entries that are wanted, of those that name an id.
+func (b *Broker) ledgerOf(ctx context.Context, target schemas.Slug, id schemas.ID, wanted func(Entry) bool) (out []Entry, err error) {
+	text, err := json.Marshal(id)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +139,7 @@ func (b *Broker) LedgerOf(ctx context.Context, target, source schemas.Slug, t sc
 		}
 		_, entries, err := parsePage(target, e)
 		for _, x := range entries {
-			if x.Source == source && x.Type == t && x.From() == from {
+			if wanted(x) {
 				out = append(out, x)
 			}
 		}

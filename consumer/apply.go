@@ -56,10 +56,6 @@ func (l *look) apply(ctx context.Context) error {
 // that owns it here, or of the only source that has it. Nil where no setting takes
 // the object, or where there is nothing newer than what is on record.
 func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, error) {
-	type candidate struct {
-		event schemas.Event
-		terms terms
-	}
 	var all, back []candidate
 	l.cameFromHere = false
 	for _, src := range v.sources(l.run) {
@@ -103,8 +99,26 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 		return nil, terms{}, nil
 	}
 	entry, known := l.ledger.Get(l.key.t, l.key.id)
+	c, err := v.pick(l.key, l.run, all, entry, known)
+	if l.setting = c.terms.setting; err != nil {
+		l.event = c.event
+		return nil, c.terms, err
+	}
+	return &c.event, c.terms, nil
+}
+
+// candidate is the newest state of an object at one source, and what the settings take of
+// it.
+type candidate struct {
+	event schemas.Event
+	terms terms
+}
+
+// pick returns the candidate that the object has to follow, or the one that is in conflict
+// with it, with a parkError. There must be at least one.
+func (v *view) pick(key objectKey, also *running, all []candidate, entry broker.Entry, known bool) (candidate, error) {
 	var owner schemas.Slug
-	if from, ok := v.origin(entry.Source, l.key.t, l.key.id, l.run); known && entry.State != broker.Removed && ok && from == entry.From() {
+	if from, ok := v.origin(entry.Source, key.t, key.id, also); known && entry.State != broker.Removed && ok && from == entry.From() {
 		owner = entry.Source
 	}
 	var states []decide.Candidate
@@ -114,12 +128,11 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 	best, rival := decide.Choose(states, owner, entry.Digest)
 	if rival >= 0 {
 		c := all[rival]
-		l.event, l.setting = c.event, c.terms.setting
 		reason := fmt.Sprintf("%s and %s both have this object, and not the same", all[best].event.Source, c.event.Source)
 		if states[best].Deleted {
 			reason = fmt.Sprintf("%s, from which it came, has deleted this object, and %s has another of the same id", all[best].event.Source, c.event.Source)
 		}
-		return nil, c.terms, &parkError{classConflict, reason, decide.Conflict.Fix()}
+		return c, &parkError{classConflict, reason, decide.Conflict.Fix()}
 	}
 	c := all[best]
 	for i, more := range all { // all that have it have the same
@@ -127,8 +140,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 			c.terms.join(more.terms)
 		}
 	}
-	l.setting = c.terms.setting
-	return &c.event, c.terms, nil
+	return c, nil
 }
 
 // applyUnder does it under one view of the settings. It returns true where that

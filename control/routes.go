@@ -71,6 +71,7 @@ func (s *Server) routes() {
 	register(s, "get-drift", runs, http.MethodGet, "/settings/{id}/drift", 200, "What the last audit of the target found", s.getDrift)
 	register(s, "list-drift", runs, http.MethodGet, "/settings/{id}/drift/objects", 200, "Read a page of the objects that differed, or were held since", s.listDrift)
 
+	register(s, "explain-object", settings, http.MethodGet, "/settings/{id}/explain/{type}/{token}", 200, "Say gate by gate what becomes of an object, and which one holds it", s.explainObject)
 	register(s, "match-setting", settings, http.MethodPost, "/settings/{id}/match", 200, "Pair objects of both servers by name, for pins; nothing is changed", s.matchSetting)
 	register(s, "list-flagged", settings, http.MethodGet, "/settings/{id}/flagged", 200, "List the objects that would speak, from the target, to a server of the fleet", s.flagged)
 	register(s, "check-config", settings, http.MethodPost, "/config/check", 200, "Tell whether a configuration could stand; nothing is changed", s.checkConfig)
