@@ -110,7 +110,9 @@ func TestExplain(t *testing.T) {
 		}, "on record", "", ""},
 		{"no producer, never captured", func(f *facts, _ *schemas.Setting) { f.newest, f.source = nil, nil }, "held", GateSource, "no producer process speaks of production"},
 		{"never captured", func(f *facts, _ *schemas.Setting) { f.newest, f.outlook.Entry = nil, nil }, "held", GateKnown, "nothing was ever captured of it at production; nothing of it is on record at test"},
-		{"not taken", func(_ *facts, v *schemas.Setting) { v.Rules = map[schemas.Type]schemas.Rule{schemas.Connection: v.Rules[schemas.Job]} }, "held", GateSelected, "sync setting one does not take it; it stays as it is at test"},
+		{"not taken", func(_ *facts, v *schemas.Setting) {
+			v.Rules = map[schemas.Type]schemas.Rule{schemas.Connection: v.Rules[schemas.Job]}
+		}, "held", GateSelected, "sync setting one does not take it; it stays as it is at test"},
 		{"no right to updates", func(_ *facts, v *schemas.Setting) {
 			v.Rules[schemas.Job] = schemas.Rule{Sync: schemas.SyncAll, Rights: schemas.Rights{New: true}}
 		}, "held", GateKind, "the settings do not take updates"},
@@ -133,7 +135,9 @@ func TestExplain(t *testing.T) {
 		}, "on record", "", ""},
 		{"approval", func(_ *facts, v *schemas.Setting) { v.Mode = schemas.Approve }, "held", GateMode, "waits for a person's approval (would update)"},
 		{"report", func(_ *facts, v *schemas.Setting) { v.Mode = schemas.ReportOnly }, "held", GateMode, "only reports (would update)"},
-		{"safe mode", func(f *facts, _ *schemas.Setting) { f.outlook.Snapshot.SafeMode.SafeMode = broker.SafeMode{On: true, Why: "the store was restored"} }, "held", GateSafeMode, "the store was restored"},
+		{"safe mode", func(f *facts, _ *schemas.Setting) {
+			f.outlook.Snapshot.SafeMode.SafeMode = broker.SafeMode{On: true, Why: "the store was restored"}
+		}, "held", GateSafeMode, "the store was restored"},
 		{"held at the source", func(f *facts, _ *schemas.Setting) {
 			onRecord(f)
 			f.atSource = heldAtSource{count: 9, listed: true, this: true, why: "9 deletions wait", fix: "approve them"}

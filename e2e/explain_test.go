@@ -1,0 +1,180 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/e2e"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// explained asks control about a job, as the command does.
+func explained(t *testing.T, w *e2e.World, setting schemas.Slug, i int) control.ExplainRecord {
+	t.Helper()
+	cfg := control.Config{Broker: w.Broker, Open: w.Open, Addr: "127.0.0.1:7780", Log: w.Log}
+	if w.Prod != nil {
+		cfg.Sources = w.Prod
+	}
+	if w.Cons != nil {
+		cfg.Targets = w.Cons
+	}
+	s, err := control.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := httptest.NewRecorder()
+	req := httptest.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:7780/api/v1/settings/%s/explain/Job/%s", setting, jobID(i).Token()), nil)
+	s.Handler().ServeHTTP(rec, req)
+	var out control.ExplainRecord
+	if err := json.Unmarshal(rec.Body.Bytes(), &out); err != nil || rec.Code != http.StatusOK {
+		t.Fatalf("%d: %s", rec.Code, rec.Body)
+	}
+	return out
+}
+
+// TestExplainNamesTheGate seeds one cause per gate, with real servers, and compares what
+// explain says with what the consumer makes of it: what is held is not written.
+func TestExplainNamesTheGate(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		other := w.AddHost("other")
+		base := func() schemas.Setting { return e2e.AllJobs(oneSetting, "production", "test", schemas.Keep) }
+		rights := func(s string) schemas.Rule {
+			r, err := schemas.ParseRights(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return schemas.Rule{Sync: schemas.SyncAll, Rights: r}
+		}
+		putJob(t, prod, 1, "first")
+		w.StartProducer()
+		w.StartConsumer()
+		within(t, w, 2*time.Minute, "test")
+		check := func(what string, job int, gate control.Gate, settle time.Duration) {
+			t.Helper()
+			time.Sleep(settle)
+			test.Reset()
+			r := explained(t, w, oneSetting, job)
+			if r.Held != gate || (gate != "") != (r.Stands == "held") {
+				t.Errorf("%s: %s by %q, want %q: %s", what, r.Stands, r.Held, gate, r.Line)
+			}
+			time.Sleep(time.Minute)
+			for _, x := range test.Seen() {
+				if x.ID == jobID(job) && x.Status < 300 && gate != "" {
+					t.Errorf("%s: held by %q, and written", what, gate)
+				}
+			}
+		}
+		step := func(set schemas.Setting) { w.Setting(set) }
+		check("all is well", 1, "", time.Minute)
+
+		set := base()
+		set.Active = false
+		step(set)
+		check("off", 1, control.GateActive, time.Minute)
+		step(base())
+		time.Sleep(2 * time.Minute)
+
+		prod.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
+			if isList(r) {
+				rw.WriteHeader(http.StatusBadGateway)
+				return true
+			}
+			return false
+		}))
+		putJob(t, prod, 2, "first") // nobody sees it
+		check("a source that cannot be listed", 2, control.GateSource, 2*time.Minute)
+		prod.SetFaults(nil)
+		check("a job that never was", 77, control.GateKnown, 5*time.Minute)
+		check("captured again", 2, "", 0)
+
+		set = base()
+		rule := set.Rules[schemas.Job]
+		rule.Objects = []schemas.ObjectRule{{ID: jobID(2)}}
+		set.Rules[schemas.Job] = rule
+		step(set)
+		putJob(t, prod, 2, "not taken")
+		check("an exception", 2, control.GateSelected, 2*time.Minute)
+
+		set = base()
+		set.Rules[schemas.Job] = rights("new,deleted")
+		step(set)
+		putJob(t, prod, 1, "no right to updates")
+		check("no right", 1, control.GateKind, 2*time.Minute)
+		step(base())
+		within(t, w, 5*time.Minute, "test")
+
+		set = base()
+		set.Windows = schemas.Windows{{Kind: schemas.AllowWindow, Schedule: "0 0 29 2 *", Duration: "1m"}}
+		step(set)
+		putJob(t, prod, 1, "no window")
+		check("no window", 1, control.GateWindow, 2*time.Minute)
+
+		set = base()
+		set.Mode = schemas.Approve
+		step(set)
+		putJob(t, prod, 1, "an approval")
+		check("an approval", 1, control.GateMode, 2*time.Minute)
+		step(base())
+		within(t, w, 5*time.Minute, "test")
+
+		w.Do(func(ctx context.Context) error { return w.Broker.EnterSafeMode(ctx, "a test", "because") })
+		putJob(t, prod, 1, "safe mode")
+		check("safe mode", 1, control.GateSafeMode, 2*time.Minute)
+		w.Do(func(ctx context.Context) error {
+			m, err := w.Broker.GetSafeMode(ctx)
+			if err == nil {
+				_, err = w.Broker.PutSafeMode(ctx, broker.SafeMode{}, m.Revision)
+			}
+			return err
+		})
+		within(t, w, 10*time.Minute, "test")
+
+		test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodPut {
+				rw.Header().Set("Content-Type", "application/problem+json")
+				rw.WriteHeader(http.StatusUnprocessableEntity)
+				fmt.Fprint(rw, `{"title":"Refused","status":422,"detail":"no"}`)
+				return true
+			}
+			return false
+		}))
+		putJob(t, prod, 1, "refused")
+		check("refused", 1, control.GateParked, 2*time.Minute)
+		test.SetFaults(nil)
+		putJob(t, prod, 1, "taken")
+		within(t, w, 5*time.Minute, "test")
+
+		putJob(t, test, 1, "edited there")
+		check("drift", 1, control.GatePolicy, 20*time.Minute)
+		putJob(t, prod, 1, "the source wins")
+		within(t, w, 5*time.Minute, "test")
+
+		two := e2e.AllJobs("other-to-test", "other", "test", schemas.Keep)
+		w.Setting(two)
+		putJob(t, other, 3, "of the other")
+		time.Sleep(2 * time.Minute)
+		putJob(t, prod, 3, "of production")
+		check("two sources", 3, control.GateConflict, 2*time.Minute)
+
+		test.SetFaults(fault(func(rw http.ResponseWriter, _ *http.Request) bool {
+			rw.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}))
+		putJob(t, prod, 1, "the target is down")
+		check("down", 1, control.GateBreaker, 2*time.Minute)
+		test.SetFaults(nil)
+		time.Sleep(5 * time.Minute)
+		w.StopConsumer(nil)
+		putJob(t, prod, 1, "nobody writes")
+		check("no consumer", 1, control.GateLease, 2*time.Minute)
+	})
+}
