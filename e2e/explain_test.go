@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -164,6 +165,28 @@ func TestExplainNamesTheGate(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		putJob(t, prod, 3, "of production")
 		check("two sources", 3, control.GateConflict, 2*time.Minute)
+
+		putText(t, test, schemas.Job, fmt.Sprintf(`{"Id":%q,"Name":"Backup settings","Group":"Default group","Tasks":[]}`, jobID(4)))
+		putJob(t, prod, 4, "the target has a built-in of this id")
+		check("built in", 4, control.GateBuiltIn, 2*time.Minute)
+
+		const conn = "20000000-1111-4222-8333-000000000001"
+		set = base()
+		set.Rules[schemas.Connection] = set.Rules[schemas.Job]
+		step(set)
+		test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/Connection/") {
+				rw.Header().Set("Content-Type", "application/problem+json")
+				rw.WriteHeader(http.StatusUnprocessableEntity)
+				fmt.Fprint(rw, `{"title":"Refused","status":422,"detail":"no"}`)
+				return true
+			}
+			return false
+		}))
+		putText(t, prod, schemas.Connection, `{"Id":"`+conn+`","Name":"c","Group":"g","ProtocolType":"FTP"}`)
+		selfJob(t, prod, 5, true, "refers", `,"X":{"ConnectionId":"`+conn+`"}`)
+		check("a parent", 5, control.GateParent, 3*time.Minute)
+		test.SetFaults(nil)
 
 		test.SetFaults(fault(func(rw http.ResponseWriter, _ *http.Request) bool {
 			rw.WriteHeader(http.StatusServiceUnavailable)
