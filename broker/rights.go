@@ -42,6 +42,7 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 			r.pub("$JS.API.CONSUMER.CREATE.KV_" + BucketLedger + ".*." + kvSubject(BucketLedger, s+".*"))
 			ev, st := "vcsync.ev."+s+".>", "vcsync.st."+s+".>"
 			r.pub(ev, kvSubject(BucketLease, "source."+s), kvSubject(BucketConfig, "epoch."+s), kvSubject(BucketConfig, identityPrefix+s), kvSubject(BucketConfig, versionPrefix+s), kvSubject(BucketConfig, listedPrefix+s),
+				kvSubject(BucketConfig, airlockPrefix+s+".*"), kvSubject(BucketConfig, accountPrefix+s),
 				passwordRight(s),
 				"$JS.API.DIRECT.GET."+StreamEvents+"."+ev, "$JS.API.DIRECT.GET."+StreamState+"."+st,
 				"$JS.API.CONSUMER.CREATE."+StreamEvents+".*."+ev, "$JS.API.CONSUMER.CREATE."+StreamState+".*."+st)

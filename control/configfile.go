@@ -26,6 +26,40 @@ type ServerBody struct {
 	Connector string `json:"connector,omitzero" maxLength:"32" default:"bridge" doc:"How vcsync speaks to it."`
 	Address   string `json:"address" maxLength:"2000" doc:"http://host:port or https://host:port"`
 	User      string `json:"user" maxLength:"200" doc:"The VisualCron account."`
+	// Deletes is by type.
+	Deletes map[string]MeasureRecord `json:"deletes,omitempty" doc:"By type, how many deletions at once are believed without a person; 5 and 10 % where absent."`
+}
+
+// MeasureRecord is how many objects of a type may be gone at once and still be taken for
+// deleted: the greater of both.
+type MeasureRecord struct {
+	Number int `json:"number" minimum:"0" maximum:"1000000" doc:"Objects."`
+	Share  int `json:"share" minimum:"0" maximum:"100" doc:"Objects in per cent of the type."`
+}
+
+// measures returns b.Deletes as it is stored; a word that is no type is for Validate to
+// name.
+func measures(in map[string]MeasureRecord) map[schemas.Type]schemas.Measure {
+	var out map[schemas.Type]schemas.Measure
+	for word, m := range in {
+		if out == nil {
+			out = map[schemas.Type]schemas.Measure{}
+		}
+		out[schemas.Type(word)] = schemas.Measure{Number: m.Number, Share: m.Share}
+	}
+	return out
+}
+
+// measureRecords is the inverse of measures.
+func measureRecords(in map[schemas.Type]schemas.Measure) map[string]MeasureRecord {
+	var out map[string]MeasureRecord
+	for t, m := range in {
+		if out == nil {
+			out = map[string]MeasureRecord{}
+		}
+		out[string(t)] = MeasureRecord{m.Number, m.Share}
+	}
+	return out
 }
 
 // ServerFile is a server as configuration in a file: servers/ID.json. It has no place
@@ -92,6 +126,9 @@ func ConfigSchema(dir string) ([]byte, error) {
 	}
 	if rules, ok := doc["properties"].(map[string]any)["rules"].(map[string]any); ok {
 		rules["propertyNames"] = map[string]any{"enum": schemas.Types()}
+	}
+	if deletes, ok := doc["properties"].(map[string]any)["deletes"].(map[string]any); ok {
+		deletes["propertyNames"] = map[string]any{"enum": schemas.Types()}
 	}
 	// What the API refuses with words of its own, an editor shall refuse too.
 	for name, members := range map[string]map[string]map[string]any{
@@ -173,7 +210,13 @@ func ParseServerFile(raw []byte) (ServerFile, error) {
 		return f, err
 	}
 	f.Connector = cmp.Or(f.Connector, "bridge")
-	return f, schemas.Server{ID: schemas.Slug(f.ID), Connector: f.Connector, Address: f.Address, User: f.User}.Validate()
+	v := schemas.Server{ID: schemas.Slug(f.ID), Connector: f.Connector, Address: f.Address, User: f.User, Deletes: measures(f.Deletes)}
+	if err := v.Validate(); err != nil {
+		return f, err
+	}
+	v.Normalize()
+	f.Deletes = measureRecords(v.Deletes)
+	return f, nil
 }
 
 // ParseSettingFile reads a file of SettingsDir and brings it to the form in which the

@@ -70,7 +70,7 @@ var (
 	mObjects   = gauge("vcsync_source_objects", "Objects of the last complete listing, without built-in ones.", "source", "type")
 	mPublished = counter("vcsync_source_events_published_total", "Events stored since the producer's start.", "source", "type")
 	mRefused   = gauge("vcsync_source_objects_refused", "Objects of the last listing that could not be captured.", "source", "type")
-	mHeld      = gauge("vcsync_deletes_held", "Deletions that wait because a pass had too many.", "source", "type")
+	mHeld      = gauge("vcsync_deletes_held", "Deletions that wait for a person.", "source", "type")
 
 	mBreaker = gauge("vcsync_target_breaker_open", "1 where the target does not answer or refuses the account.", "target")
 	mNoCons  = gauge("vcsync_target_unattended", "1 where no living consumer writes to the target of an active setting.", "target")

@@ -43,6 +43,7 @@ func (s *Server) routes() {
 		status   = "Status"
 		runs     = "Sync now"
 		safety   = "Safety"
+		airlock  = "Airlock"
 	)
 	register(s, "list-servers", servers, http.MethodGet, "/servers", 200, "List the servers", s.listServers)
 	register(s, "add-server", servers, http.MethodPost, "/servers", 201, "Add a server, after a test", s.addServer)
@@ -87,6 +88,11 @@ func (s *Server) routes() {
 	register(s, "enter-safe-mode", safety, http.MethodPost, "/safe-mode/on", 200, "Enter safe mode", s.enterSafeMode)
 	register(s, "leave-safe-mode", safety, http.MethodPost, "/safe-mode/off", 200, "Leave safe mode", s.leaveSafeMode)
 	register(s, "poll-source", status, http.MethodPost, "/sources/{id}/poll", 202, "Make the next poll of a source immediate", s.pollSource)
+
+	register(s, "list-airlock", airlock, http.MethodGet, "/airlock", 200, "List the deletions that wait at sources, and what was decided about them", s.listAirlock)
+	register(s, "get-airlock", airlock, http.MethodGet, "/airlock/{batch}", 200, "Read a batch with its objects", s.getAirlock)
+	register(s, "approve-airlock", airlock, http.MethodPost, "/airlock/{batch}/approve", 202, "Let deletions go on; those of objects that the source still lacks are published", s.approveAirlock)
+	register(s, "reject-airlock", airlock, http.MethodPost, "/airlock/{batch}/reject", 202, "Keep objects as they are, until the source has them again", s.rejectAirlock)
 
 	register(s, "list-parked", parked, http.MethodGet, "/parked", 200, "List what is parked", s.listParked)
 	register(s, "get-parked", parked, http.MethodGet, "/parked/{target}/{type}/{token}", 200, "Read one parked record", s.getParked)

@@ -22,25 +22,29 @@ const testTime = 20 * time.Second
 
 // ServerRecord is a server as the API shows it. It has no place for a password.
 type ServerRecord struct {
-	ID        string    `json:"id" doc:"The short name; it never changes."`
-	Name      string    `json:"name,omitzero" doc:"What people call it."`
-	Connector string    `json:"connector" doc:"How vcsync speaks to it."`
-	Address   string    `json:"address"`
-	User      string    `json:"user" doc:"The VisualCron account."`
-	Identity  string    `json:"identity,omitzero" doc:"The server's own id; absent while it was never reached."`
-	Created   time.Time `json:"created,omitzero"`
-	Revision  uint64    `json:"revision"`
+	ID        string `json:"id" doc:"The short name; it never changes."`
+	Name      string `json:"name,omitzero" doc:"What people call it."`
+	Connector string `json:"connector" doc:"How vcsync speaks to it."`
+	Address   string `json:"address"`
+	User      string `json:"user" doc:"The VisualCron account."`
+	// Deletes is by type.
+	Deletes  map[string]MeasureRecord `json:"deletes,omitempty" doc:"By type, how many deletions at once are believed without a person; 5 and 10 % where absent."`
+	Identity string                   `json:"identity,omitzero" doc:"The server's own id; absent while it was never reached."`
+	Created  time.Time                `json:"created,omitzero"`
+	Revision uint64                   `json:"revision"`
 }
 
 // NewServer is the body of adding a server.
 type NewServer struct {
-	ID            string `json:"id" minLength:"1" maxLength:"48" doc:"The short name: lower-case letters, digits and inner hyphens."`
-	Name          string `json:"name,omitzero" maxLength:"200" doc:"What people call it."`
-	Connector     string `json:"connector,omitzero" maxLength:"32" default:"bridge"`
-	Address       string `json:"address" maxLength:"2000" doc:"http://host:port or https://host:port"`
-	User          string `json:"user" maxLength:"200" doc:"The VisualCron account."`
-	Password      string `json:"password" maxLength:"1000" writeOnly:"true" doc:"Stored sealed, never shown."`
-	UnreachableOK bool   `json:"unreachableOk,omitzero" doc:"Store it even if it cannot be reached now."`
+	ID        string `json:"id" minLength:"1" maxLength:"48" doc:"The short name: lower-case letters, digits and inner hyphens."`
+	Name      string `json:"name,omitzero" maxLength:"200" doc:"What people call it."`
+	Connector string `json:"connector,omitzero" maxLength:"32" default:"bridge"`
+	Address   string `json:"address" maxLength:"2000" doc:"http://host:port or https://host:port"`
+	User      string `json:"user" maxLength:"200" doc:"The VisualCron account."`
+	// Deletes is by type.
+	Deletes       map[string]MeasureRecord `json:"deletes,omitempty" doc:"By type, how many deletions at once are believed without a person; 5 and 10 % where absent."`
+	Password      string                   `json:"password" maxLength:"1000" writeOnly:"true" doc:"Stored sealed, never shown."`
+	UnreachableOK bool                     `json:"unreachableOk,omitzero" doc:"Store it even if it cannot be reached now."`
 }
 
 // ServerTest is what a test of a server found.
@@ -63,7 +67,7 @@ type AddedServer struct {
 }
 
 func serverRecord(s broker.StoredServer) ServerRecord {
-	return ServerRecord{ID: string(s.ID), Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User, Identity: s.Identity,
+	return ServerRecord{ID: string(s.ID), Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User, Deletes: measureRecords(s.Deletes), Identity: s.Identity,
 		Created: s.Created, Revision: s.Revision}
 }
 
@@ -118,7 +122,7 @@ func (s *Server) getServer(ctx context.Context, in *IDPath) (*tagged[ServerRecor
 func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagged[AddedServer], error) {
 	b := in.Body
 	rec := schemas.Server{ID: schemas.Slug(b.ID), Name: b.Name, Connector: cmp.Or(b.Connector, "bridge"), Address: b.Address, User: b.User,
-		Created: time.Now().UTC()}
+		Deletes: measures(b.Deletes), Created: time.Now().UTC()}
 	if err := rec.Validate(); err != nil {
 		return nil, err
 	}
@@ -217,7 +221,8 @@ func (s *Server) replaceServer(ctx context.Context, in *idMatchBody[ServerChange
 	}
 	b := in.Body
 	rec := old.Server
-	rec.Name, rec.Connector, rec.Address, rec.User = b.Name, cmp.Or(b.Connector, "bridge"), b.Address, b.User
+	rec.Name, rec.Connector, rec.Address, rec.User, rec.Deletes = b.Name, cmp.Or(b.Connector, "bridge"), b.Address, b.User, measures(b.Deletes)
+	rec.KeepUnknown(old.Server)
 	if err := rec.Validate(); err != nil {
 		return nil, err
 	}

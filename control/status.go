@@ -134,7 +134,10 @@ type SourceTypeReport struct {
 	Objects    int       `json:"objects"`
 	BuiltIn    int       `json:"builtIn,omitzero" doc:"Objects that came with the server's installation and are never synced."`
 	Published  uint64    `json:"published" doc:"Events stored since the start."`
-	Held       int       `json:"held,omitzero" doc:"Deletions that wait because a pass had too many."`
+	Held       int       `json:"held,omitzero" doc:"Deletions that wait for a person: too many at once, or not to be believed."`
+	HeldWhy    string    `json:"heldWhy,omitzero"`
+	Batch      string    `json:"batch,omitzero" doc:"The name of what waits, for vcsync airlock."`
+	Rejected   int       `json:"rejected,omitzero" doc:"Deletions that a person turned down."`
 	Refused    int       `json:"refused,omitzero" doc:"Objects that could not be captured."`
 	RefusedWhy string    `json:"refusedWhy,omitzero"`
 }
@@ -429,7 +432,7 @@ func sourceReport(p producer.Status) SourceReport {
 			if r.Objects, r.BuiltIn, r.Published = r.Objects+v.Objects, r.BuiltIn+v.BuiltIn, r.Published+v.Published; len(r.Types) == 0 || v.Complete.Before(r.Complete) {
 				r.Complete = v.Complete
 			}
-			r.Types = append(r.Types, SourceTypeReport{string(t), v.Complete, v.Objects, v.BuiltIn, v.Published, v.Held, v.Refused, v.RefusedWhy})
+			r.Types = append(r.Types, SourceTypeReport{string(t), v.Complete, v.Objects, v.BuiltIn, v.Published, v.Held, v.HeldWhy, v.Batch, v.Rejected, v.Refused, v.RefusedWhy})
 		}
 	}
 	return r

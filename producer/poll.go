@@ -18,10 +18,6 @@ const (
 	// published.
 	flushBytes  = 4 << 20
 	flushEvents = 500
-	// deleteFloor and deleteShare are the airlock's measure: a pass deletes at most
-	// the greater of both, per type.
-	deleteFloor = 5
-	deleteShare = 10 // per cent
 )
 
 // poll lists the types in the order of applying and publishes what changed. It
@@ -34,6 +30,7 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 	if err := s.relearnForeign(ctx); err != nil {
 		return info, &degraded{classBroker, err.Error()}
 	}
+	s.beginPoll(info, types)
 	knew := s.knows()
 	began := map[schemas.Type]time.Time{}
 	s.torn = map[schemas.Type]bool{}
@@ -99,6 +96,7 @@ func (s *source) poll(ctx context.Context, types []schemas.Type) (visualcron.Inf
 		s.status.Types[t] = ts
 		s.mu.Unlock()
 	}
+	s.keepEvidence(ctx)
 	s.prove(ctx)
 	if failed.first != nil {
 		return info, &failed
@@ -286,13 +284,14 @@ func (s *source) live(t schemas.Type) int {
 func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 	s := l.s
 	l.seen[r.ID] = true
-	hash, err := s.quick.Hash(l.t, r.Body)
+	hash, moments, err := s.quick.HashWithMoments(l.t, r.Body)
 	if err != nil {
 		l.refuse(r.ID, err)
 		return nil
 	}
 	k := s.base[l.t][r.ID]
 	if k != nil && k.digest != "" && k.quick == hash && k.version.Epoch == s.epoch {
+		s.unchanged(l.t, r.ID, moments)
 		return nil
 	}
 	if h, ok := s.ignored[l.t][r.ID]; ok && h == hash {
@@ -308,6 +307,9 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 		s.ignored[l.t][r.ID] = hash
 		l.builtIn++
 		return nil
+	}
+	if k != nil && k.digest == n.Digest {
+		s.unchanged(l.t, r.ID, moments)
 	}
 	if k != nil && k.digest == n.Digest && k.version.Epoch == s.epoch && !k.spoiled {
 		k.quick = hash // G8: equal content is no event
@@ -327,6 +329,11 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 	}
 	e.Version = s.next(k)
 	e.OriginPath = s.echo.path(l.t, r.ID, n.Digest, k.last())
+	if k != nil && k.digest != n.Digest && e.OriginPath == nil {
+		s.changed(l.t, r.ID, n.Digest, k.seq+1, moments)
+	} else if k == nil || k.digest != n.Digest {
+		s.sawMoments(l.t, r.ID, moments)
+	}
 	sealed, err := s.view.SealBody(l.t, r.Body, func(pointer, secret string) string {
 		return s.cfg.Broker.Keys.Seal(schemas.SealContext(s.server.ID, l.t, r.ID, pointer), secret)
 	})
@@ -472,6 +479,13 @@ func (s *source) pollType(ctx context.Context, t schemas.Type) ([]schemas.ID, er
 			delete(s.ignored[t], id)
 		}
 	}
+	if t == schemas.Job {
+		for id := range s.ev.moments {
+			if !seen[id] && s.base[t][id].last() == "" {
+				delete(s.ev.moments, id)
+			}
+		}
+	}
 	return slices.Sorted(maps.Keys(gone)), nil
 }
 
@@ -487,70 +501,4 @@ func (s *source) stillGone(ctx context.Context, t schemas.Type, ids []schemas.ID
 		return nil, err
 	}
 	return slices.DeleteFunc(ids, func(id schemas.ID) bool { return seen[id] }), nil
-}
-
-// deleteGone publishes deletions, unless they are too many to be believed: then
-// all of them wait for a person (G4).
-func (s *source) deleteGone(ctx context.Context, t schemas.Type, gone []schemas.ID) error {
-	limit := max(deleteFloor, s.live(t)*deleteShare/100)
-	held := 0
-	last := map[schemas.ID]schemas.Object{}
-	itself := map[schemas.ID]bool{}
-	if len(gone) > 0 {
-		wait, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		if err := s.cfg.Broker.WaitState(wait); err != nil {
-			return &degraded{classBroker, err.Error()}
-		}
-	}
-	for _, id := range gone {
-		if t != schemas.Job && len(gone) > limit {
-			break
-		}
-		ev, _, err := s.cfg.Broker.NewestOf(ctx, schemas.Key{Source: s.server.ID, Type: t, Token: id.Token()})
-		if err != nil && !errors.Is(err, broker.ErrNotFound) && !errors.Is(err, schemas.ErrEvent) {
-			return &degraded{classBroker, err.Error()}
-		}
-		if err == nil {
-			// Jobs that delete themselves do not take others with them: no target deletes
-			// one because of it, so they do not count.
-			itself[id] = visualcron.RemovesItself(t, ev.Object.Body)
-			last[id] = schemas.Object{Name: ev.Object.Name, Group: ev.Object.Group}
-			if itself[id] {
-				limit++
-			}
-		}
-	}
-	if len(gone) > limit {
-		held = len(gone)
-	}
-	s.mu.Lock()
-	ts := s.status.Types[t]
-	said := ts.Held
-	ts.Held = held
-	s.status.Types[t] = ts
-	s.mu.Unlock()
-	if held > 0 {
-		if said != held {
-			s.log.WarnContext(ctx, "deletions are held: more objects are gone at once than a pass may delete; nothing was deleted anywhere", "type", t, "gone", held, "limit", limit)
-		}
-		return nil
-	}
-	if len(gone) == 0 {
-		return nil
-	}
-	if _, err := s.identify(ctx); err != nil {
-		return err
-	}
-	var changes []broker.Change
-	for _, id := range gone {
-		k := s.base[t][id]
-		e := schemas.Event{Source: s.server.ID, Kind: schemas.Deleted, Version: s.next(k), BaseDigest: k.digest, Time: time.Now(),
-			RemovedItself: itself[id], OriginPath: s.echo.path(t, id, "", k.last()),
-			Object: schemas.Object{Type: t, ID: id, Name: last[id].Name, Group: last[id].Group}}
-		changes = append(changes, broker.Change{Event: e, After: k.seq})
-	}
-	return s.publish(ctx, t, changes, nil, func(c broker.Change, err error) {
-		s.log.ErrorContext(ctx, "a deletion could not be published", "type", t, "id", c.Event.Object.ID, "error", err)
-	})
 }

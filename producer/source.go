@@ -117,6 +117,8 @@ type source struct {
 	// torn holds the types of which the running poll could not publish everything.
 	torn map[schemas.Type]bool
 
+	ev evidence
+
 	echo    echo
 	foreign foreign
 
@@ -363,6 +365,9 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 	}
 	if err := s.load(ctx); err != nil {
 		return &degraded{classBroker, fmt.Sprintf("load the last published state: %v", err)}
+	}
+	if err := s.loadEvidence(ctx); err != nil {
+		return &degraded{classBroker, err.Error()}
 	}
 	s.foreign.reset()
 	wg.Go(func() { s.followForeign(ctx, events.LastSeq) })

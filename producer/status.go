@@ -58,9 +58,12 @@ type TypeStatus struct {
 	Reason string
 	// Published counts the events stored since the start.
 	Published uint64
-	// Held is the number of deletions that wait because a pass had too many: more
-	// than 5 and more than a tenth of the type.
-	Held int
+	// Held is the number of deletions that wait for a person, Batch their name and
+	// HeldWhy the reason; Rejected is the number of those that a person turned down.
+	Held     int
+	Rejected int
+	Batch    string
+	HeldWhy  string
 	// Refused counts the objects of the last listing that could not be captured, and
 	// RefusedWhy says why the first could not.
 	Refused    int

@@ -19,6 +19,7 @@ type (
 	plainKept       KeptField
 	plainOverride   Override
 	plainPin        Pin
+	plainMeasure    Measure
 )
 
 // Rules and their rows keep unknown members as the records around them do. The
@@ -49,6 +50,12 @@ var (
 				plainPin
 				Unknown jsontext.Value `json:",embed"`
 			}{plainPin(r), r.Unknown})
+		}),
+		json.MarshalToFunc(func(e *jsontext.Encoder, r Measure) error {
+			return json.MarshalEncode(e, struct {
+				plainMeasure
+				Unknown jsontext.Value `json:",embed"`
+			}{plainMeasure(r), r.Unknown})
 		}),
 		json.MarshalToFunc(func(e *jsontext.Encoder, r Rule) error {
 			return json.MarshalEncode(e, struct {
@@ -100,6 +107,16 @@ var (
 			}
 			err := json.UnmarshalDecode(d, &w)
 			*r = Pin(w.plainPin)
+			r.Unknown = w.Unknown
+			return err
+		}),
+		json.UnmarshalFromFunc(func(d *jsontext.Decoder, r *Measure) error {
+			var w struct {
+				plainMeasure
+				Unknown jsontext.Value `json:",embed"`
+			}
+			err := json.UnmarshalDecode(d, &w)
+			*r = Measure(w.plainMeasure)
 			r.Unknown = w.Unknown
 			return err
 		}),

@@ -40,6 +40,7 @@ func aSetting() Setting {
 func aServer() Server {
 	return Server{
 		ID: "production", Name: "Production <1> & 2", Connector: "bridge", Address: "http://127.0.0.1:7701", User: "admin",
+		Deletes:  map[Type]Measure{Job: {Number: 20, Share: 5}, Variable: {}},
 		Identity: "f3c1", Created: time.Date(2026, 11, 23, 5, 6, 7, 0, time.UTC),
 	}
 }
@@ -255,6 +256,10 @@ func TestParseServerAcceptsAndNormalizes(t *testing.T) {
 		{"the normal form stays as it is", minimal, minimal},
 		{"times become UTC", `{"id":"a","connector":"bridge","address":"https://h","user":"u","created":"2026-01-01T00:30:00+01:00"}`,
 			`{"id":"a","connector":"bridge","address":"https://h","user":"u","created":"2025-12-31T23:30:00Z"}`},
+		{"a measure that is the default is none", `{"id":"a","connector":"bridge","address":"https://h","user":"u","deletes":{"Job":{"number":5,"share":10},"User":{"number":0,"share":0}}}`,
+			`{"id":"a","connector":"bridge","address":"https://h","user":"u","deletes":{"User":{"number":0,"share":0}}}`},
+		{"an unknown member of a measure survives (G10)", `{"id":"a","connector":"bridge","address":"https://h","user":"u","deletes":{"Job":{"z":1,"number":5,"share":10}}}`,
+			`{"id":"a","connector":"bridge","address":"https://h","user":"u","deletes":{"Job":{"number":5,"share":10,"z":1}}}`},
 		{"an unknown member survives (G10)", `{"z":[1, 2],"id":"a","connector":"bridge","address":"https://h","user":"u"}`,
 			`{"id":"a","connector":"bridge","address":"https://h","user":"u","z":[1,2]}`},
 	} {
@@ -270,6 +275,27 @@ func TestParseServerAcceptsAndNormalizes(t *testing.T) {
 				t.Errorf("encoded\n%s (%v)\nwant\n%s", b, err, c.want)
 			}
 		})
+	}
+}
+
+func TestMeasure(t *testing.T) {
+	for _, c := range []struct {
+		text          string
+		objects, want int
+	}{{"5,10%", 0, 5}, {"5,10%", 59, 5}, {"5,10%", 60, 6}, {"0,0%", 1000, 0}, {"0,100%", 7, 7}, {"1000000,0%", 3, 1000000}} {
+		m, err := ParseMeasure(c.text)
+		if err != nil || m.Of(c.objects) != c.want || m.String() != c.text {
+			t.Errorf("%s of %d objects: %d (%v), want %d; written %s", c.text, c.objects, m.Of(c.objects), err, c.want, m)
+		}
+	}
+	for _, text := range []string{"", "5", "5,10", "5%,10%", "-1,10%", "1,101%", "1,-1%", "1000001,1%", "5, 10%", "x,1%"} {
+		if m, err := ParseMeasure(text); !errors.Is(err, ErrServer) {
+			t.Errorf("%q: %+v, %v", text, m, err)
+		}
+	}
+	s := aServer()
+	if s.MeasureOf(Job).Number != 20 || s.MeasureOf(Variable).Of(100) != 0 || s.MeasureOf(User).Of(100) != 10 {
+		t.Error("the measure of a type is not what was set, or the default")
 	}
 }
 
@@ -296,6 +322,9 @@ var badServers = []struct{ name, in string }{
 	{"an empty query", `{"id":"a","connector":"bridge","user":"u","address":"http://h/?"}`},
 	{"a fragment", `{"id":"a","connector":"bridge","user":"u","address":"http://h/#x"}`},
 	{"a blank in the path", `{"id":"a","connector":"bridge","user":"u","address":"http://h/a b"}`},
+	{"a measure below 0", `{"id":"a","connector":"bridge","user":"u","address":"http://h","deletes":{"Job":{"number":-1,"share":10}}}`},
+	{"a measure of more than all", `{"id":"a","connector":"bridge","user":"u","address":"http://h","deletes":{"Job":{"number":1,"share":101}}}`},
+	{"a measure of no type", `{"id":"a","connector":"bridge","user":"u","address":"http://h","deletes":{"Jobs":{"number":1,"share":1}}}`},
 	{"a line end", `{"id":"a","connector":"bridge","user":"u","address":"http://h\r\nx: y"}`},
 }
 

@@ -3,6 +3,7 @@ package schemas
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -25,6 +26,9 @@ type Server struct {
 	Address string `json:"address"`
 	// User is the VisualCron account.
 	User string `json:"user"`
+	// Deletes says, by type, how many deletions at this server are believed without a
+	// person; DefaultMeasure for a type that is not named.
+	Deletes map[Type]Measure `json:"deletes,omitzero"`
 	// Identity is the server's own id, learned at the first contact. An answer of
 	// another server at the same address is never taken for this one's.
 	Identity string    `json:"identity,omitzero"`
@@ -35,13 +39,82 @@ type Server struct {
 	Unknown jsontext.Value `json:"-"`
 }
 
-// Normalize brings equal records to one form: times are UTC.
-func (s *Server) Normalize() { s.Created = plainTime(s.Created) }
+// Measure is how many objects of a type may be gone at once at a server and still be
+// taken for deleted: the greater of both. What is more waits for a person (G4).
+type Measure struct {
+	// Number is a count of objects, Share one in per cent of the type.
+	Number int `json:"number"`
+	Share  int `json:"share"`
+	// Unknown holds the members that this version does not know (see Server).
+	Unknown jsontext.Value `json:"-"`
+}
+
+// DefaultMeasure is that of a type for which nothing was said.
+var DefaultMeasure = Measure{Number: 5, Share: 10}
+
+// maxMeasure bounds Measure.Number.
+const maxMeasure = 1_000_000
+
+// Of returns the measure for a type of that many objects.
+func (m Measure) Of(objects int) int { return max(m.Number, objects*m.Share/100) }
+
+// String returns the measure as ParseMeasure takes it, such as "5,10%".
+func (m Measure) String() string { return fmt.Sprintf("%d,%d%%", m.Number, m.Share) }
+
+// ParseMeasure is the inverse of Measure.String. The error wraps ErrServer.
+func ParseMeasure(text string) (Measure, error) {
+	number, share, ok := strings.Cut(text, ",")
+	percent, sign := strings.CutSuffix(share, "%")
+	n, err1 := strconv.Atoi(number)
+	p, err2 := strconv.Atoi(percent)
+	m := Measure{Number: n, Share: p}
+	if fault := m.fault(); !ok || !sign || err1 != nil || err2 != nil || fault != "" {
+		return Measure{}, fmt.Errorf("%w: measure %.32q, want NUMBER,SHARE%% such as 5,10%%: up to %d objects, or 0 to 100 per cent of the type, whichever is more", ErrServer, text, maxMeasure)
+	}
+	return m, nil
+}
+
+func (m Measure) fault() string {
+	switch {
+	case m.Number < 0 || m.Number > maxMeasure:
+		return fmt.Sprintf("number %d, want 0 to %d", m.Number, maxMeasure)
+	case m.Share < 0 || m.Share > 100:
+		return fmt.Sprintf("share %d, want 0 to 100 per cent", m.Share)
+	}
+	return ""
+}
+
+// MeasureOf returns how many deletions of a type are believed at the server.
+func (s Server) MeasureOf(t Type) Measure {
+	if m, ok := s.Deletes[t]; ok {
+		return m
+	}
+	return DefaultMeasure
+}
+
+// Normalize brings equal records to one form: times are UTC, and a measure that is the
+// default is none.
+func (s *Server) Normalize() {
+	s.Created = plainTime(s.Created)
+	s.Deletes = maps.Clone(s.Deletes)
+	maps.DeleteFunc(s.Deletes, func(_ Type, m Measure) bool {
+		return m.Number == DefaultMeasure.Number && m.Share == DefaultMeasure.Share && m.Unknown == nil
+	})
+	if len(s.Deletes) == 0 {
+		s.Deletes = nil
+	}
+}
 
 // KeepUnknown takes over from old, the stored form of the same record, the members
-// that this version does not know. A caller that builds a record from another
-// codec's JSON needs it before Encode.
-func (s *Server) KeepUnknown(old Server) { s.Unknown = slices.Clone(old.Unknown) }
+// that this version does not know: its own, and those of measures that both have. A
+// caller that builds a record from another codec's JSON needs it before Encode.
+func (s *Server) KeepUnknown(old Server) {
+	s.Unknown = slices.Clone(old.Unknown)
+	for t, m := range s.Deletes {
+		m.Unknown = slices.Clone(old.Deletes[t].Unknown)
+		s.Deletes[t] = m
+	}
+}
 
 // Encode returns the record's normal form as JSON: equal records give equal bytes.
 // The error wraps ErrServer.
@@ -97,6 +170,14 @@ func (s Server) Validate() error {
 	}
 	if s.User == "" {
 		add("user", "empty")
+	}
+	for _, t := range slices.Sorted(maps.Keys(s.Deletes)) {
+		if _, err := ParseType(string(t)); err != nil {
+			add("deletes", "%v", err)
+		}
+		if fault := s.Deletes[t].fault(); fault != "" {
+			add("deletes."+string(t), "%s", fault)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -21,6 +21,8 @@ type rule struct {
 	// value: data of the server's running rather than its definition. It is synced
 	// only where a setting asks for it.
 	value bool
+	// moment says which of Moments stands here.
+	moment moment
 	// enum: text that is compared without case.
 	enum bool
 	// ref: a text here is the id of an object of that type.
@@ -162,6 +164,13 @@ func stats() *rule {
 	return &rule{any: volatileRule, fields: map[string]*rule{"Active": plain}}
 }
 
+// jobStats is that of a job as a whole, which says when it ran and was edited.
+func jobStats() *rule {
+	r := stats()
+	r.fields["DateLastExecution"], r.fields["DateModified"] = &rule{volatile: true, moment: momentRan}, &rule{volatile: true, moment: momentEdited}
+	return r
+}
+
 // task is a Task, in a job or alone in a notification or a repository object.
 func task() *rule {
 	return &rule{fields: members([]string{"Result"}, map[string]*rule{"Stats": stats(), "TaskType": enumRule})}
@@ -238,7 +247,7 @@ var forms = map[schemas.Type]*form{
 		root: &rule{fields: members(
 			[]string{"Missed", "MissedDate", "ResultOutput", "UniqueRunId", "ResetTriggers", "ResetTriggerDepedency", "Test"},
 			map[string]*rule{
-				"Stats":          stats(),
+				"Stats":          jobStats(),
 				"Variables":      {sortBy: []string{"Key"}, any: &rule{fields: map[string]*rule{"ValueObject": {secret: true}}}},
 				"Tasks":          {sortBy: []string{"Order", "Id"}, any: task()},
 				"Triggers":       {sortBy: []string{"Id"}, any: trigger()},

@@ -339,7 +339,68 @@ func NewQuickHasher() QuickHasher { return QuickHasher{maphash.MakeSeed()} }
 
 // Hash returns the hash of a body that ReadList or parse has found valid.
 func (q QuickHasher) Hash(t schemas.Type, body []byte) (uint64, error) {
-	var h maphash.Hash
+	hash, _, err := q.HashWithMoments(t, body)
+	return hash, err
+}
+
+// Moments are what a body tells of the object's past: when the server says that it ran
+// last, and that it was edited last. They are no configuration. One that it does not
+// tell is the zero time; "never" is the year 1, just after it.
+type Moments struct {
+	Ran, Edited time.Time
+	// Local tells that one of them has no offset: it is the server's local time, which
+	// goes back by itself once a year.
+	Local bool
+}
+
+// Back tells whether what a server says now lies before what it said: by more than an
+// hour where it tells local time.
+func (m Moments) Back(now Moments) bool {
+	var slack time.Duration
+	if m.Local || now.Local {
+		slack = time.Hour
+	}
+	back := func(was, is time.Time) bool { return !was.IsZero() && !is.IsZero() && is.Add(slack).Before(was) }
+	return back(m.Ran, now.Ran) || back(m.Edited, now.Edited)
+}
+
+type moment byte
+
+const (
+	momentRan moment = iota + 1
+	momentEdited
+)
+
+// take reads one moment; what is no point in time tells nothing.
+func (m *Moments) take(which moment, raw jsontext.Value) {
+	if raw.Kind() != '"' {
+		return
+	}
+	text, err := jsontext.AppendUnquote(nil, raw)
+	if err != nil {
+		return
+	}
+	at, err := time.Parse("2006-01-02T15:04:05.999999999Z07:00", string(text))
+	if err != nil {
+		if at, err = time.Parse("2006-01-02T15:04:05.999999999", string(text)); err != nil {
+			return
+		}
+		m.Local = true
+	}
+	if at.Year() <= 1 {
+		at = time.Time{}.Add(1)
+	}
+	if which == momentRan {
+		m.Ran = at
+	} else {
+		m.Edited = at
+	}
+}
+
+// HashWithMoments is Hash, and tells of the object's past what stands beside the
+// configuration.
+func (q QuickHasher) HashWithMoments(t schemas.Type, body []byte) (uint64, Moments, error) {
+	var h quickHash
 	h.SetSeed(q.seed)
 	dec := jsontext.NewDecoder(bytes.NewReader(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	root := plain
@@ -347,12 +408,18 @@ func (q QuickHasher) Hash(t schemas.Type, body []byte) (uint64, error) {
 		root = f.root
 	}
 	if err := quick(&h, dec, root); err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrBody, err)
+		return 0, Moments{}, fmt.Errorf("%w: %w", ErrBody, err)
 	}
-	return h.Sum64(), nil
+	return h.Sum64(), h.moments, nil
 }
 
-func quick(h *maphash.Hash, dec *jsontext.Decoder, r *rule) error {
+// quickHash is a hash, and what was passed over on the way.
+type quickHash struct {
+	maphash.Hash
+	moments Moments
+}
+
+func quick(h *quickHash, dec *jsontext.Decoder, r *rule) error {
 	k := dec.PeekKind()
 	if k != '{' && k != '[' || len(r.fields) == 0 && r.any == nil {
 		v, err := dec.ReadValue()
@@ -374,6 +441,14 @@ func quick(h *maphash.Hash, dec *jsontext.Decoder, r *rule) error {
 			name := tok.String()
 			if f := r.fields[name]; f != nil {
 				sub = f
+			}
+			if sub != nil && sub.moment != 0 {
+				v, err := dec.ReadValue()
+				if err != nil {
+					return err
+				}
+				h.moments.take(sub.moment, v)
+				continue
 			}
 			if sub != nil && sub.volatile || r.own != nil && r.own(name) {
 				if err := dec.SkipValue(); err != nil {

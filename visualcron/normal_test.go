@@ -178,6 +178,40 @@ func TestQuickHashFollowsTheNormalForm(t *testing.T) {
 	}
 }
 
+func TestMomentsOfAJob(t *testing.T) {
+	q := visualcron.NewQuickHasher()
+	of := func(stats string) visualcron.Moments {
+		_, m, err := q.HashWithMoments(schemas.Job, []byte(`{"Id":"a","DateModified":"2031-01-01T00:00:00Z","Stats":{`+stats+`},"Tasks":[{"Id":"t","Stats":{"DateLastExecution":"2031-01-01T00:00:00Z"}}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	ran := func(text string) string { return `"DateLastExecution":"` + text + `"` }
+	edited := func(text string) string { return `"DateModified":"` + text + `"` }
+	for _, c := range []struct {
+		was, now string
+		back     bool
+	}{
+		{ran("2026-11-23T10:00:00Z"), ran("2026-11-23T10:00:00Z"), false},
+		{ran("2026-11-23T10:00:00Z"), ran("2026-11-23T11:00:00.0000001+01:00"), false},
+		{ran("2026-11-23T10:00:00Z"), ran("2026-11-23T10:59:59+01:00"), true},
+		{ran("2026-11-23T10:00:00Z"), ran("0001-01-01T00:00:00"), true}, // never
+		{ran("0001-01-01T00:00:00"), ran("2026-11-23T10:00:00Z"), false},
+		{ran("2026-10-25T02:50:00"), ran("2026-10-25T02:05:00"), false}, // summer time ended
+		{ran("2026-10-25T02:50:00"), ran("2026-10-25T01:05:00"), true},
+		{ran("2026-11-23T10:00:00Z"), "", false}, // it tells nothing
+		{"", ran("2026-11-23T10:00:00Z"), false},
+		{ran("2026-11-23T10:00:00Z"), ran("soon"), false},
+		{edited("2026-11-23T10:00:00Z"), edited("2026-11-23T09:00:00Z"), true},
+		{edited("2026-11-23T10:00:00Z"), edited("2026-11-23T10:00:00Z"), false},
+	} {
+		if back := of(c.was).Back(of(c.now)); back != c.back {
+			t.Errorf("%s to %s: back %v, want %v", c.was, c.now, back, c.back)
+		}
+	}
+}
+
 // compose composes for a target that takes everything.
 func compose(source string, target []byte, policy schemas.ActivePolicy) ([]byte, error) {
 	c, err := visualcron.Compose(schemas.Job, []byte(source), target, visualcron.Composition{Policy: policy, Values: true, Secrets: visualcron.SecretsEqual})

@@ -82,6 +82,20 @@ type Info struct {
 	Types map[schemas.Type]Capability
 	// Changes tells that Watch works.
 	Changes bool
+	// Account is what the server says of the account that asks; nil where it says
+	// nothing of it.
+	Account *Account
+}
+
+// Account is what a server says of an account. What it may see decides what a listing
+// holds, so another account, or one with other rights, is another pair of eyes.
+type Account struct {
+	// Name is the server's word for it, which may be another than the one that was
+	// logged on with.
+	Name string
+	// Rights are the server's words for what the account may see and do, in any order.
+	// They are compared and never understood.
+	Rights []string
 }
 
 // Release returns the major and minor number of a version, such as "13.2", and "" where

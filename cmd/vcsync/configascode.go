@@ -64,7 +64,7 @@ func readConfiguration(ctx context.Context, api *client) (configuration, error) 
 		return c, err
 	}
 	for _, s := range servers.Items {
-		c.Servers[s.ID] = control.ServerFile{ID: s.ID, ServerBody: control.ServerBody{Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User}}
+		c.Servers[s.ID] = control.ServerFile{ID: s.ID, ServerBody: control.ServerBody{Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User, Deletes: s.Deletes}}
 		c.tags["server/"+s.ID] = fmt.Sprintf(`"%d"`, s.Revision)
 	}
 	for _, s := range settings.Items {
@@ -820,7 +820,7 @@ func applyChanges(ctx context.Context, api *client, changes []ConfigChange, have
 		case c.Action == actionAdd:
 			s := want.Servers[c.ID]
 			_, _, err = api.call(ctx, http.MethodPost, apiPath("servers"), nil, control.NewServer{ID: s.ID, Name: s.Name, Connector: s.Connector, Address: s.Address,
-				User: s.User, Password: passwords[c.ID], UnreachableOK: offline}, nil)
+				User: s.User, Deletes: s.Deletes, Password: passwords[c.ID], UnreachableOK: offline}, nil)
 		default:
 			_, _, err = api.call(ctx, http.MethodPut, one, header, control.ServerChange{ServerBody: want.Servers[c.ID].ServerBody, UnreachableOK: offline}, nil)
 		}

@@ -125,6 +125,7 @@ func TestScripts(t *testing.T) {
 			"publish": cmdPublish,
 			"put":     cmdPut,
 			"park":    cmdPark,
+			"hold":    cmdHold,
 			"sed":     cmdSed,
 
 			"underway": cmdUnderway,
@@ -162,6 +163,24 @@ func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// cmdHold lets deletions of jobs wait at a source, as its producer does, and sets the
+// variable to the batch: hold BATCH production id...
+func cmdHold(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: hold VARIABLE source id...")
+	}
+	b := ts.Value(brokerKey{}).(*broker.Broker)
+	a := broker.Airlock{Source: schemas.Slug(args[1]), Type: schemas.Job, Class: producer.HeldTooMany, Why: "too many of them", Since: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)}
+	for _, text := range args[2:] {
+		id := schemas.ID(text)
+		a.Objects = append(a.Objects, broker.AirlockObject{Token: id.Token(), ID: id, Name: "Job " + text, Version: schemas.Version{Epoch: 1, Revision: 7}})
+	}
+	a.Normalize()
+	_, err := b.PutAirlock(context.Background(), a)
+	ts.Check(err)
+	ts.Setenv(args[0], a.Batch)
 }
 
 // cmdDial waits until somebody listens on an address.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"strings"
@@ -19,13 +20,14 @@ import (
 
 func newServerCommand(a *app) *cobra.Command {
 	return group("server", "The VisualCron servers that vcsync knows",
-		newServerAdd(a), newServerList(a), newServerTest(a), newServerRemove(a), newServerHintToken(a))
+		newServerAdd(a), newServerEdit(a), newServerList(a), newServerTest(a), newServerRemove(a), newServerHintToken(a))
 }
 
 func newServerAdd(a *app) *cobra.Command {
 	var in control.NewServer
 	var file string
 	var stdin bool
+	var deletes []string
 	c := &cobra.Command{
 		Use:   "add NAME --address URL --user USER",
 		Short: "Add a server, after a test",
@@ -38,6 +40,10 @@ VCSYNC_PASSWORD, or is asked for. It is stored sealed and shown nowhere.`,
 		Args: exactly(1, "the server's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in.ID = args[0]
+			var err error
+			if in.Deletes, err = measureFlags(nil, deletes); err != nil {
+				return err
+			}
 			rec := schemas.Server{ID: schemas.Slug(in.ID), Connector: in.Connector, Address: in.Address, User: in.User}
 			if err := rec.Validate(); err != nil {
 				return usageError("%w", err)
@@ -72,6 +78,99 @@ VCSYNC_PASSWORD, or is asked for. It is stored sealed and shown nowhere.`,
 	f.StringVar(&file, "password-file", "", "file with the password")
 	f.BoolVar(&stdin, "password-stdin", false, "read the password from standard input")
 	f.BoolVar(&in.UnreachableOK, "offline", false, "store it even if it cannot be reached now")
+	f.StringArrayVar(&deletes, "deletes", nil, "how many deletions of a type at once are believed without a person, as TYPE=NUMBER,SHARE% or TYPE=default; may be repeated")
+	return c
+}
+
+// measureFlags puts the values of --deletes over what there is.
+func measureFlags(have map[string]control.MeasureRecord, texts []string) (map[string]control.MeasureRecord, error) {
+	out := map[string]control.MeasureRecord{}
+	maps.Copy(out, have)
+	for _, text := range texts {
+		name, measure, ok := strings.Cut(text, "=")
+		t, err := schemas.ParseType(name)
+		if !ok || err != nil {
+			return nil, usageError("--deletes %q: want TYPE=NUMBER,SHARE%%, such as Job=20,10%%", text)
+		}
+		if measure == "default" {
+			delete(out, string(t))
+			continue
+		}
+		m, err := schemas.ParseMeasure(measure)
+		if err != nil {
+			return nil, usageError("--deletes %s: %w", t, err)
+		}
+		out[string(t)] = control.MeasureRecord{Number: m.Number, Share: m.Share}
+	}
+	return out, nil
+}
+
+func newServerEdit(a *app) *cobra.Command {
+	var title, address, user string
+	var deletes []string
+	var offline, dryRun bool
+	c := &cobra.Command{
+		Use:   "edit NAME",
+		Short: "Change how a server is reached, and how many deletions are believed",
+		Long: `Changes what is named and leaves the rest, the password too. Where the address or the
+account changes, the server is asked who it is first.
+
+--deletes says how many objects of a type may be gone at once and still be taken for
+deleted: the greater of a number and a share of the type. What is more waits: see
+vcsync airlock.`,
+		Example: `  vcsync server edit production --deletes Job=20,10%
+  vcsync server edit production --deletes Job=default --title "Head office"`,
+		Args: exactly(1, "the server's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().NFlag() == 0 {
+				return usageError("nothing to change: name --title, --address, --user or --deletes")
+			}
+			if _, err := measureFlags(nil, deletes); err != nil {
+				return err
+			}
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			var have control.ServerRecord
+			raw, tag, err := api.call(cmd.Context(), http.MethodGet, apiPath("servers", args[0]), nil, nil, &have)
+			if err != nil {
+				return err
+			}
+			in := control.ServerChange{ServerBody: control.ServerBody{Name: have.Name, Connector: have.Connector, Address: have.Address, User: have.User}, UnreachableOK: offline}
+			if in.Deletes, err = measureFlags(have.Deletes, deletes); err != nil {
+				return err
+			}
+			for name, to := range map[string]struct {
+				field *string
+				value string
+			}{"title": {&in.Name, title}, "address": {&in.Address, address}, "user": {&in.User, user}} {
+				if cmd.Flags().Changed(name) {
+					*to.field = to.value
+				}
+			}
+			if dryRun {
+				return a.show(raw, func() error {
+					_, err := fmt.Fprintf(a.out, "Server %s would be changed; nothing was.\n", clean(args[0]))
+					return err
+				})
+			}
+			if raw, _, err = api.call(cmd.Context(), http.MethodPut, apiPath("servers", args[0]), map[string]string{"If-Match": tag}, in, nil); err != nil {
+				return err
+			}
+			return a.show(raw, func() error {
+				_, err := fmt.Fprintf(a.out, "Server %s is changed.\n", clean(args[0]))
+				return err
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&title, "title", "", "what people call the server")
+	f.StringVar(&address, "address", "", "http://host:port or https://host:port of the server or its bridge")
+	f.StringVar(&user, "user", "", "VisualCron account")
+	f.StringArrayVar(&deletes, "deletes", nil, "how many deletions of a type at once are believed without a person, as TYPE=NUMBER,SHARE% or TYPE=default; may be repeated")
+	f.BoolVar(&offline, "offline", false, "store it even if it cannot be reached now")
+	f.BoolVar(&dryRun, "dry-run", false, "change nothing")
 	return c
 }
 

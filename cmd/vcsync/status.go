@@ -78,7 +78,7 @@ func (a *app) printStatus(r control.StatusReport) error {
 		for _, v := range s.Types {
 			var notes []string
 			if v.Held > 0 {
-				notes = append(notes, fmt.Sprintf("%d deletions wait", v.Held))
+				notes = append(notes, fmt.Sprintf("%d deletions wait: vcsync airlock show %s", v.Held, v.Batch))
 			}
 			if v.Refused > 0 {
 				notes = append(notes, fmt.Sprintf("%d not captured: %s", v.Refused, shorten(v.RefusedWhy, 120)))

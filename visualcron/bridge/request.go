@@ -338,6 +338,10 @@ func parseInfo(body []byte) (visualcron.Info, error) {
 			Secrets string `json:"secrets"`
 		} `json:"capabilities"`
 		Changes bool `json:"changes"`
+		Account *struct {
+			Name   string   `json:"name"`
+			Rights []string `json:"rights"`
+		} `json:"account"`
 	}
 	if err := json.Unmarshal(body, &in); err != nil {
 		return visualcron.Info{}, errors.New("the answer does not describe a server")
@@ -346,6 +350,9 @@ func parseInfo(body []byte) (visualcron.Info, error) {
 		return visualcron.Info{}, errors.New("the server gives no id of its own")
 	}
 	info := visualcron.Info{ID: in.ID, Name: in.Name, Version: in.Version, Types: map[schemas.Type]visualcron.Capability{}, Changes: in.Changes}
+	if in.Account != nil {
+		info.Account = &visualcron.Account{Name: in.Account.Name, Rights: in.Account.Rights}
+	}
 	for word, c := range in.Capabilities {
 		t, err := schemas.ParseType(word)
 		if err != nil {

@@ -34,6 +34,7 @@ var expectations = []inMode{
 	{modes: "statistics-move", whole: true},
 	{modes: "version=9.9.9", whole: true},
 	{modes: "no-changes-feed", whole: true},
+	{modes: "no-account", whole: true},
 	{modes: "slow=2ms", whole: true},
 	{modes: "canonicalises=order", whole: true},
 	// What is stored differs from what was sent, and the answer tells it.
@@ -85,6 +86,7 @@ var expectations = []inMode{
 	// only it; what it was before is for the caller to remember.
 	{modes: "forbidden-types=empty", typ: schemas.Job, Expected: conformance.Expected{Known: classes{"Get": visualcron.NotFound, "Put": visualcron.Unauthorized,
 		"Delete": visualcron.Unauthorized}, Unseen: true}},
+	{modes: "lower-account=100", typ: schemas.Job, Expected: conformance.Expected{Known: classes{"Get": visualcron.NotFound}, Unseen: true}},
 }
 
 // TestBridgeInEveryMode runs the suite, or what can be judged of it, while the

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -267,7 +268,58 @@ func (s *Server) info() any {
 		Version      string                      `json:"version"`
 		Capabilities map[schemas.Type]capability `json:"capabilities"`
 		Changes      bool                        `json:"changes"`
-	}{s.identity(), s.cfg.Name, version, caps, s.hasChanges()}
+		Account      *account                    `json:"account,omitzero"`
+	}{s.identity(), s.cfg.Name, version, caps, s.hasChanges(), s.account()}
+}
+
+// account is what a stand-in says of the one that asks.
+type account struct {
+	Name   string   `json:"name"`
+	Rights []string `json:"rights"`
+}
+
+// rights are what the account may unless mode lower-account takes some of it away; the
+// words are the stand-in's own.
+var rights = []string{"see all", "edit"}
+
+func (s *Server) account() *account {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	a := &account{s.cfg.User, rights}
+	for _, m := range s.modes {
+		switch m.Mode {
+		case "no-account":
+			return nil
+		case "lower-account":
+			if !strings.HasSuffix(m.Arg, ",silent") {
+				a.Rights = []string{"see some"}
+			}
+		}
+	}
+	return a
+}
+
+// unseen tells whether mode lower-account keeps an object from the account.
+func (s *Server) unseen(t schemas.Type, id schemas.ID) bool {
+	return s.seesOf(t, []visualcron.Row{{ID: id}}) == nil
+}
+
+// seesOf returns those of the rows that the account may see. Which it may not does not
+// depend on what else there is.
+func (s *Server) seesOf(t schemas.Type, rows []visualcron.Row) []visualcron.Row {
+	arg, on := s.mode("lower-account", t)
+	if !on {
+		return rows
+	}
+	text, _, _ := strings.Cut(arg, ",")
+	share, _ := strconv.Atoi(text) // checked
+	var out []visualcron.Row
+	for _, r := range rows {
+		if sum := sha256.Sum256([]byte(r.ID)); int(sum[0])*100 >= share*256 {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // list streams the objects as they were when the request came.
@@ -285,6 +337,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, t schemas.Type) {
 		if s.forbidden(t) != "" {
 			rows = nil
 		}
+		rows = s.seesOf(t, rows)
 		if f, ok := s.listingFault(t); ok {
 			f.serve(s, w, r, t, rows)
 			return
@@ -324,7 +377,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, t schemas.Type) {
 
 func (s *Server) serveGet(w http.ResponseWriter, t schemas.Type, id schemas.ID) {
 	body, ok := s.Shown(t, id)
-	if !ok || s.forbidden(t) == "empty" {
+	if !ok || s.forbidden(t) == "empty" || s.unseen(t, id) {
 		refuse(w, http.StatusNotFound, "there is no %s with this id", t)
 		return
 	}

@@ -72,6 +72,8 @@ var modes = []Mode{
 	{"reads-only", "", "the server offers no writes, and refuses them", true, nil},
 	{"reads-jobs-only", "", "the server offers to read jobs and nothing else", false, nil},
 	{"forbidden-types", "empty|403", "the account sees jobs only: other types are empty, or refused", true, oneOf("empty", "403")},
+	{"lower-account", "PERCENT[,silent]", "the account does not see that share of the objects, and its rights are told as fewer, or as they were", true, lowerArg},
+	{"no-account", "", "the server says nothing of the account", false, nil},
 	{"no-changes-feed", "", "there is no change feed", false, nil},
 	{"listing", "FAULT", "listings are wrong in one of the ways of ListingFaults", true, listingArg},
 }
@@ -128,6 +130,14 @@ func lateArg(arg string) error {
 		return fmt.Errorf("want DURATION or DURATION,silent")
 	}
 	return duration(d)
+}
+
+func lowerArg(arg string) error {
+	share, how, has := strings.Cut(arg, ",")
+	if v, err := strconv.Atoi(share); err != nil || v < 0 || v > 100 || has && how != "silent" {
+		return fmt.Errorf("want a share in per cent, and perhaps ,silent")
+	}
+	return nil
 }
 
 func throttleArg(arg string) error {

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+func newAirlockCommand(a *app) *cobra.Command {
+	c := group("airlock", "Deletions that wait for a person",
+		newAirlockList(a), newAirlockShow(a), newAirlockVerdict(a, "approve"), newAirlockVerdict(a, "reject"))
+	c.Long = `Deletions at a source wait where they are more than the server's measure (see vcsync
+server edit), where the account that lists is another or has other rights than when the
+objects were seen last, and where the server looks restored from an older state. While
+they wait, nothing of their type is deleted anywhere because of that source.`
+	return c
+}
+
+func newAirlockList(a *app) *cobra.Command {
+	return &cobra.Command{Use: "list", Short: "List the batches that wait, and what was decided", Args: none, RunE: func(cmd *cobra.Command, _ []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		var out items[control.AirlockBatch]
+		raw, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("airlock"), nil, nil, &out)
+		if err != nil {
+			return err
+		}
+		return a.show(raw, func() error {
+			if len(out.Items) == 0 {
+				_, err := fmt.Fprintln(a.out, "No deletion waits.")
+				return err
+			}
+			t := newTable("BATCH", "STATE", "SOURCE", "TYPE", "OBJECTS", "SINCE", "REASON")
+			for _, b := range out.Items {
+				t.add(b.Batch, b.State, b.Source, b.Type, fmt.Sprint(b.Count), when(b.Since), dash(shorten(airlockWhy(b), 120)))
+			}
+			return t.print(a.out)
+		})
+	}}
+}
+
+func airlockWhy(b control.AirlockBatch) string {
+	if b.Who != "" {
+		return b.Who + ": " + b.Reason
+	}
+	return b.Why
+}
+
+func newAirlockShow(a *app) *cobra.Command {
+	return &cobra.Command{Use: "show BATCH", Short: "Show a batch with its objects", Args: exactly(1, "a batch's name"), RunE: func(cmd *cobra.Command, args []string) error {
+		api, err := a.client()
+		if err != nil {
+			return err
+		}
+		var b control.AirlockDetail
+		raw, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("airlock", args[0]), nil, nil, &b)
+		if err != nil {
+			return err
+		}
+		return a.show(raw, func() error { return a.printBatch(b) })
+	}}
+}
+
+// printBatch shows a batch and its objects.
+func (a *app) printBatch(b control.AirlockDetail) error {
+	if _, err := fmt.Fprintf(a.out, "%d deletions of %s at %s, %s since %s: %s\n", b.Count, b.Type, b.Source, b.State, when(b.Since), clean(dash(airlockWhy(b.AirlockBatch)))); err != nil {
+		return err
+	}
+	t := newTable("OBJECT", "NAME", "GROUP", "VERSION")
+	for _, o := range b.Objects {
+		t.add(o.Type+"/"+shorten(o.ID, 64), dash(shorten(o.Name, 60)), dash(shorten(o.Group, 40)), o.Version)
+	}
+	if err := t.print(a.out); err != nil || b.Unlisted == 0 {
+		return err
+	}
+	_, err := fmt.Fprintf(a.out, "And %d more, which wait too.\n", b.Unlisted)
+	return err
+}
+
+func newAirlockVerdict(a *app, verb string) *cobra.Command {
+	var objects []string
+	var reason string
+	var dryRun, yes bool
+	approve := verb == "approve"
+	c := &cobra.Command{
+		Use:   verb + " BATCH --reason TEXT",
+		Short: map[bool]string{true: "Let deletions go on", false: "Keep the objects as they are"}[approve],
+		Long: map[bool]string{true: `Lets the deletions of a batch, or of some of its objects, go on: of each that two fresh
+complete listings of the source still lack, and that is still the version that was shown.`,
+			false: `Keeps the objects of a batch, or some of them, as they are in the stream and at the
+targets. That ends when the source has the object again. It can be approved later, by the
+name of the batch in which it was rejected.`}[approve],
+		Example: `  vcsync airlock ` + verb + ` 3f2c1a50bb01 --reason "the cleanup of last Friday"
+  vcsync airlock ` + verb + ` 3f2c1a50bb01 --object Job/3f2c1a50-... --reason "only this one"`,
+		Args: exactly(1, "a batch's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := control.AirlockVerdict{Reason: strings.TrimSpace(reason)}
+			for _, text := range objects {
+				name, object, ok := strings.Cut(text, "/")
+				t, err := schemas.ParseType(name)
+				if !ok || err != nil {
+					return usageError("--object %q: want TYPE/ID, such as Job/3f2c1a50-...", text)
+				}
+				id, err := schemas.ParseID(object)
+				if err != nil {
+					return usageError("--object %q: %w", text, err)
+				}
+				in.Objects = append(in.Objects, control.ObjectRef{Type: string(t), ID: string(id)})
+			}
+			switch {
+			case in.Reason == "":
+				return usageError("--reason is missing: say why; it stands in the audit")
+			case dryRun && yes:
+				return usageError("--dry-run and --yes exclude each other")
+			case !dryRun && !yes && !terminal(a.in):
+				return usageError("nobody can be asked here: repeat it with --yes, or with --dry-run to only look; nothing was changed")
+			}
+			api, err := a.client()
+			if err != nil {
+				return err
+			}
+			return a.airlockVerdict(cmd.Context(), api, verb, args[0], in, dryRun, yes)
+		},
+	}
+	c.Flags().StringArrayVar(&objects, "object", nil, "only this object of the batch, as TYPE/ID; may be repeated")
+	c.Flags().StringVar(&reason, "reason", "", "why")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "show the batch, and change nothing")
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return c
+}
+
+// airlockVerdict shows what is decided about, asks, and decides.
+func (a *app) airlockVerdict(ctx context.Context, api *client, verb, batch string, in control.AirlockVerdict, dryRun, yes bool) error {
+	if dryRun || !yes {
+		var b control.AirlockDetail
+		raw, _, err := api.call(ctx, http.MethodGet, apiPath("airlock", batch), nil, nil, &b)
+		if err != nil {
+			return err
+		}
+		if dryRun {
+			return a.show(raw, func() error { return a.printBatch(b) })
+		}
+		if !a.json {
+			if err := a.printBatch(b); err != nil {
+				return err
+			}
+		}
+		n := b.Count
+		if len(in.Objects) > 0 {
+			n = len(in.Objects)
+		}
+		if err := a.confirm(ctx, fmt.Sprintf("%s %d deletions of %s at %s?", strings.ToUpper(verb[:1])+verb[1:], n, b.Type, b.Source)); err != nil {
+			return err
+		}
+	}
+	var out control.AirlockDecided
+	raw, _, err := api.call(ctx, http.MethodPost, apiPath("airlock", batch, verb), nil, in, &out)
+	if err != nil {
+		return err
+	}
+	return a.show(raw, func() error {
+		text := "%d deletions are approved; those of objects that the source still lacks go out with its next listing.\n"
+		if verb == "reject" {
+			text = "%d deletions are rejected: the objects stay as they are, until the source has them again.\n"
+		}
+		_, err := fmt.Fprintf(a.out, text, out.Decided)
+		return err
+	})
+}

@@ -1,0 +1,237 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+)
+
+// States of a batch of deletions.
+const (
+	stateHeld     = "held"
+	stateApproved = string(broker.Approved)
+	stateRejected = string(broker.Rejected)
+)
+
+// AirlockBatch is deletions of one type that wait at a source, or about which a person has
+// decided and which have not ended yet.
+type AirlockBatch struct {
+	Batch  string    `json:"batch" doc:"Its name: another set of objects, or another version of one, has another."`
+	State  string    `json:"state" enum:"held,approved,rejected" doc:"approved: not published yet; rejected: until the source has the object again."`
+	Source string    `json:"source"`
+	Type   string    `json:"type"`
+	Count  int       `json:"count"`
+	Class  string    `json:"class,omitzero" doc:"Why they wait, in a word: too many, account, restored."`
+	Why    string    `json:"why,omitzero"`
+	Since  time.Time `json:"since" doc:"When the first was held."`
+	Who    string    `json:"who,omitzero" doc:"Who decided."`
+	At     time.Time `json:"at,omitzero" doc:"When."`
+	Reason string    `json:"reason,omitzero" doc:"Why, in that person's words."`
+}
+
+// AirlockObject is an object that is gone at the source.
+type AirlockObject struct {
+	Type    string `json:"type"`
+	ID      string `json:"id" doc:"Its token where only that is known."`
+	Name    string `json:"name,omitzero"`
+	Group   string `json:"group,omitzero"`
+	Version string `json:"version" doc:"Epoch and revision of the newest state that the stream has."`
+}
+
+// AirlockDetail is a batch with its objects.
+type AirlockDetail struct {
+	AirlockBatch
+	Objects  []AirlockObject `json:"objects" nullable:"false"`
+	Unlisted int             `json:"unlisted,omitzero" doc:"Objects beyond the room of a record; they wait too."`
+}
+
+// AirlockVerdict is the body of approving and rejecting.
+type AirlockVerdict struct {
+	Reason  string      `json:"reason" minLength:"1" maxLength:"1000" doc:"Why; it stands in the audit."`
+	Objects []ObjectRef `json:"objects,omitempty" maxItems:"2000" doc:"Only these of the batch; all where absent."`
+}
+
+// ObjectRef names an object by type and id.
+type ObjectRef struct {
+	Type string `json:"type" maxLength:"32"`
+	ID   string `json:"id" maxLength:"2000"`
+}
+
+// AirlockDecided is the answer to a verdict.
+type AirlockDecided struct {
+	Decided int            `json:"decided" doc:"To how many objects the verdict was given."`
+	Left    []AirlockBatch `json:"left" nullable:"false" doc:"What there is of the type at the source now."`
+}
+
+// BatchPath names a batch.
+type BatchPath struct {
+	Batch string `path:"batch" maxLength:"64"`
+}
+
+func (s *Server) airlocks(ctx context.Context) ([]broker.Airlock, error) {
+	all, err := s.broker.Airlocks(ctx, "")
+	order := schemas.ApplyOrder()
+	slices.SortFunc(all, func(a, b broker.Airlock) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(slices.Index(order, a.Type), slices.Index(order, b.Type)))
+	})
+	return all, err
+}
+
+// batchesOf returns what waits first, then what was decided, in the order of decisions.
+func batchesOf(a broker.Airlock) []AirlockBatch {
+	of := AirlockBatch{Source: string(a.Source), Type: string(a.Type), Since: a.Since}
+	var out []AirlockBatch
+	if a.Batch != "" {
+		b := of
+		b.Batch, b.State, b.Count, b.Class, b.Why = a.Batch, stateHeld, a.Count(""), a.Class, a.Why
+		out = append(out, b)
+	}
+	for _, d := range a.Decisions {
+		b := of
+		b.Batch, b.State, b.Who, b.At, b.Reason = d.Batch, string(d.Verdict), d.Who, d.At, d.Reason
+		for _, o := range a.Objects {
+			if o.Decision == d.Number {
+				b.Count++
+			}
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+func (s *Server) listAirlock(ctx context.Context, _ *noInput) (*output[list[AirlockBatch]], error) {
+	all, err := s.airlocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &output[list[AirlockBatch]]{Body: list[AirlockBatch]{Items: []AirlockBatch{}}}
+	for _, a := range all {
+		out.Body.Items = append(out.Body.Items, batchesOf(a)...)
+	}
+	return out, nil
+}
+
+// airlock finds a batch: the one that waits, or one about whose objects was decided.
+func (s *Server) airlock(ctx context.Context, batch string) (broker.Airlock, AirlockBatch, error) {
+	all, err := s.airlocks(ctx)
+	if err != nil {
+		return broker.Airlock{}, AirlockBatch{}, err
+	}
+	for _, a := range all {
+		for _, b := range batchesOf(a) {
+			if b.Batch == batch {
+				return a, b, nil
+			}
+		}
+	}
+	return broker.Airlock{}, AirlockBatch{}, huma.Error404NotFound(fmt.Sprintf("There is no batch %.64q: it was decided, its objects are back, or it is another one by now. List them: vcsync airlock list.", batch))
+}
+
+func (s *Server) getAirlock(ctx context.Context, in *BatchPath) (*output[AirlockDetail], error) {
+	a, b, err := s.airlock(ctx, in.Batch)
+	if err != nil {
+		return nil, err
+	}
+	out := &output[AirlockDetail]{Body: AirlockDetail{AirlockBatch: b, Objects: []AirlockObject{}}}
+	if b.State == stateHeld {
+		out.Body.Unlisted = a.Unlisted
+	}
+	for _, o := range a.Objects {
+		if d, _ := a.Of(o); a.In(in.Batch, o) && cmp.Or(string(d.Verdict), stateHeld) == b.State {
+			out.Body.Objects = append(out.Body.Objects, AirlockObject{string(a.Type), cmp.Or(idOf(o), string(o.Token)), o.Name, o.Group, o.Version.String()})
+		}
+	}
+	return out, nil
+}
+
+func idOf(o broker.AirlockObject) string {
+	if id, ok := o.Token.ID(); ok && o.ID == "" {
+		return string(id)
+	}
+	return string(o.ID)
+}
+
+func (s *Server) approveAirlock(ctx context.Context, in *struct {
+	BatchPath
+	Body AirlockVerdict
+}) (*output[AirlockDecided], error) {
+	return s.judgeAirlock(ctx, in.Batch, broker.Approved, in.Body)
+}
+
+func (s *Server) rejectAirlock(ctx context.Context, in *struct {
+	BatchPath
+	Body AirlockVerdict
+}) (*output[AirlockDecided], error) {
+	return s.judgeAirlock(ctx, in.Batch, broker.Rejected, in.Body)
+}
+
+// judgeAirlock stores a verdict about the objects that the person saw: a batch that has
+// become another one meanwhile is not there any more. The source's producer carries it
+// out.
+func (s *Server) judgeAirlock(ctx context.Context, batch string, v broker.Verdict, in AirlockVerdict) (*output[AirlockDecided], error) {
+	reason := strings.TrimSpace(in.Reason)
+	if reason == "" {
+		return nil, huma.Error422UnprocessableEntity("reason: empty")
+	}
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	a, seen, err := s.airlock(ctx, batch)
+	if err != nil {
+		return nil, err
+	}
+	tokens := map[schemas.Token]bool{}
+	for _, ref := range in.Objects {
+		t, err := schemas.ParseType(ref.Type)
+		if err != nil {
+			return nil, err
+		}
+		id, err := schemas.ParseID(ref.ID)
+		if err != nil {
+			return nil, err
+		}
+		token := id.Token()
+		i, ok := a.Find(token)
+		if !ok { // beyond the names, a long id is only known by its token
+			if token, err = schemas.ParseToken(ref.ID); err == nil {
+				i, ok = a.Find(token)
+			}
+		}
+		if t != a.Type || !ok || !a.In(batch, a.Objects[i]) {
+			return nil, huma.Error409Conflict(fmt.Sprintf("%s/%.64s is not in batch %s: its deletion does not wait, or the object is back. Look at it: vcsync airlock show %s.", t, ref.ID, batch, batch))
+		}
+		tokens[token] = true
+	}
+	which := func(o broker.AirlockObject) bool { return len(tokens) == 0 || tokens[o.Token] }
+	d := broker.AirlockDecision{Batch: batch, Verdict: v, Who: "local", From: remoteAddr(ctx), At: time.Now().UTC(), Reason: reason}
+	out := &output[AirlockDecided]{}
+	after := a
+	if out.Body.Decided = after.Decide(d, which); out.Body.Decided == 0 {
+		return nil, huma.Error409Conflict(fmt.Sprintf("Nothing of batch %s is left to be %s.", batch, v))
+	}
+	what := fmt.Sprintf("%d of %d deletions of %s, which waited because of %s: %s", out.Body.Decided, seen.Count, a.Type, cmp.Or(seen.Class, "what was decided before"), reason)
+	err = s.act(ctx, broker.AuditRecord{Action: "airlock." + map[broker.Verdict]string{broker.Approved: "approve", broker.Rejected: "reject"}[v],
+		Object: "airlock/" + string(a.Source) + "/" + batch, Before: a.Revision, Detail: what}, func(ctx context.Context) error {
+		_, err := s.broker.PutAirlock(ctx, after)
+		if errors.Is(err, broker.ErrConflict) {
+			return huma.Error409Conflict(fmt.Sprintf("What waits of %s at %s changed this moment, and nothing was decided: look at it again: vcsync airlock list.", a.Type, a.Source))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.cfg.Sources != nil {
+		s.cfg.Sources.Poke(a.Source)
+	}
+	out.Body.Left = batchesOf(after)
+	return out, nil
+}
