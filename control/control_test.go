@@ -566,8 +566,19 @@ func TestEveryActIsAuditedBeforeItsEffect(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	batch := map[schemas.Type]string{}
+	for _, typ := range []schemas.Type{schemas.Job, schemas.User} {
+		held := broker.Airlock{Source: "a", Type: typ, Objects: []broker.AirlockObject{{Token: "x", Version: p.Version}}}
+		held.Normalize()
+		batch[typ] = held.Batch
+		if _, err := w.b.PutAirlock(t.Context(), held); err != nil {
+			t.Fatal(err)
+		}
+	}
 	acts := []struct{ action, method, path, body string }{
 		{"server.add", "POST", "/api/v1/servers", serverBody("a", a, "")},
+		{"airlock.approve", "POST", "/api/v1/airlock/" + batch[schemas.Job] + "/approve", `{"reason":"meant"}`},
+		{"airlock.reject", "POST", "/api/v1/airlock/" + batch[schemas.User] + "/reject", `{"reason":"not meant"}`},
 		{"server.update", "PUT", "/api/v1/servers/c", `{"name":"C","address":"http://127.0.0.1:1","user":"sync"}`},
 		{"setting.add", "POST", "/api/v1/settings", settingBody("one", "a", "b", true, allJobs)},
 		{"setting.update", "PUT", "/api/v1/settings/one", settingBody("", "a", "b", true, `"description":"x",`+allJobs)},
@@ -615,6 +626,10 @@ func TestEveryActIsAuditedBeforeItsEffect(t *testing.T) {
 		body := strings.NewReplacer(a, fresh, `"id":"a"`, `"id":"new"`, `"id":"one"`, `"id":"new"`, `"id":"two"`, `"id":"new2"`).Replace(c.body)
 		path := c.path
 		switch c.action {
+		case "airlock.approve": // what was decided already would be refused
+			path = "/api/v1/airlock/" + batch[schemas.User] + "/approve"
+		case "airlock.reject":
+			path = "/api/v1/airlock/" + batch[schemas.Job] + "/reject"
 		case "server.update":
 			path = "/api/v1/servers/b"
 		case "server.remove":

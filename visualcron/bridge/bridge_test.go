@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -357,6 +358,26 @@ func TestWhatAServerDoesNotOfferIsNotAskedFor(t *testing.T) {
 	}
 	if asked != 1 {
 		t.Errorf("the server was asked %d times", asked)
+	}
+}
+
+func TestWhatAServerSaysOfItsAccount(t *testing.T) {
+	for answer, want := range map[string]*visualcron.Account{
+		`{"id":"x"}`:                {},
+		`{"id":"x","account":null}`: {},
+		`{"id":"x","account":{"name":"sync","rights":["see","edit"],"more":1}}`: {Name: "sync", Rights: []string{"see", "edit"}},
+	} {
+		b, _ := fake(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, answer)
+		})
+		info, err := b.Server(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want.Name == "" && info.Account != nil || want.Name != "" && !reflect.DeepEqual(info.Account, want) {
+			t.Errorf("%s: %+v", answer, info.Account)
+		}
 	}
 }
 

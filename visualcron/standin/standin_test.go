@@ -109,6 +109,31 @@ func TestWhatIsStoredOutlivesTheProcess(t *testing.T) {
 	}
 }
 
+func TestAnOlderCopyIsRestoredWhole(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, standin.Config{Dir: dir})
+	if err := standin.Seed(s); err != nil {
+		t.Fatal(err)
+	}
+	old, was := s.Copy(), everything(s)
+	s.Fire()
+	jobs := s.Objects(schemas.Job)
+	put(t, s, schemas.Job, strings.Replace(string(jobs[len(jobs)-1].Body), `"Description":`, `"Described":`, 1))
+	put(t, s, schemas.Variable, `{"Name":"made since"}`)
+	if ok, err := s.Delete(schemas.Job, jobs[0].ID); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if maps.Equal(everything(s), was) {
+		t.Fatal("nothing changed since")
+	}
+	if err := s.Restore(old); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(everything(s), was) || !maps.Equal(everything(open(t, standin.Config{Dir: dir})), was) {
+		t.Error("not all is as it was, with its statistics, in memory and on disk")
+	}
+}
+
 func TestKilledAtAnyMomentNothingStoredIsLost(t *testing.T) {
 	dir := t.TempDir()
 	for round := range 5 {
