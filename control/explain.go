@@ -476,6 +476,28 @@ type ExplainPath struct {
 	ObjectPath
 }
 
+// waitingAt says what an airlock at a source holds of an object.
+func waitingAt(a broker.Airlock, token schemas.Token) heldAtSource {
+	out := heldAtSource{count: a.Count(""), listed: a.Unlisted == 0}
+	i, ok := a.Find(token)
+	if !ok {
+		return out
+	}
+	out.listed, out.this = true, true
+	batch := a.Batch
+	switch d, decided := a.Of(a.Objects[i]); {
+	case !decided:
+		out.why, out.fix = fmt.Sprintf("it is gone at %s, and its deletion waits with %d in all: %s", a.Source, out.count, a.Why),
+			fmt.Sprintf("vcsync airlock show %s, then approve or reject it", batch)
+	case d.Verdict == broker.Rejected:
+		out.why, out.fix = fmt.Sprintf("it is gone at %s, and a person has rejected its deletion: %s", a.Source, d.Reason),
+			fmt.Sprintf("it stays until the source has it again, or its deletion is approved: vcsync airlock approve %s", d.Batch)
+	default:
+		out.why, out.fix = fmt.Sprintf("it is gone at %s, and its deletion was approved and is not published yet", a.Source), "wait for two complete listings that lack it"
+	}
+	return out
+}
+
 // explainObject gathers what is stored and said, and explains it.
 func (s *Server) explainObject(ctx context.Context, in *ExplainPath) (*output[ExplainRecord], error) {
 	v, snap, err := s.setting(ctx, in.ID)
@@ -573,6 +595,12 @@ func (s *Server) gather(ctx context.Context, snap broker.Snapshot, f *facts) err
 				f.source, f.atSource.count = &p, p.Types[f.t].Held
 			}
 		}
+	}
+	a, err := s.broker.GetAirlock(ctx, v.Source, f.t)
+	if err == nil {
+		f.atSource = waitingAt(a, f.id.Token())
+	} else if !errors.Is(err, broker.ErrNotFound) {
+		return err
 	}
 	if s.cfg.Targets != nil {
 		targets, _ := s.cfg.Targets.Status()

@@ -166,6 +166,18 @@ func TestExplainNamesTheGate(t *testing.T) {
 		putJob(t, prod, 3, "of production")
 		check("two sources", 3, control.GateConflict, 2*time.Minute)
 
+		for i := 20; i < 30; i++ {
+			putJob(t, prod, i, "first")
+		}
+		time.Sleep(2 * time.Minute)
+		for i := 20; i < 30; i++ {
+			deleteJob(t, prod, i)
+		}
+		check("held at the source", 20, control.GateAirlock, 3*time.Minute)
+		check("others are held", 1, "", 0)
+		judge(w, heldAt(w).Batch, broker.Rejected)
+		check("rejected", 20, control.GateAirlock, 3*time.Minute)
+
 		putText(t, test, schemas.Job, fmt.Sprintf(`{"Id":%q,"Name":"Backup settings","Group":"Default group","Tasks":[]}`, jobID(4)))
 		putJob(t, prod, 4, "the target has a built-in of this id")
 		check("built in", 4, control.GateBuiltIn, 2*time.Minute)
