@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,6 +90,8 @@ type Config struct {
 	Settle time.Duration
 	// Log is where the broker speaks; slog.Default() where nil.
 	Log *slog.Logger
+
+	restore func() error // of Restore: it is called once the store is known to be empty
 }
 
 // Broker is the open store.
@@ -152,6 +155,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if b.lock, err = lockFolder(cfg.Dir); err != nil {
 		return nil, err
 	}
+	if _, err := os.Stat(filepath.Join(cfg.Dir, restoringFile)); err == nil && cfg.restore == nil {
+		return nil, fmt.Errorf("%w: a restore into %s broke off: empty that folder, and the store, and restore again", ErrBackup, cfg.Dir)
+	}
 	if b.mark, err = openHighWater(cfg.Dir); err != nil {
 		return nil, err
 	}
@@ -185,6 +191,14 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Role.owns() {
 		if err := b.waitStore(ctx); err != nil {
 			return nil, err
+		}
+		if cfg.restore != nil {
+			if err := b.emptyStore(ctx); err != nil {
+				return nil, err
+			}
+			if err := cfg.restore(); err != nil {
+				return nil, fmt.Errorf("restore the keyring: %w", err)
+			}
 		}
 		if err := b.openLayout(ctx); err != nil {
 			return nil, err

@@ -140,9 +140,12 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 			return nil
 		}
 		if e, ok := y.ledger.Get(t, r.ID); !known && (!ok || e.Source != y.set.Source) {
-			return y.onlyHere(t, r)
+			return y.onlyHere(t, r, decide.NotFromHere)
 		}
-		if known && y.isAsLeft(t, r.ID, n, r.Body) {
+		if !known { // its history went with a store that was lost
+			return y.onlyHere(t, r, decide.Orphan)
+		}
+		if y.isAsLeft(t, r.ID, n, r.Body) {
 			y.equal[t]++
 			return nil
 		}
@@ -172,14 +175,14 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 	return nil
 }
 
-// onlyHere notes an object that the source never had.
-func (y *survey) onlyHere(t schemas.Type, r visualcron.Row) error {
+// onlyHere notes an object of which nothing is known from the source, and why.
+func (y *survey) onlyHere(t schemas.Type, r visualcron.Row, why decide.Reason) error {
 	n, err := visualcron.View{Digest: y.cfg.Broker.Keys.Digest}.Normalize(t, r.Body)
 	if err != nil || n.BuiltIn {
 		return nil
 	}
 	return y.add(broker.PlanEntry{Type: t, ID: r.ID, Name: n.Name, Group: n.Group, Difference: broker.OnlyTarget,
-		Act: string(decide.Nothing), Reason: string(decide.NotFromHere), Why: decide.NotFromHere.Text()})
+		Act: string(decide.Nothing), Reason: string(why), Why: why.Text()})
 }
 
 // isLeftBehind tells whether vcsync brought an object to where a pin has no room for it

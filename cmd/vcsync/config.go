@@ -51,9 +51,10 @@ type config struct {
 	Test           string        `envconfig:"STANDIN_TEST_ADDR" default:"127.0.0.1:7702" desc:"Address of the demo's stand-in for test; the stand-in commands use it too."`
 	Standby        string        `envconfig:"STANDIN_STANDBY_ADDR" default:"127.0.0.1:7703" desc:"Address of the demo's stand-in for standby; the stand-in commands use it too."`
 	// What only client commands read; it stands here to be known and documented.
-	StandinUser     string `envconfig:"STANDIN_USER" default:"admin" desc:"Account that the stand-in commands use."`
-	StandinPassword string `envconfig:"STANDIN_PASSWORD" default:"standin-demo" desc:"Password that the stand-in commands use."`
-	Password        string `envconfig:"PASSWORD" desc:"Password for server add, where it is not given otherwise."`
+	StandinUser      string `envconfig:"STANDIN_USER" default:"admin" desc:"Account that the stand-in commands use."`
+	StandinPassword  string `envconfig:"STANDIN_PASSWORD" default:"standin-demo" desc:"Password that the stand-in commands use."`
+	BackupPassphrase string `envconfig:"BACKUP_PASSPHRASE" desc:"Passphrase for vcsync backup and restore, where it is not given otherwise."`
+	Password         string `envconfig:"PASSWORD" desc:"Password for server add, where it is not given otherwise."`
 }
 
 // byteSize is a number of bytes, as people write it.

@@ -47,6 +47,7 @@ const (
 	Drifted        Reason = "drift"
 	OutsideWindow  Reason = "window"
 	SafeMode       Reason = "safe-mode"
+	Orphan         Reason = "orphan"
 )
 
 type words struct{ text, fix string }
@@ -87,6 +88,7 @@ var reasons = map[Reason]words{
 	NeedsApproval:  {"the setting waits for a person's approval", "approve the plan"},
 	Drifted:        {"it was changed at the target, and the setting reports such drift", "Sync now, or let the setting heal drift"},
 	OutsideWindow:  {"no sync window is open", ""},
+	Orphan:         {"vcsync brought it, and nothing is known of it from its source any more, since a store was lost: nobody can tell whether it was deleted there", "remove it at the target where it is not wanted"},
 	SafeMode:       {"vcsync is in safe mode: it deletes nothing, and writes nothing but what a person has approved", "vcsync rebuild shows what is to be done and does it once approved; vcsync safe-mode off ends it"},
 }
 
