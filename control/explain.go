@@ -56,6 +56,7 @@ var gateOf = map[decide.Reason]Gate{
 	decide.IsNew:        "",
 
 	decide.NotFromHere: GateKnown,
+	decide.Orphan:      GateKnown,
 	decide.NotSelected: GateSelected,
 	decide.NewOff:      GateKind,
 	decide.UpdatedOff:  GateKind,
