@@ -53,8 +53,9 @@ type Run struct {
 	Scope           RunScope `json:"scope,omitzero"`
 	// DryRun ends it when the plan is there.
 	DryRun bool `json:"dryRun,omitzero"`
-	// Plan is the ID of the plan that was approved; empty before.
-	Plan string `json:"plan,omitzero"`
+	// Plan is the ID of the plan that was approved, Approved when that was; empty before.
+	Plan     string    `json:"plan,omitzero"`
+	Approved time.Time `json:"approved,omitzero"`
 	// Reason says why it failed or was dropped.
 	Reason string    `json:"reason,omitzero"`
 	By     string    `json:"by,omitzero"`
@@ -63,6 +64,32 @@ type Run struct {
 
 	// Unknown is what another release wrote beside it (G10).
 	Unknown jsontext.Value `json:",embed"`
+}
+
+// How long an approval is good for, see Run.Expired: as long as a plan is shown.
+const (
+	ApprovalFor  = time.Hour
+	ApprovalMost = 24 * time.Hour
+)
+
+// Expired tells whether what has not begun of an approved plan must not begin any more:
+// nothing of it was dealt with for ApprovalFor, or the approval is older than
+// ApprovalMost. Moved is when the last of its objects was dealt with, zero where none
+// was. The clocks of who approves and who applies are compared: one that is an hour
+// ahead does nothing, and says why.
+func (r Run) Expired(moved, now time.Time) bool {
+	since := r.Approved
+	if since.IsZero() {
+		since = r.Asked // of a release that did not keep it
+	}
+	if since.IsZero() {
+		return false
+	}
+	last := since
+	if moved.After(last) {
+		last = moved
+	}
+	return now.Sub(last) > ApprovalFor || now.Sub(since) > ApprovalMost
 }
 
 // StoredRun is a run with the revision that its next change must name.
@@ -245,6 +272,8 @@ const (
 	OutcomeParked Outcome = "parked"
 	// OutcomeLeft: the run ended before its turn.
 	OutcomeLeft Outcome = "not begun"
+	// OutcomeExpired: its turn came too late, see Run.Expired.
+	OutcomeExpired Outcome = "the approval expired"
 )
 
 // PlanCount is a number of objects.
@@ -304,6 +333,8 @@ type RunProgress struct {
 	Types []TypeCount `json:"types,omitzero"`
 	// Outcomes counts the outcomes there are so far.
 	Outcomes map[Outcome]int `json:"outcomes,omitzero"`
+	// Moved is when the last of them came; zero where there is none.
+	Moved time.Time `json:"moved,omitzero"`
 	// Ended tells that it is over, with Result as the run's next phase and Reason for
 	// people.
 	Ended  bool      `json:"ended,omitzero"`

@@ -22,6 +22,8 @@ type wish struct {
 	sent, sending bool
 	// left is what the target said that a write left, where that was not what was sent.
 	left schemas.Digest
+	// expired tells that the approval is too old to begin now; nil for an audit's.
+	expired func() bool
 	// done is told what became of it, once.
 	done func(o broker.Outcome, why string)
 }
@@ -152,6 +154,12 @@ func (l *look) take(v *view) {
 		l.occasion = decide.Audit
 		return
 	}
+	if !l.session.wasSent(w) && w.expired() {
+		if l.refuse(broker.OutcomeExpired, ""); l.isDone(w.entry) {
+			l.outcome = broker.OutcomeDone
+		}
+		return
+	}
 	if r, ok := v.runs[w.setting]; ok && r.holds() && r.run.Phase == broker.RunApplying && r.run.ID == w.run && r.run.Plan == w.plan {
 		l.occasion, l.run, l.grant = decide.SyncNow, &r, w
 		return
@@ -206,8 +214,9 @@ func (l *look) isGranted(d decide.Decision, wanted, atTarget schemas.Digest) boo
 
 // isDone tells whether what an entry of a plan says is on record as done: by the holder
 // of the target before this one, which could not say so any more.
-func (l *look) isDone(e broker.PlanEntry) bool {
-	r, known := l.ledger.Get(l.key.t, l.key.id)
+func (s *session) isDone(e broker.PlanEntry) bool {
+	key := keyOf(e)
+	r, known := s.ledger.Get(key.t, key.id)
 	switch {
 	case !known || !isOf(r, e.Source, e.ID) || r.Version != e.Version:
 		return false

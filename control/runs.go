@@ -380,7 +380,7 @@ func (s *Server) approveRun(ctx context.Context, in *idBody[ApproveRun]) (*tagge
 		return nil, huma.Error409Conflict(fmt.Sprintf("Sync setting %s only reports.", v.ID))
 	}
 	next := r
-	next.Phase, next.Plan = broker.RunApplying, p.ID
+	next.Phase, next.Plan, next.Approved = broker.RunApplying, p.ID, time.Now().UTC()
 	err = s.act(ctx, broker.AuditRecord{Action: "run.approve", Object: "setting/" + string(v.ID), Before: r.Revision, Detail: "run " + r.ID + ", plan " + p.ID}, func(ctx context.Context) error {
 		var err error
 		next.Revision, err = s.broker.PutRun(ctx, next.Run, r.Revision)

@@ -122,7 +122,7 @@ func (w *World) move(ctx context.Context, setting schemas.Slug, to broker.RunPha
 		return err
 	}
 	if r.Phase = to; plan != "" {
-		r.Plan = plan
+		r.Plan, r.Approved = plan, time.Now().UTC()
 	}
 	_, err = w.Broker.PutRun(ctx, r.Run, r.Revision)
 	return err
