@@ -116,8 +116,11 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	}
 	awaits := map[schemas.Slug][]schemas.Type{}
 	for id, s := range snap.Settings {
-		if awaits[id] = slices.DeleteFunc(snap.Awaits(s.Setting), func(t schemas.Type) bool { return !visualcron.Supported(t) }); awaits[id] == nil {
-			delete(awaits, id)
+		waits := snap.Awaits(s)
+		for _, t := range supported(s.TakenTypes()) {
+			if _, ok := waits[t]; ok {
+				awaits[id] = append(awaits[id], t)
+			}
 		}
 		active := s.Active && (len(awaits[id]) == 0 || len(awaits[id]) < len(supported(s.TakenTypes())))
 		if _, ok := snap.Servers[s.Target]; !ok || !active && !runs(s) {
@@ -134,6 +137,11 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			views[s.Target].runs[id] = running{snap.Runs[id], s}
 		}
 		views[s.Target].releases[s.Source] = visualcron.Release(snap.Versions[s.Source])
+	}
+	for id, types := range awaits {
+		if s := snap.Settings[id]; views[s.Target] != nil {
+			views[s.Target].awaited = append(views[s.Target].awaited, only(s, types))
+		}
 	}
 	m.mu.Lock()
 	m.settings, m.awaits = snap.Settings, awaits
@@ -204,6 +212,16 @@ func without(s broker.StoredSetting, types []schemas.Type) broker.StoredSetting 
 			delete(s.Rules, t)
 		}
 	}
+	return s
+}
+
+// only returns a setting as if it took no other types.
+func only(s broker.StoredSetting, types []schemas.Type) broker.StoredSetting {
+	rules := map[schemas.Type]schemas.Rule{}
+	for _, t := range types {
+		rules[t] = s.Rules[t]
+	}
+	s.Rules = rules
 	return s
 }
 

@@ -49,6 +49,9 @@ const (
 type view struct {
 	// settings are the active ones.
 	settings map[schemas.Slug]broker.StoredSetting
+	// awaited are the active ones as far as they wait for a listing of their source: with
+	// the rules of these types alone, which count for nothing but what waits for them.
+	awaited []broker.StoredSetting
 	// runs are those that are not over, by setting, also of settings that are off.
 	runs    map[schemas.Slug]running
 	windows windows
@@ -218,6 +221,16 @@ func (v *view) taker(source schemas.Slug, t schemas.Type, id schemas.ID) schemas
 		}
 	}
 	return ""
+}
+
+// awaits tells whether a setting that waits for a listing of the source is to bring an
+// object that the target has not got, once that is there. Until then the source may have
+// an object of which nothing is known, or another than is known. Alone tells that only
+// what goes without an approval counts.
+func (v *view) awaits(source schemas.Slug, t schemas.Type, id schemas.ID, alone bool) bool {
+	return slices.ContainsFunc(v.awaited, func(s broker.StoredSetting) bool {
+		return s.Source == source && (s.Mode == schemas.Automatic || s.Mode == schemas.Approve && !alone) && s.MayBring(t, id)
+	})
 }
 
 // mayTake tells whether the settings take the object with that id from a source, or
