@@ -13,6 +13,7 @@ import (
 	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron/standin"
 )
 
 // save stores a setting as control does.
@@ -196,5 +197,38 @@ func TestAJobWaitsForATypeThatIsNotListedYet(t *testing.T) {
 		if i := slices.Index(order, "Jobtrue"); len(order) != 3 || slices.Index(order, "Credentialfalse") > i {
 			t.Errorf("written: %v", order)
 		}
+	})
+}
+
+// TestWhatCannotBeCapturedNowIsNotWrittenAsItWas turns a setting on while a job of its
+// source is no object that can be captured, and was one when somebody looked.
+func TestWhatCannotBeCapturedNowIsNotWrittenAsItWas(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Follow)
+		set.Active = false
+		save(w, &set)
+		for i := range 5 {
+			putJob(t, prod, i, "old")
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		w.Ask(oneSetting, broker.RunScope{})
+		w.Move(oneSetting, broker.RunDropped, "")
+		time.Sleep(time.Minute)
+		for i := range 5 {
+			putJob(t, prod, i, "newer")
+		}
+		if err := prod.Server.Misbehave(standin.Misbehaviour{Mode: "listing", Arg: "deep-row", Type: schemas.Job}); err != nil {
+			t.Fatal(err)
+		}
+		set.Active = true
+		save(w, &set)
+		time.Sleep(5 * time.Minute)
+		wrote(t, test, "while a job cannot be captured", 0, 0)
+		prod.Server.Behave("listing")
+		time.Sleep(2 * time.Minute)
+		wrote(t, test, "once it can", 5, 0)
 	})
 }
