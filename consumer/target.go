@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,6 +26,9 @@ const (
 	// compareUnserved is how often while the setting's durable consumer is not there, or
 	// another than it should be.
 	compareUnserved = 30 * time.Second
+	// compareAfterGap is how often at most because messages may have been lost on their way
+	// here. Else they come again when the durable's AckWait is over, a minute later.
+	compareAfterGap = 10 * time.Second
 	// requestLimit bounds one request; it stays below what is left of a lease after
 	// a missed renewal.
 	requestLimit = 10 * time.Second
@@ -839,7 +843,7 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 		}
 		failing = true
 	}
-	compared := time.Time{}
+	compared, gapAt, gap := time.Time{}, time.Time{}, false
 	var last *pass // not over while the target is away; its objects wait in their lanes
 	gone := false
 	every := compareEvery
@@ -853,7 +857,7 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 		}
 	}
 	for ctx.Err() == nil {
-		cons, stop, broken, err := s.consume(ctx, set)
+		r, err := s.consume(ctx, set)
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound):
 			gone = true // or being made
@@ -882,9 +886,16 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 					status(func(st *SettingStatus) { st.LastError = "" })
 					log.InfoContext(ctx, "the setting is followed again")
 				}
-				if info, ierr := cons.Info(ctx); ierr == nil {
+				gap = r.gap() || gap
+				if info, ierr := r.cons.Info(ctx); ierr == nil {
 					status(func(st *SettingStatus) { st.Pending = info.NumPending + uint64(info.NumAckPending) })
 					served(!info.Paused && !slices.ContainsFunc(durableConfig(set).FilterSubjects, func(f string) bool { return !slices.Contains(filtersOf(info.Config), f) }))
+					// What was under way when the broker failed or moved went to nobody, perhaps.
+					if gap = gap && info.NumAckPending > 0; gap && time.Since(gapAt) >= compareAfterGap && (last == nil || last.over()) {
+						log.DebugContext(ctx, "the broker was away, and messages are unacknowledged; the setting is compared", "messages", info.NumAckPending)
+						compared, gapAt, gap = time.Time{}, time.Now(), false
+						continue
+					}
 				} else if errors.Is(ierr, jetstream.ErrConsumerNotFound) {
 					err, gone = ierr, true
 					served(false)
@@ -892,12 +903,14 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 				}
 				select {
 				case <-ctx.Done():
-				case err = <-broken:
+				case err = <-r.broken:
+					gap = true
 					said("read its durable consumer", err)
 				case <-time.After(2 * time.Second):
 				}
 			}
-			stop()
+			gap = r.gap() || gap
+			r.stop()
 		}
 		select {
 		case <-ctx.Done():
@@ -906,19 +919,31 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 	}
 }
 
-// consume starts reading the setting's durable consumer. Its errors end the
-// reading, which is then begun anew.
-func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstream.Consumer, func(), chan error, error) {
+// reading is the reading of a durable consumer.
+type reading struct {
+	cons jetstream.Consumer
+	// broken gets the error that ends it; it is then begun anew.
+	broken chan error
+	stop   func()
+	// gap tells whether the broker was away since it was asked last, so that messages
+	// that were on their way may have come to nobody.
+	gap func() bool
+}
+
+// consume starts reading the setting's durable consumer.
+func (s *session) consume(ctx context.Context, set broker.StoredSetting) (*reading, error) {
 	js, back, err := s.pool.Take()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	cons, err := js.Consumer(ctx, broker.StreamState, durablePrefix+string(set.ID))
 	if err != nil {
 		back()
-		return nil, nil, nil, err
+		return nil, err
 	}
 	broken := make(chan error, 1)
+	var silent atomic.Bool
+	connections := js.Conn().Stats().Reconnects
 	cc, err := cons.Consume(func(m jetstream.Msg) {
 		head, err := schemas.ParseHead(m.Subject(), m.Headers())
 		if err != nil {
@@ -930,6 +955,7 @@ func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstr
 	}, jetstream.PullMaxMessages(256), jetstream.PullExpiry(15*time.Second), jetstream.PullHeartbeat(5*time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			if errors.Is(err, jetstream.ErrNoHeartbeat) { // it asks again by itself
+				silent.Store(true)
 				return
 			}
 			select {
@@ -939,9 +965,14 @@ func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstr
 		}))
 	if err != nil {
 		back()
-		return nil, nil, nil, err
+		return nil, err
 	}
-	return cons, func() { cc.Stop(); <-cc.Closed(); back() }, broken, nil
+	gap := func() bool {
+		before := connections
+		connections = js.Conn().Stats().Reconnects
+		return silent.Swap(false) || connections != before
+	}
+	return &reading{cons, broken, func() { cc.Stop(); <-cc.Closed(); back() }, gap}, nil
 }
 
 // compare asks for a look at every object of the setting whose newest state the
