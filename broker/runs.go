@@ -51,8 +51,9 @@ type Run struct {
 	SettingRevision uint64   `json:"settingRevision"`
 	Phase           RunPhase `json:"phase"`
 	Scope           RunScope `json:"scope,omitzero"`
-	// DryRun ends it when the plan is there.
+	// DryRun ends it when the plan is there. Fields wants the values of what differs in it.
 	DryRun bool `json:"dryRun,omitzero"`
+	Fields bool `json:"fields,omitzero"`
 	// Plan is the ID of the plan that was approved, Approved when that was; empty before.
 	Plan     string    `json:"plan,omitzero"`
 	Approved time.Time `json:"approved,omitzero"`
@@ -225,8 +226,8 @@ const (
 	Owned Difference = "owned"
 )
 
-// PlanEntry is one object of a plan or of a drift list. It holds no content: neither
-// secrets nor other values.
+// PlanEntry is one object of a plan or of a drift list. It is stored without content,
+// neither secrets nor other values, but for what is sealed in it (see Changed).
 type PlanEntry struct {
 	Type schemas.Type `json:"type"`
 	// ID is the object's at the source, TargetID that at the target where a pin makes it
@@ -245,6 +246,13 @@ type PlanEntry struct {
 	Why        string     `json:"why,omitzero"`
 	// Fields names what differs, at most 8.
 	Fields []string `json:"fields,omitzero"`
+	// Opens is when the sync window opens that a wait is for; zero where that is not to be
+	// seen.
+	Opens time.Time `json:"opens,omitzero"`
+	// Changed holds Fields with their values, where the run asks for them. PutPlan seals
+	// it, Broker.Changed opens it.
+	Changed []FieldChange `json:"-"`
+	Sealed  string              `json:"sealed,omitzero"`
 	// Source owns the object here, Version is its newest there.
 	Source  schemas.Slug    `json:"source,omitzero"`
 	Version schemas.Version `json:"version,omitzero"`
@@ -256,6 +264,14 @@ type PlanEntry struct {
 	// its way. OutcomeWhy is for people.
 	Outcome    Outcome `json:"outcome,omitzero"`
 	OutcomeWhy string  `json:"outcomeWhy,omitzero"`
+}
+
+// FieldChange is a field in which an object differs, with what the target has and what it
+// would have: JSON, cut, without secrets, and empty where it is not there.
+type FieldChange struct {
+	Field string `json:"field"`
+	Old   string `json:"old,omitzero"`
+	New   string `json:"new,omitzero"`
 }
 
 // Outcome says what became of one object of an approved plan.
@@ -404,6 +420,19 @@ const (
 func (b *Broker) PutPlan(ctx context.Context, p Plan, entries []PlanEntry) error {
 	var err error
 	p.Entries = len(entries)
+	for i, e := range entries {
+		if len(e.Changed) == 0 {
+			continue
+		}
+		for j, c := range e.Changed {
+			e.Changed[j].Field = fmt.Sprintf("%.*s", planText, c.Field)
+		}
+		raw, err := json.Marshal(e.Changed)
+		if err != nil {
+			return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
+		}
+		entries[i].Sealed, entries[i].Changed = b.Keys.Seal(p.sealContext(e), string(raw)), nil
+	}
 	if p.Pages, err = b.putPages(ctx, planPrefix+string(p.Setting), p.ID, entries); err != nil {
 		return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
 	}
@@ -411,6 +440,24 @@ func (b *Broker) PutPlan(ctx context.Context, p Plan, entries []PlanEntry) error
 		return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
 	}
 	return nil
+}
+
+func (p Plan) sealContext(e PlanEntry) string {
+	return fmt.Sprintf("plan/%s/%s/%s/%s", p.Setting, p.ID, e.Type, e.ID)
+}
+
+// Changed returns the values of the fields in which an entry of a plan differs, none
+// where the run did not ask for them. The error wraps ErrKeyring where they cannot be
+// opened here.
+func (b *Broker) Changed(p Plan, e PlanEntry) (out []FieldChange, err error) {
+	if e.Sealed == "" {
+		return nil, nil
+	}
+	raw, err := b.Keys.Open(p.sealContext(e), e.Sealed)
+	if err == nil {
+		err = json.Unmarshal([]byte(raw), &out)
+	}
+	return out, err
 }
 
 // GetPlan returns the newest plan for a setting, ErrNotFound where there is none: it is

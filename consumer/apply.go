@@ -356,8 +356,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if sit.Elsewhere, err = l.elsewhere(ctx, v); err != nil {
 		return false, err
 	}
-	var opens time.Time
-	sit.WindowShut, opens = l.window(v, tm, sit)
+	sit.WindowShut, l.opens = l.window(v, tm, sit)
 	d := l.decide(sit, tm)
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
@@ -393,7 +392,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		l.count(func(s *TargetStatus) { s.Equal++ })
 		return false, l.record(ctx, record)
 	case decide.Wait:
-		return false, &errWindow{opens, l.setting, v.inForce()}
+		return false, &errWindow{l.opens, l.setting, v.inForce()}
 	default:
 		return l.leave(ctx, v, d, sit)
 	}
@@ -525,8 +524,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 			sit.Edited = entry.Edited(there, string(can.Secrets))
 		}
 	}
-	var opens time.Time
-	sit.WindowShut, opens = l.window(v, tm, sit)
+	sit.WindowShut, l.opens = l.window(v, tm, sit)
 	d := l.decide(sit, tm)
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
@@ -539,7 +537,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	case decide.Adopt:
 		return false, l.record(ctx, record)
 	case decide.Wait:
-		return false, &errWindow{opens, l.setting, v.inForce()}
+		return false, &errWindow{l.opens, l.setting, v.inForce()}
 	default:
 		return l.leave(ctx, v, d, sit)
 	}

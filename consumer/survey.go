@@ -40,6 +40,8 @@ type survey struct {
 	refs    map[objectKey][]visualcron.Reference
 	// ownedListed and flags count what is named of these.
 	ownedListed, flags int
+	// valued counts the entries with values.
+	valued int
 }
 
 // errTooMany refuses a plan that nobody would read.
@@ -249,6 +251,9 @@ func (y *survey) isOwnOnRecord(e broker.PlanEntry) bool {
 // ownedMost is how many objects that differ on purpose are named; the others are counted.
 const ownedMost = 1000
 
+// valuesMost is of how many objects a plan holds the values of what differs.
+const valuesMost = 1000
+
 // warnMost is how many objects that point at a server of the fleet are named.
 const warnMost = 50
 
@@ -271,6 +276,15 @@ func (y *survey) isOnRecord(e broker.PlanEntry) bool {
 }
 
 func (y *survey) add(e broker.PlanEntry) error {
+	if len(e.Changed) > 0 {
+		switch y.valued++; {
+		case y.valued == valuesMost+1:
+			y.warnings = append(y.warnings, fmt.Sprintf("the values of what differs are shown of the first %d objects; narrow it by type or object to see others", valuesMost))
+			fallthrough
+		case y.valued > valuesMost:
+			e.Changed = nil
+		}
+	}
 	if y.entries = append(y.entries, e); len(y.entries) > broker.PlanMost {
 		return errTooMany
 	}

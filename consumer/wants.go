@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"slices"
+	"time"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/consumer/decide"
@@ -54,6 +55,9 @@ type wants struct {
 	// a server of the fleet; both for shown.
 	owned  []string
 	points []visualcron.Points
+	// opens is when the window opens next, zero where it is open or that is not to be
+	// seen.
+	opens time.Time
 }
 
 // wishFor makes a lane fulfil a wish, after those that it has. An audit's adds nothing to
@@ -286,6 +290,16 @@ func (l *look) fulfil(err error) {
 	w.done(l.outcome, l.why)
 }
 
+// changes returns the values of what differs. Secrets are hidden, also where they stand
+// within other fields.
+func (l *look) changes(now, want visualcron.Normal, have []byte) (out []broker.FieldChange) {
+	secrets := slices.Concat(l.secrets, visualcron.Secrets(l.key.t, have))
+	for _, c := range visualcron.Changes(now, want, 8, func(s string) string { return hide(s, secrets) }) {
+		out = append(out, broker.FieldChange(c))
+	}
+	return out
+}
+
 // entryOf says what was decided. Want is the normal form of what the target would hold,
 // now of what it holds.
 func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcron.Normal, have []byte) broker.PlanEntry {
@@ -304,8 +318,14 @@ func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcr
 	default:
 		e.Difference = broker.Different
 		e.Fields = visualcron.Differences(now, want, 8)
+		if l.shown != nil && l.run != nil && l.run.run.Fields {
+			e.Changed = l.changes(now, want, have)
+		}
 	}
-	if s.Edited && d.Act.Writes() { // whoever approves it throws somebody's work away
+	if d.Act == decide.Wait {
+		e.Opens = l.opens.UTC()
+	}
+	if s.Edited && (d.Act.Writes() || d.Act == decide.Wait || d.Reason == decide.NeedsApproval) { // whoever approves it throws somebody's work away
 		e.Why += "; somebody edited or deleted it at the target since vcsync left it there"
 	}
 	if can, asked := l.capability(l.key.t); asked && (d.Act == decide.Delete && !can.Delete || d.Act != decide.Delete && d.Act.Writes() && !can.Put) {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type NewRun struct {
 	Objects      []RunObjectRecord `json:"objects,omitzero" maxItems:"1000" doc:"Only these objects, by their ids at the source."`
 	Dependencies bool              `json:"dependencies,omitzero" doc:"Beside objects: also what they refer to, directly or through others, where the target has none."`
 	DryRun       bool              `json:"dryRun,omitzero" doc:"It ends when the plan is there."`
+	Fields       bool              `json:"fields,omitzero" doc:"The plan tells old and new values of what differs, without secrets."`
 }
 
 // RunRecord is a run of a sync setting as the API shows it.
@@ -85,21 +87,31 @@ type ProgressRecord struct {
 	Ended    bool           `json:"ended"`
 }
 
-// EntryRecord is one object of a plan or of a drift list. It holds no content.
+// FieldChangeRecord is a field in which an object differs, with its values.
+type FieldChangeRecord struct {
+	Field string `json:"field" doc:"A JSON pointer into the object's normal form."`
+	Old   string `json:"old,omitzero" doc:"What the target has, as JSON, cut after 160 characters, (secret) for a secret; absent where it has none."`
+	New   string `json:"new,omitzero" doc:"What it would have."`
+}
+
+// EntryRecord is one object of a plan or of a drift list. It holds no content but for
+// Changed.
 type EntryRecord struct {
-	Type       string   `json:"type"`
-	ID         string   `json:"id" doc:"At the source."`
-	TargetID   string   `json:"targetId,omitzero" doc:"At the target, where a pin makes it another."`
-	Name       string   `json:"name,omitzero"`
-	Group      string   `json:"group,omitzero"`
-	Difference string   `json:"difference" doc:"equal, different, only at the source, only at the target, or owned: different only in what is the target's own."`
-	Act        string   `json:"act" doc:"add, update, delete, adopt (record that both are equal), wait, hold, park, or nothing."`
-	Reason     string   `json:"reason,omitzero" doc:"A short word for why."`
-	Why        string   `json:"why,omitzero" doc:"The same for people."`
-	Fields     []string `json:"fields,omitzero" doc:"What differs, the first 8."`
-	Version    string   `json:"version,omitzero"`
-	Outcome    string   `json:"outcome,omitzero" doc:"What became of it; absent before the plan is applied."`
-	OutcomeWhy string   `json:"outcomeWhy,omitzero"`
+	Type       string              `json:"type"`
+	ID         string              `json:"id" doc:"At the source."`
+	TargetID   string              `json:"targetId,omitzero" doc:"At the target, where a pin makes it another."`
+	Name       string              `json:"name,omitzero"`
+	Group      string              `json:"group,omitzero"`
+	Difference string              `json:"difference" doc:"equal, different, only at the source, only at the target, or owned: different only in what is the target's own."`
+	Act        string              `json:"act" doc:"add, update, delete, adopt (record that both are equal), wait, hold, park, or nothing."`
+	Reason     string              `json:"reason,omitzero" doc:"A short word for why."`
+	Why        string              `json:"why,omitzero" doc:"The same for people."`
+	Fields     []string            `json:"fields,omitzero" doc:"What differs, the first 8."`
+	Opens      time.Time           `json:"opens,omitzero" doc:"When the sync window opens that it waits for; absent where that is not in the next years."`
+	Changed    []FieldChangeRecord `json:"changed,omitzero" doc:"The same with old and new values, where the run asked for them."`
+	Version    string              `json:"version,omitzero"`
+	Outcome    string              `json:"outcome,omitzero" doc:"What became of it; absent before the plan is applied."`
+	OutcomeWhy string              `json:"outcomeWhy,omitzero"`
 }
 
 // EntryPage is a page of a plan or of a drift list.
@@ -136,7 +148,7 @@ func countRecords(counts []broker.PlanCount) []CountRecord {
 
 func entryRecord(e broker.PlanEntry) EntryRecord {
 	r := EntryRecord{Type: string(e.Type), ID: string(e.ID), TargetID: string(e.TargetID), Name: e.Name, Group: e.Group, Difference: string(e.Difference),
-		Act: e.Act, Reason: e.Reason, Why: e.Why, Fields: e.Fields, Outcome: string(e.Outcome), OutcomeWhy: e.OutcomeWhy}
+		Act: e.Act, Reason: e.Reason, Why: e.Why, Fields: e.Fields, Opens: e.Opens, Outcome: string(e.Outcome), OutcomeWhy: e.OutcomeWhy}
 	if e.Version != (schemas.Version{}) {
 		r.Version = e.Version.String()
 	}
@@ -157,7 +169,7 @@ func planRecord(p broker.Plan) *PlanRecord {
 // runRecord adds to a run what the consumer says of it.
 func (s *Server) runRecord(ctx context.Context, r broker.StoredRun) (RunRecord, error) {
 	out := RunRecord{ID: r.ID, Setting: string(r.Setting), Phase: string(r.Phase), Over: r.Phase.Over(), DryRun: r.DryRun, Reason: r.Reason, By: r.By, Asked: r.Asked,
-		Ended: r.Ended, Scope: NewRun{Dependencies: r.Scope.Dependencies, DryRun: r.DryRun}}
+		Ended: r.Ended, Scope: NewRun{Dependencies: r.Scope.Dependencies, DryRun: r.DryRun, Fields: r.Fields}}
 	for _, t := range r.Scope.Types {
 		out.Scope.Types = append(out.Scope.Types, string(t))
 	}
@@ -319,7 +331,7 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 		return nil, huma.Error409Conflict(fmt.Sprintf("A run of sync setting %s is under way since %s (%s). Wait for its end, or drop it: vcsync sync %s --drop.",
 			v.ID, old.Asked.Format(time.RFC3339), old.Phase, v.ID))
 	}
-	r := broker.StoredRun{Run: broker.Run{ID: nuid.Next(), Setting: v.ID, SettingRevision: v.Revision, Phase: broker.RunCapture, Scope: scope, DryRun: in.Body.DryRun,
+	r := broker.StoredRun{Run: broker.Run{ID: nuid.Next(), Setting: v.ID, SettingRevision: v.Revision, Phase: broker.RunCapture, Scope: scope, DryRun: in.Body.DryRun, Fields: in.Body.Fields,
 		By: "local", Asked: time.Now().UTC()}}
 	err = s.act(ctx, broker.AuditRecord{Action: "run.ask", Object: "setting/" + string(v.ID), Before: old.Revision, Detail: describeRun(r.Run)}, func(ctx context.Context) error {
 		var err error
@@ -438,8 +450,8 @@ type PageInput struct {
 	Plan string `query:"plan" maxLength:"64" doc:"Only of this plan or drift list; another one is an error."`
 }
 
-// page reads one page of entries.
-func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanPage) bool) error) (*output[EntryPage], error) {
+// page reads one page of entries, with what more is to be told of each.
+func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanPage) bool) error, more func(broker.PlanEntry, *EntryRecord) error) (*output[EntryPage], error) {
 	newer := huma.NewError(http.StatusConflict, "A newer list has taken its place meanwhile: read it from its first page.")
 	if in.Plan != "" && in.Plan != id {
 		return nil, newer
@@ -448,10 +460,15 @@ func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanP
 		return nil, huma.Error404NotFound(fmt.Sprintf("There are %d pages, counted from 0.", pages))
 	}
 	out := EntryPage{Plan: id, Page: in.Page, Pages: pages, Items: []EntryRecord{}}
+	var merr error
 	err := each(func(n int, p broker.PlanPage) bool {
 		if n == in.Page {
 			for _, e := range p.Entries {
-				out.Items = append(out.Items, entryRecord(e))
+				r := entryRecord(e)
+				if more != nil {
+					merr = cmp.Or(merr, more(e, &r))
+				}
+				out.Items = append(out.Items, r)
 			}
 		}
 		return n < in.Page
@@ -459,7 +476,7 @@ func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanP
 	if errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrNotFound) {
 		return nil, newer
 	}
-	return &output[EntryPage]{out}, err
+	return &output[EntryPage]{out}, cmp.Or(err, merr)
 }
 
 func (s *Server) listPlan(ctx context.Context, in *PageInput) (*output[EntryPage], error) {
@@ -474,7 +491,14 @@ func (s *Server) listPlan(ctx context.Context, in *PageInput) (*output[EntryPage
 	if err != nil {
 		return nil, err
 	}
-	return in.page(p.ID, p.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.PlanPages(ctx, p, each) })
+	return in.page(p.ID, p.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.PlanPages(ctx, p, each) },
+		func(e broker.PlanEntry, r *EntryRecord) error {
+			changed, err := s.broker.Changed(p, e)
+			for _, c := range changed {
+				r.Changed = append(r.Changed, FieldChangeRecord(c))
+			}
+			return err
+		})
 }
 
 func (s *Server) getDrift(ctx context.Context, in *IDPath) (*output[DriftRecord], error) {
@@ -504,7 +528,7 @@ func (s *Server) listDrift(ctx context.Context, in *PageInput) (*output[EntryPag
 	if err != nil {
 		return nil, err
 	}
-	return in.page(d.ID, d.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.DriftPages(ctx, d, each) })
+	return in.page(d.ID, d.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.DriftPages(ctx, d, each) }, nil)
 }
 
 // driftRecord returns what the last audit found, nil where there was none.

@@ -22,13 +22,19 @@ const stepLimit = 5 * time.Minute
 // It returns the plan and its entries; of a run that failed or was dropped too.
 func (w *World) Ask(setting schemas.Slug, scope broker.RunScope) (p broker.Plan, entries []broker.PlanEntry) {
 	w.T.Helper()
+	return w.AskFor(setting, scope, false)
+}
+
+// AskFor is Ask, with the values of what differs or without.
+func (w *World) AskFor(setting schemas.Slug, scope broker.RunScope, fields bool) (p broker.Plan, entries []broker.PlanEntry) {
+	w.T.Helper()
 	w.Do(func(ctx context.Context) error {
 		snap, err := w.Broker.Snapshot(ctx)
 		if err != nil {
 			return err
 		}
 		set, before := snap.Settings[setting], snap.Runs[setting].Revision
-		r := broker.Run{ID: nuid.Next(), Setting: setting, SettingRevision: set.Revision, Phase: broker.RunCapture, Scope: scope, Asked: time.Now().UTC()}
+		r := broker.Run{ID: nuid.Next(), Setting: setting, SettingRevision: set.Revision, Phase: broker.RunCapture, Scope: scope, Fields: fields, Asked: time.Now().UTC()}
 		rev, err := w.Broker.PutRun(ctx, r, before)
 		if err != nil {
 			return err

@@ -35,6 +35,9 @@ type Normal struct {
 	tree *node
 }
 
+// secretMark begins what a normal form holds in place of a secret: its keyed digest.
+const secretMark = "secret:"
+
 // View says what counts in a normal form, beside the rules of the type.
 type View struct {
 	// Secrets is how the server gives secret fields. Unless equal, they do not count:
@@ -135,7 +138,7 @@ func (v View) value(r *rule, n *node, kp *kept) *node {
 		case '0':
 			secret = string(number(n.raw))
 		}
-		return textNode("secret:" + v.Digest(secret))
+		return textNode(secretMark + v.Digest(secret))
 	}
 	switch n.kind {
 	case '{':
@@ -280,13 +283,83 @@ func numberOf(n *node) float64 {
 // form. It tells no values, so it may be shown for secrets too.
 func Differences(a, b Normal, limit int) []string {
 	var out []string
+	differ(a, b, limit, func(at string, _, _ *node) { out = append(out, at) })
+	return out
+}
+
+// Change is a field in which two normal forms differ, with its values as JSON: empty
+// where it is not there, hidden and cut as Changes says.
+type Change struct{ Field, Old, New string }
+
+// Hidden stands for the value of a secret in a Change, and valueMost is how many runes of
+// a value it keeps.
+const (
+	Hidden    = "(secret)"
+	valueMost = 160
+)
+
+// Changes returns what Differences does, with the values: those in a as the old ones.
+// What is known as a secret is hidden, and redact hides what else must not be told in a
+// text, such as a password within a command line; nil for nothing. Long values are cut.
+func Changes(a, b Normal, limit int, redact func(string) string) []Change {
+	var out []Change
+	value := func(n *node) string {
+		if n == nil {
+			return ""
+		}
+		text := []rune(strings.ToValidUTF8(string(n.hidden(redact).append(nil)), "\uFFFD"))
+		if len(text) > valueMost {
+			return string(text[:valueMost-3]) + "..."
+		}
+		return string(text)
+	}
+	differ(a, b, limit, func(at string, x, y *node) { out = append(out, Change{at, value(x), value(y)}) })
+	return out
+}
+
+// hidden returns a copy of a normal form without the digests of secrets, and with its
+// texts redacted.
+func (n *node) hidden(redact func(string) string) *node {
+	switch n.kind {
+	case '{':
+		out := &node{kind: n.kind}
+		for _, m := range n.members {
+			out.members = append(out.members, member{m.name, m.value.hidden(redact)})
+		}
+		return out
+	case '[':
+		out := &node{kind: n.kind}
+		for _, it := range n.items {
+			out.items = append(out.items, it.hidden(redact))
+		}
+		return out
+	case '"':
+		s := n.text()
+		switch {
+		case strings.HasPrefix(s, secretMark):
+			return &node{kind: '0', raw: []byte(Hidden)}
+		case redact != nil:
+			return textNode(redact(s))
+		}
+	}
+	return n
+}
+
+// differ calls each with the fields in which two normal forms differ, at most limit of
+// them; nil for what one lacks.
+func differ(a, b Normal, limit int, each func(at string, x, y *node)) {
+	told := 0
+	tell := func(at string, x, y *node) {
+		told++
+		each(at, x, y)
+	}
 	var walk func(at string, x, y *node)
 	walk = func(at string, x, y *node) {
 		switch {
-		case len(out) >= limit:
+		case told >= limit:
 		case x == nil || y == nil || x.kind != y.kind:
 			if x != y {
-				out = append(out, at)
+				tell(at, x, y)
 			}
 		case x.kind == '{':
 			names := map[string]bool{}
@@ -308,11 +381,10 @@ func Differences(a, b Normal, limit int) []string {
 				walk(at+"/"+strconv.Itoa(i), xi, yi)
 			}
 		case !bytes.Equal(x.raw, y.raw):
-			out = append(out, at)
+			tell(at, x, y)
 		}
 	}
 	walk("", a.tree, b.tree)
-	return out
 }
 
 // QuickHasher tells in one pass whether an object's configuration may have
