@@ -164,7 +164,7 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 	release, _ := l.release()
 	s := decide.Situation{Occasion: l.occasion, Approved: l.grant != nil, Rights: tm.rights, Mode: tm.mode, Drift: tm.drift(), TargetEdits: tm.edits,
 		OtherVersions: !tm.crosses && v.otherRelease(ev.Source, release), Source: decide.Present, CameFromHere: l.cameFromHere, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
-		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
+		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.isAsked(),
 		Unfinished: v.unfinished(entry, ev.Object.ID, tm, l.run)}
 	if ev.Kind == schemas.Deleted {
 		s.Source = decide.Deleted
@@ -175,7 +175,7 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 	if s.Ours {
 		s.Age = map[int]decide.Age{-1: decide.Older, 0: decide.Same, 1: decide.Newer}[entry.Version.Compare(ev.Version)]
 	}
-	if p, ok := l.parked.get(l.key.t, l.key.id.Token()); ok && p.Source == ev.Source && p.Version == ev.Version && p.RetryAsked <= p.RetryDone {
+	if p, ok := l.parked.get(l.key.t, l.key.id.Token()); ok && p.IsOf(ev.Source, ev.Object.ID) && p.Version == ev.Version && p.RetryAsked <= p.RetryDone {
 		due := !p.NextTry.IsZero() && !time.Now().Before(p.NextTry)
 		switch {
 		case p.Discarded != "":
@@ -353,7 +353,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		record.Left, err = l.left(body, n, record, can.Secrets)
 		return err
 	}
-	if sit.Elsewhere, err = l.elsewhere(ctx, v); err != nil {
+	if sit.Elsewhere, err = l.elsewhere(ctx, v, tm, sit, want.RemovesItself || now.RemovesItself); err != nil {
 		return false, err
 	}
 	sit.WindowShut, l.opens = l.window(v, tm, sit)
@@ -418,19 +418,21 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return true, nil // G13
 	}
 	var intent broker.Entry
-	if have == nil || v.isSource || tm.edits != schemas.OverwriteEdits {
+	mayHaveRun := entry.Open && entry.From() == ev.Object.ID
+	if have == nil || want.RemovesItself || v.isSource || tm.edits != schemas.OverwriteEdits {
 		// Before a first create: a crash after it and a later deletion would leave an
 		// orphan. Before any write to a server that is a source too: its producer has
 		// to recognise the echo, however early it looks. Where edits at the target count:
-		// what a crash left unrecorded would look like one.
-		if l.hand.RetryAsked > l.hand.RetryDone && (entry.Open || sit.Elsewhere == decide.GoneElsewhere) {
+		// what a crash left unrecorded would look like one. And before any of a job that
+		// deletes itself: it may run and be gone before it is known that it arrived.
+		if l.isAsked() && (entry.Open || sit.Elsewhere == decide.GoneElsewhere) {
 			// A person has said to create it again: once.
 			if err := l.spend(ctx); err != nil {
 				return false, err
 			}
 		}
 		intent = record
-		intent.State, intent.Open = broker.Intent, have == nil && want.RemovesItself
+		intent.State, intent.Open = broker.Intent, want.RemovesItself
 		if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
 			return false, err
 		}
@@ -455,18 +457,18 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			return false, err
 		}
 		if !l.stands(v, tm, sit) {
-			return true, l.unsent(ctx, intent) // G13
+			return true, l.unsent(ctx, intent, mayHaveRun) // G13
 		}
 	}
 	if !l.sends() {
-		return true, l.unsent(ctx, intent)
+		return true, l.unsent(ctx, intent, mayHaveRun)
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {
-			if uerr := l.unsent(ctx, intent); uerr != nil {
+			if uerr := l.unsent(ctx, intent, mayHaveRun); uerr != nil {
 				return false, uerr
 			}
 		}

@@ -153,7 +153,7 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 		if why, left := l.session.leftAlone(key, ev.Source, ev.Object.ID, ev.Version); left && why.Act == decide.Hold {
 			name += " (held: " + string(why.Reason) + ")"
 		}
-		if p, ok := l.parked.get(r.Type, r.ID.Token()); ok && p.Source == ev.Source && p.Version == ev.Version {
+		if p, ok := l.parked.get(r.Type, r.ID.Token()); ok && p.IsOf(ev.Source, ev.Object.ID) && p.Version == ev.Version {
 			if p.Discarded != "" {
 				continue // a person has decided to go without it
 			}

@@ -118,12 +118,22 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 		if known {
 			seen[from] = true
 		}
-		if e, ok := y.ledger.Get(t, r.ID); ok && !known && y.isLeftBehind(e) {
+		if e, ok := y.behind(t, r); ok {
 			o := heads[e.From()].Selected()
-			if o.ID = e.From(); y.takes(t, o) {
-				return y.leftBehind(e, r)
+			o.ID = e.From()
+			var here *broker.PlanEntry // what becomes of the object that is at home here
+			if known && (y.takes(t, o) || y.takes(t, n.Selected())) {
+				var err error
+				if here, err = y.evaluate(ctx, objectKey{t, r.ID}, bytes.Clone(r.Body), false); err != nil {
+					return err
+				}
 			}
-			return nil
+			switch {
+			case y.takes(t, o) && y.staysBehind(e, here, known && y.takes(t, n.Selected())):
+				return y.leftBehind(e, r, here)
+			case !known:
+				return nil
+			}
 		}
 		if known && !y.takes(t, n.Selected()) {
 			return nil
@@ -177,15 +187,58 @@ func (y *survey) isLeftBehind(e broker.Entry) bool {
 	return owned(e) && e.Source == y.set.Source && (!y.v.housed(e.Source, e.Type, e.From(), y.run) || y.v.home(e.Source, e.Type, e.From(), y.run) != e.ID)
 }
 
-// leftBehind notes such an object: nobody deletes it, and it goes on running.
-func (y *survey) leftBehind(e broker.Entry, r visualcron.Row) error {
+// behind returns the record of an object that was left behind at the id of a row: that of
+// the id, or of who was there before another one of which no write has arrived.
+func (y *survey) behind(t schemas.Type, r visualcron.Row) (broker.Entry, bool) {
+	e, ok := y.ledger.Get(t, r.ID)
+	if !ok || y.isLeftBehind(e) {
+		return e, ok
+	}
+	if e.State != broker.Intent || owned(e) || len(e.Displaced) == 0 {
+		return e, false
+	}
+	can, _ := y.capability(t)
+	now, err := visualcron.View{Secrets: can.Secrets, Values: t != schemas.Variable || y.v.captured, Digest: y.cfg.Broker.Keys.Digest}.Normalize(t, r.Body)
+	if err == nil && now.Digest == e.AtTarget {
+		return e, false
+	}
+	was := e.Displaced[len(e.Displaced)-1]
+	e = broker.Entry{Type: t, ID: r.ID, Source: was.Source, SourceID: otherID(was.ID, r.ID), State: broker.Applied}
+	return e, y.isLeftBehind(e)
+}
+
+// staysBehind tells whether what was left behind is to be said, in place of what becomes of
+// the object that is at home there; nil where there is none. Listed tells that the setting
+// takes that one.
+func (y *survey) staysBehind(e broker.Entry, here *broker.PlanEntry, listed bool) bool {
+	if here == nil {
+		return true
+	}
+	act := decide.Act(here.Act)
+	if act.Writes() || act == decide.Adopt {
+		return false // it is about to be overwritten, or is what is to be there
+	}
+	if !listed || act == decide.Nothing {
+		return true // nobody is going to do anything about it
+	}
+	// Until its own turn comes it is where it was, and only there.
+	home, ok := y.ledger.Get(e.Type, y.v.home(e.Source, e.Type, e.From(), y.run))
+	return ok && owned(home) && isOf(home, e.Source, e.From())
+}
+
+// leftBehind notes such an object: nobody deletes it, and it goes on running. Here is what
+// becomes of the object that is at home there, nil where there is none.
+func (y *survey) leftBehind(e broker.Entry, r visualcron.Row, here *broker.PlanEntry) error {
 	n, err := visualcron.View{Digest: y.cfg.Broker.Keys.Digest}.Normalize(e.Type, r.Body)
 	if err != nil {
 		n = visualcron.Normal{}
 	}
+	why := fmt.Sprintf("%s (%s %s at %s, now %s at %s)", decide.LeftBehind.Text(), e.Type, e.From(), e.Source, y.v.home(e.Source, e.Type, e.From(), y.run), y.server.ID)
+	if here != nil {
+		why += fmt.Sprintf("; of %s %s at %s, which belongs here: %s", here.Type, here.ID, here.Source, here.Why)
+	}
 	return y.add(broker.PlanEntry{Type: e.Type, ID: e.From(), TargetID: otherID(e.ID, e.From()), Name: n.Name, Group: n.Group, Difference: broker.OnlyTarget,
-		Act: string(decide.Hold), Reason: string(decide.LeftBehind), Source: e.Source, Version: e.Version,
-		Why: fmt.Sprintf("%s (%s %s at %s, now %s at %s)", decide.LeftBehind.Text(), e.Type, e.From(), e.Source, y.v.home(e.Source, e.Type, e.From(), y.run), y.server.ID)})
+		Act: string(decide.Hold), Reason: string(decide.LeftBehind), Source: e.Source, Version: e.Version, Why: why})
 }
 
 // isAsLeft tells whether an object is on record at its newest version and the target has

@@ -789,8 +789,8 @@ func followed(set broker.StoredSetting) string {
 func (s *session) reconsider(v *view) {
 	for _, p := range s.parked.all() {
 		_, stands := v.settings[p.Setting]
-		_, home := v.origin(p.Source, p.Type, p.ID, nil)
-		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome)}, p.Class) || !stands || !home {
+		from, home := v.origin(p.Source, p.Type, p.ID, nil)
+		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome)}, p.Class) || !stands || !home || !p.IsOf(p.Source, from) {
 			s.onParked(p)
 		}
 	}
