@@ -166,7 +166,7 @@ type healed struct {
 // target is back, when a setting changed, and when somebody asks. It keeps the drift
 // lists.
 func (s *session) audits(ctx context.Context) {
-	a := &auditor{session: s, audited: map[schemas.Slug]string{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}, failed: map[schemas.Slug]int{}}
+	a := &auditor{session: s, audited: map[schemas.Slug]string{}, healed: map[healKey]healed{}, dangling: map[schemas.Slug]int{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}, failed: map[schemas.Slug]int{}}
 	tick := time.NewTicker(auditLook)
 	defer tick.Stop()
 	s.drift.ask(auditStart)
@@ -225,6 +225,7 @@ type auditor struct {
 	notBefore map[schemas.Slug]time.Time
 	failed    map[schemas.Slug]int
 	healed    map[healKey]healed
+	dangling  map[schemas.Slug]int // how many references of a setting's objects were, last
 	rested    time.Time
 }
 
@@ -274,7 +275,7 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		failed(err)
 		return false
 	}
-	head.Began = y.began.UTC()
+	head.Began, head.Warnings = y.began.UTC(), y.dangling
 	busy, _ := a.lanes.holds("")
 	entries := map[objectKey]broker.PlanEntry{}
 	now := map[objectKey]bool{}
@@ -331,6 +332,10 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 	for _, key := range todo { // what is done is taken from the list, so that stands first
 		a.wishFor(key, &wish{})
 	}
+	if len(y.dangling) > 0 && len(y.dangling) != a.dangling[set.ID] {
+		a.log.WarnContext(ctx, "objects at the target refer to what is not there, see vcsync drift", "setting", set.ID, "first", y.dangling[0], "references", len(y.dangling))
+	}
+	a.dangling[set.ID] = len(y.dangling)
 	if n > 0 && n != before {
 		a.log.WarnContext(ctx, "drift: objects at the target are not what the setting would make of them, see the drift list", "setting", set.ID, "objects", n)
 	}
