@@ -252,7 +252,7 @@ type PlanEntry struct {
 	// Changed holds Fields with their values, where the run asks for them. PutPlan seals
 	// it, Broker.Changed opens it.
 	Changed []FieldChange `json:"-"`
-	Sealed  string              `json:"sealed,omitzero"`
+	Sealed  string        `json:"sealed,omitzero"`
 	// Source owns the object here, Version is its newest there.
 	Source  schemas.Slug    `json:"source,omitzero"`
 	Version schemas.Version `json:"version,omitzero"`
@@ -391,6 +391,8 @@ type DriftList struct {
 	Cut bool `json:"cut,omitzero"`
 	// Failed says why the last audit could not be made; the entries are of one before.
 	Failed string `json:"failed,omitzero"`
+	// Warnings are for people: what objects at the target refer to and that is not there.
+	Warnings []string `json:"warnings,omitzero"`
 
 	// Unknown is what another release wrote beside it (G10).
 	Unknown jsontext.Value `json:",embed"`

@@ -124,7 +124,8 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 	c := all[best]
 	for i, more := range all { // all that have it have the same
 		if i != best && !states[i].Deleted {
-			c.terms.join(more.terms)
+			mine, theirs := v.ownName(c.event.Source, l.key.t, c.event.Object.ID, l.run), v.ownName(more.event.Source, l.key.t, more.event.Object.ID, l.run)
+			c.terms.join(more.terms, mine == theirs)
 		}
 	}
 	l.setting = c.terms.setting

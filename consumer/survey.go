@@ -38,10 +38,21 @@ type survey struct {
 	// plan is to write; both by the ids at the target.
 	present map[objectKey]bool
 	refs    map[objectKey][]visualcron.Reference
+	// listed are the types that the target listed, standing what the objects refer to that
+	// it has, and by which: both are known from the listings alone.
+	listed   map[schemas.Type]bool
+	standing map[objectKey][]named
+	dangling []string // of these, what is not there
 	// ownedListed and flags count what is named of these.
 	ownedListed, flags int
 	// valued counts the entries with values.
 	valued int
+}
+
+// named is an object for people.
+type named struct {
+	objectKey
+	name string
 }
 
 // errTooMany refuses a plan that nobody would read.
@@ -56,6 +67,7 @@ func (y *survey) make(ctx context.Context) error {
 	}
 	defer done()
 	y.present, y.refs = map[objectKey]bool{}, map[objectKey][]visualcron.Reference{}
+	y.listed, y.standing = map[schemas.Type]bool{}, map[objectKey][]named{}
 	y.equal, y.owned = map[schemas.Type]int{}, map[schemas.Type]int{}
 	if err := y.probe(ctx); err != nil { // also what it can do, and who it is
 		return err
@@ -89,6 +101,12 @@ func (y *survey) make(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := y.findDangling(ctx); err != nil {
+		return err
+	}
+	if y.run != nil {
+		y.warnings = append(y.warnings, y.dangling...)
+	}
 	slices.SortFunc(y.entries, func(a, b broker.PlanEntry) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
 	})
@@ -109,9 +127,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 	}
 	seen := map[schemas.ID]bool{}
 	complete, err := y.conn.List(ctx, t, func(r visualcron.Row) error {
-		if y.run != nil {
-			y.present[objectKey{t, r.ID}] = true
-		}
+		y.present[objectKey{t, r.ID}] = true
 		from, housed := y.v.origin(y.set.Source, t, r.ID, y.run)
 		n, known := heads[from]
 		known = known && housed
@@ -138,6 +154,9 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 		if known && !y.takes(t, n.Selected()) {
 			return nil
 		}
+		if known && n.Kind != schemas.Deleted {
+			y.stands(t, r, n.Name)
+		}
 		if e, ok := y.ledger.Get(t, r.ID); !known && (!ok || e.Source != y.set.Source) {
 			return y.onlyHere(t, r)
 		}
@@ -153,6 +172,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 	if !complete.IsComplete() || complete.Type() != t {
 		return &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: y.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
 	}
+	y.listed[t] = true
 	for _, id := range slices.Sorted(maps.Keys(heads)) {
 		if seen[id] || !y.takes(t, heads[id].Selected()) || !y.v.housed(y.set.Source, t, id, y.run) {
 			continue
@@ -478,6 +498,74 @@ func (y *survey) warnMissing(ctx context.Context) error {
 				what = "the source has none either"
 			}
 			y.warnings = append(y.warnings, fmt.Sprintf("%s %q refers to %s %s, which is not at the target and not in this plan; %s", e.Type, e.Name, r.Type, r.ID, what))
+		}
+	}
+	return nil
+}
+
+// stands notes what an object that the target has refers to.
+func (y *survey) stands(t schemas.Type, r visualcron.Row, name string) {
+	refs, err := visualcron.References(t, r.Body)
+	if err != nil {
+		return // the live path says it
+	}
+	for _, ref := range refs {
+		if key := (objectKey{ref.Type, ref.ID}); !ref.Task && len(y.standing[key]) < warnMost {
+			y.standing[key] = append(y.standing[key], named{objectKey{t, r.ID}, name})
+		}
+	}
+}
+
+// askMost is how many objects of types that were not listed a plan asks the target for.
+const askMost = 100
+
+// findDangling finds what objects that stand at the target refer to and that is not there,
+// nor in the plan. That they are as at the source, and nothing is to be written, makes them
+// no better. An audit knows of types that it has listed only.
+func (y *survey) findDangling(ctx context.Context) error {
+	for _, e := range y.entries {
+		if decide.Act(e.Act) == decide.Add {
+			y.present[keyOf(e)] = true
+		}
+	}
+	asked := 0
+	keys := slices.SortedFunc(maps.Keys(y.standing), func(a, b objectKey) int { return cmp.Or(cmp.Compare(a.t, b.t), cmp.Compare(a.id, b.id)) })
+	for _, key := range keys {
+		there, known := y.present[key]
+		if !known && !y.listed[key.t] {
+			if asked++; y.run == nil || asked > askMost {
+				continue
+			}
+			req, cancel := context.WithTimeout(ctx, requestLimit)
+			_, err := y.conn.Get(req, key.t, key.id)
+			cancel()
+			if err != nil && ctx.Err() != nil {
+				return err
+			}
+			there = visualcron.ClassOf(err) != visualcron.NotFound // or it cannot be known
+			y.present[key] = there
+		}
+		if there {
+			continue
+		}
+		from, ok := y.v.origin(y.set.Source, key.t, key.id, y.run)
+		n, err := y.cfg.Broker.HeadOf(ctx, schemas.Key{Source: y.set.Source, Type: key.t, Token: from.Token()})
+		if err != nil && !errors.Is(err, broker.ErrNotFound) && !errors.Is(err, schemas.ErrEvent) {
+			return err
+		}
+		for _, by := range y.standing[key] {
+			if len(y.refs[by.objectKey]) > 0 {
+				continue // it is to be written, and the plan warns of what it will refer to
+			}
+			if len(y.dangling) == warnMost {
+				y.dangling = append(y.dangling, "more objects at the target refer to what is not there")
+				return nil
+			}
+			what := fmt.Sprintf("vcsync sync %s --object %s/%s --with-dependencies takes it along where the source has it", y.set.ID, by.t, by.id)
+			if !ok || err == nil && n.Kind == schemas.Deleted || err != nil && slices.Contains(y.types, key.t) {
+				what = "the source has none either"
+			}
+			y.dangling = append(y.dangling, fmt.Sprintf("%s %q, which is at the target, refers to %s %s, which is not; %s", by.t, by.name, key.t, key.id, what))
 		}
 	}
 	return nil

@@ -117,30 +117,51 @@ type terms struct {
 // modes are the modes, the freest first.
 var modes = []schemas.Mode{schemas.Automatic, schemas.Approve, schemas.ReportOnly}
 
-// join adds what settings say of another source that has the same content. They free
-// nothing that those of this one hold.
-func (t *terms) join(more terms) {
+// join adds what settings say of another source that has the same content, as if that came
+// from this one: the freest mode counts. Where the two sources differ on purpose at the
+// target in another way, they would not make the same of it there (alike is false): then
+// the other one frees nothing that the settings of this one hold.
+func (t *terms) join(more terms, alike bool) {
+	rank := func(m *terms) int { return slices.Index(modes, m.mode) }
 	for m := &more; m != nil; m = m.next {
+		if rank(m) < rank(t) {
+			if alike {
+				n, stricter := *m, *t
+				n.next = &stricter
+				*t = n
+			}
+			continue
+		}
 		at := t
-		for at.next != nil && slices.Index(modes, at.next.mode) <= slices.Index(modes, m.mode) {
+		for at.next != nil && rank(at.next) <= rank(m) {
 			at = at.next
 		}
-		switch {
-		case at.mode == m.mode:
-			at.rights, at.counted = at.rights.Union(m.rights), append(at.counted, m.counted...)
-		case slices.Index(modes, at.mode) < slices.Index(modes, m.mode):
+		if at.mode != m.mode {
 			n := *m
 			at.next, n.next = &n, at.next
+			continue
+		}
+		at.rights, at.counted = at.rights.Union(m.rights), append(slices.Clone(at.counted), m.counted...)
+		at.heals, at.crosses = at.heals && m.heals, at.crosses && m.crosses
+		if editsRank[m.edits] > editsRank[at.edits] {
+			at.edits = m.edits
+		}
+		if policyRank[m.policy] > policyRank[at.policy] {
+			at.policy = m.policy
 		}
 	}
 }
+
+// editsRank and policyRank order words of settings, the strictest last.
+var (
+	editsRank  = map[schemas.TargetEdits]int{schemas.OverwriteEdits: 1, schemas.KeepEdits: 2, schemas.ParkEdits: 3}
+	policyRank = map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
+)
 
 // terms returns what the settings take of an object of a source, and with them the
 // setting of a run that looks at it, whether or not that is active.
 func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, also *running) terms {
 	var by [3]terms
-	edits := map[schemas.TargetEdits]int{schemas.OverwriteEdits: 1, schemas.KeepEdits: 2, schemas.ParkEdits: 3}
-	rank := map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
 	for _, sid := range v.names(also) {
 		s := v.settings[sid]
 		if also != nil && sid == also.set.ID {
@@ -160,7 +181,7 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, al
 			if out.setting == "" {
 				*out = terms{setting: sid, mode: s.Mode, edits: s.TargetEdits, heals: true, crosses: true}
 			}
-			if edits[s.TargetEdits] > edits[out.edits] {
+			if editsRank[s.TargetEdits] > editsRank[out.edits] {
 				out.edits = s.TargetEdits
 			}
 			out.heals = out.heals && s.Drift == schemas.DriftHeal
@@ -168,7 +189,7 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, al
 			out.rights = out.rights.Union(x)
 			out.counted = append(out.counted, counted{sid, s.Windows, x})
 			out.values = out.values || s.VariableValues && t == schemas.Variable
-			if rank[s.Policy] > rank[out.policy] {
+			if policyRank[s.Policy] > policyRank[out.policy] {
 				out.policy = s.Policy
 			}
 		}

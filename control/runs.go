@@ -136,6 +136,7 @@ type DriftRecord struct {
 	Cut      bool          `json:"cut,omitzero" doc:"There were more entries than a list takes."`
 	Failed   string        `json:"failed,omitzero" doc:"Why the last audit could not be made; the rest is of one before."`
 	Outdated bool          `json:"outdated,omitzero" doc:"The setting was changed since."`
+	Warnings []string      `json:"warnings,omitzero" doc:"What objects at the target refer to and that is not there."`
 }
 
 func countRecords(counts []broker.PlanCount) []CountRecord {
@@ -543,7 +544,7 @@ func (s *Server) driftRecord(ctx context.Context, v broker.StoredSetting) (*Drif
 	if err != nil {
 		return nil, err
 	}
-	r := &DriftRecord{ID: d.ID, Began: d.Began, Cause: d.Cause, Counts: countRecords(d.Counts), Entries: d.Entries, Pages: d.Pages, Cut: d.Cut, Failed: d.Failed,
+	r := &DriftRecord{ID: d.ID, Began: d.Began, Cause: d.Cause, Counts: countRecords(d.Counts), Entries: d.Entries, Pages: d.Pages, Cut: d.Cut, Failed: d.Failed, Warnings: d.Warnings,
 		Outdated: d.SettingRevision != v.Revision}
 	for _, c := range d.Counts {
 		switch {
