@@ -611,11 +611,8 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	if err := s.parked.load(ctx, &wg, fail, s.onRecord); err != nil {
 		return settled, err
 	}
-	for _, p := range s.parked.all() {
-		if p.Class == classWaiting { // who waits for whom is not on record
-			s.onParked(p)
-		}
-	}
+	v, _ := s.current()
+	s.reconsider(v) // settings may have changed meanwhile, and who waits for whom is not on record
 	t.setState(Working)
 	wg.Go(func() { s.gate.run(ctx) })
 	wg.Go(func() { s.passOn(soft) })
@@ -805,13 +802,13 @@ func followed(set broker.StoredSetting) string {
 }
 
 // reconsider looks again at what was parked because of the settings themselves: in
-// a conflict of two, for one that is gone, because of pins, or waiting for what none may
-// bring now.
+// a conflict of two, for one that is gone, because of pins, for an edit at the target, or
+// waiting for what none may bring now.
 func (s *session) reconsider(v *view) {
 	for _, p := range s.parked.all() {
 		_, stands := v.settings[p.Setting]
 		from, home := v.origin(p.Source, p.Type, p.ID, nil)
-		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome)}, p.Class) || !stands || !home || !p.IsOf(p.Source, from) {
+		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome), string(decide.EditParked)}, p.Class) || !stands || !home || !p.IsOf(p.Source, from) {
 			s.onParked(p)
 		}
 	}

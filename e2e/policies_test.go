@@ -258,3 +258,42 @@ func TestBothDirectionsWithOneWinner(t *testing.T) {
 		}
 	})
 }
+
+// TestAnEditIsWeighedAnewWhenNobodyWatched: a setting that is to overwrite edits, which
+// was changed while no consumer ran, does so where an edit was parked before.
+func TestAnEditIsWeighedAnewWhenNobodyWatched(t *testing.T) {
+	t.Parallel()
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Keep)
+		set.TargetEdits = schemas.ParkEdits
+		w.Setting(set)
+		putJob(t, prod, 1, "first")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		putJob(t, test, 1, "by hand")
+		putJob(t, prod, 1, "second")
+		time.Sleep(time.Minute)
+		if p := parkedAs(w, "test", 1); p.Class != "edited" {
+			t.Fatalf("parked %+v", p)
+		}
+		w.StopConsumer(nil)
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if p := parkedAs(w, "test", 1); p.Class != "edited" || description(t, test, 1) != "by hand" {
+			t.Errorf("after a restart alone: parked %+v", p)
+		}
+		w.StopConsumer(nil)
+		set.TargetEdits = schemas.OverwriteEdits
+		w.Setting(set)
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if got := description(t, test, 1); got != "second" {
+			t.Errorf("the target has %q", got)
+		}
+		if p := parkedAs(w, "test", 1); p.Class != "" {
+			t.Errorf("still parked: %+v", p)
+		}
+	})
+}
