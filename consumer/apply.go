@@ -418,48 +418,45 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if !l.stands(v, tm, sit) {
 		return true, nil // G13
 	}
-	var intent broker.Entry
 	mayHaveRun := entry.Open && entry.From() == ev.Object.ID
-	if have == nil || want.RemovesItself || v.isSource || tm.edits != schemas.OverwriteEdits {
-		// Before a first create: a crash after it and a later deletion would leave an
-		// orphan. Before any write to a server that is a source too: its producer has
-		// to recognise the echo, however early it looks. Where edits at the target count:
-		// what a crash left unrecorded would look like one. And before any of a job that
-		// deletes itself: it may run and be gone before it is known that it arrived.
-		if l.isAsked() && (entry.Open || sit.Elsewhere == decide.GoneElsewhere) {
-			// A person has said to create it again: once.
-			if err := l.spend(ctx); err != nil {
-				return false, err
-			}
-		}
-		intent = record
-		intent.State, intent.Open = broker.Intent, want.RemovesItself
-		if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
+	// Before a first create: a crash after it and a later deletion would leave an orphan.
+	// Before any write to a server that is a source too: its producer has to recognise the
+	// echo, however early it looks. Before any of a job that deletes itself: it may run and
+	// be gone before it is known that it arrived. And before every other: what a crash left
+	// unrecorded would look like an edit at the target, to a setting that minds them then.
+	if l.isAsked() && (entry.Open || sit.Elsewhere == decide.GoneElsewhere) {
+		// A person has said to create it again: once.
+		if err := l.spend(ctx); err != nil {
 			return false, err
 		}
-		if err := leave(want, made.Body); err != nil {
+	}
+	intent := record
+	intent.State, intent.Open = broker.Intent, want.RemovesItself
+	if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
+		return false, err
+	}
+	if err := leave(want, made.Body); err != nil {
+		return false, err
+	}
+	intent.Left = record.Left
+	switch {
+	case sit.Edited: // it stays an edit where this write does not arrive
+		intent.Before = entry.Left
+	default:
+		if intent.Before, err = l.left(have, now, record, can.Secrets); err != nil {
 			return false, err
 		}
-		intent.Left = record.Left
-		switch {
-		case sit.Edited: // it stays an edit where this write does not arrive
-			intent.Before = entry.Left
-		default:
-			if intent.Before, err = l.left(have, now, record, can.Secrets); err != nil {
-				return false, err
-			}
-		}
-		if ours {
-			intent.Version, intent.Ours = entry.Version, owned(entry)
-		} else {
-			intent.Version = schemas.Version{}
-		}
-		if err := l.put(ctx, intent); err != nil {
-			return false, err
-		}
-		if !l.stands(v, tm, sit) {
-			return true, l.unsent(ctx, intent, mayHaveRun) // G13
-		}
+	}
+	if ours {
+		intent.Version, intent.Ours = entry.Version, owned(entry)
+	} else {
+		intent.Version = schemas.Version{}
+	}
+	if err := l.put(ctx, intent); err != nil {
+		return false, err
+	}
+	if !l.stands(v, tm, sit) {
+		return true, l.unsent(ctx, intent, mayHaveRun) // G13
 	}
 	if !l.sends() {
 		return true, l.unsent(ctx, intent, mayHaveRun)
@@ -554,16 +551,14 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		}
 		defer done()
 	}
-	if v.isSource || tm.edits != schemas.OverwriteEdits {
-		intent := entry
-		intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
-		if sit.Edited {
-			there = entry.Left // it stays an edit where this deletion does not arrive
-		}
-		intent.Left, intent.Before, intent.LeftSecrets = broker.Absent, there, string(can.Secrets)
-		if err := l.put(ctx, intent); err != nil {
-			return false, err
-		}
+	intent := entry
+	intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
+	if sit.Edited {
+		there = entry.Left // it stays an edit where this deletion does not arrive
+	}
+	intent.Left, intent.Before, intent.LeftSecrets = broker.Absent, there, string(can.Secrets)
+	if err := l.put(ctx, intent); err != nil {
+		return false, err
 	}
 	if !l.stands(v, tm, sit) || !l.sends() {
 		return true, nil // G13

@@ -103,13 +103,7 @@ func (m *Manager) Run(ctx context.Context) error {
 // the snapshot wants.
 func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	views := map[schemas.Slug]*view{}
-	sources := map[schemas.Slug]bool{}
 	runs := func(s broker.StoredSetting) bool { r, ok := snap.Runs[s.ID]; return ok && !r.Phase.Over() }
-	for _, s := range snap.Settings {
-		if s.Active || runs(s) {
-			sources[s.Source] = true
-		}
-	}
 	fleet := map[schemas.Slug]string{}
 	for id, s := range snap.Servers {
 		fleet[id] = s.Address
@@ -127,7 +121,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			continue
 		}
 		if views[s.Target] == nil {
-			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, isSource: sources[s.Target], captured: snap.CapturesValues(s.Target),
+			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, captured: snap.CapturesValues(s.Target),
 				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet}
 		}
 		if active {

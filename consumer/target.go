@@ -61,10 +61,7 @@ type view struct {
 	windows windows
 	force   sync.Once // of inForce
 	forced  string
-	// isSource tells that the target is a source too: its producer has to recognise
-	// what vcsync wrote there.
-	isSource bool
-	// captured tells that its producer captures the values of user variables.
+	// captured tells that its producer, where it is a source too, captures the values of user variables.
 	captured bool
 	// release is the target's VisualCron release, and releases are those of the sources
 	// (see visualcron.Release); empty and absent where it is not known.
