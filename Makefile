@@ -72,9 +72,10 @@ race:
 # The proof that nothing is lost: SIGKILL at random moments while changes flow. With
 # ROLES=apart also SIGSTOP and cut networks, and with ROLES=frozen writers that are
 # frozen in the middle of writes, and with ROLES=cluster three brokers that fail in
-# turn.
+# turn. With ADMIN=1, and one or apart, somebody changes settings, pins and runs
+# meanwhile.
 chaos: build
-	go run ./e2e/chaos -rounds $(ROUNDS) -roles $(ROLES)
+	go run ./e2e/chaos -rounds $(ROUNDS) -roles $(ROLES) $(if $(ADMIN),-admin)
 
 # A while of fuzzing for every fuzz target; an ordinary test runs only the seeds.
 fuzz:

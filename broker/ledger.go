@@ -86,10 +86,23 @@ type Entry struct {
 	// and Counts.
 	Applied    uint64 `json:"applied,omitzero"`
 	Superseded uint64 `json:"superseded,omitzero"`
+	// Displaced are the objects that were here, or may have been, until another one took
+	// the id: a job that deletes itself may have run here. The last is the newest.
+	Displaced []Displaced `json:"displaced,omitzero"`
 	// Unknown is what another release wrote beside it; an entry keeps it until it is
 	// replaced itself (G10).
 	Unknown jsontext.Value `json:",embed"`
 }
+
+// Displaced is an object, by its source and its id there.
+type Displaced struct {
+	Source schemas.Slug `json:"source"`
+	ID     schemas.ID   `json:"id"`
+}
+
+// displacedMost is how many objects an entry keeps on record that were at its id before;
+// older ones are forgotten.
+const displacedMost = 32
 
 // Absent is the digest of no object in Entry.Left and Entry.Before.
 const Absent schemas.Digest = "absent"
@@ -148,6 +161,32 @@ func (e Entry) Counted(before Entry) Entry {
 	return e
 }
 
+// Displacing returns the entry with the objects on record that were at its id before, or
+// may have been; before is the entry that it replaces, the zero Entry where there is none.
+func (e Entry) Displacing(before Entry) Entry {
+	out := slices.Clone(before.Displaced)
+	without := func(d Displaced) {
+		out = slices.DeleteFunc(out, func(o Displaced) bool { return o == d })
+	}
+	if was := (Displaced{before.Source, before.From()}); before.ID != "" && was != (Displaced{e.Source, e.From()}) && (before.Owned() || before.State == Intent && before.Open) {
+		without(was)
+		out = append(out, was)
+	}
+	if e.Owned() { // the entry itself says it
+		without(Displaced{e.Source, e.From()})
+	}
+	out = out[max(0, len(out)-displacedMost):]
+	if e.Displaced = out; len(out) == 0 {
+		e.Displaced = nil
+	}
+	return e
+}
+
+// Owned tells whether vcsync brought the object to the target or found it equal there.
+func (e Entry) Owned() bool {
+	return e.State == Applied || e.State == Adopted || e.State == Intent && e.Ours
+}
+
 // SameNumbering tells whether revisions were counted on from one version of an object
 // to a later one or the same, so that their difference is a number of versions. It is
 // false where a lost stream made the source count from 1 again.
@@ -179,7 +218,7 @@ type Ledger struct {
 	mu      sync.Mutex
 	pages   []*page
 	at      map[entryKey]place
-	away    map[awayKey]map[schemas.ID]bool // the ids here of objects that have another at their source
+	away    map[awayKey]map[schemas.ID]bool // the ids here of objects that have another at their source, or were displaced
 	pending map[entryKey]Entry
 	waiters []chan error
 	failed  error
@@ -201,19 +240,23 @@ type awayKey struct {
 // index notes that an entry is there, or with gone that it is not any more. It needs the
 // lock.
 func (l *Ledger) index(e Entry, gone bool) {
-	if e.From() == e.ID {
-		return
-	}
-	key := awayKey{e.Source, e.Type, e.From()}
-	switch {
-	case !gone && l.away[key] == nil:
-		l.away[key] = map[schemas.ID]bool{e.ID: true}
-	case !gone:
-		l.away[key][e.ID] = true
-	default:
-		if delete(l.away[key], e.ID); len(l.away[key]) == 0 {
-			delete(l.away, key)
+	note := func(key awayKey) {
+		switch {
+		case !gone && l.away[key] == nil:
+			l.away[key] = map[schemas.ID]bool{e.ID: true}
+		case !gone:
+			l.away[key][e.ID] = true
+		default:
+			if delete(l.away[key], e.ID); len(l.away[key]) == 0 {
+				delete(l.away, key)
+			}
 		}
+	}
+	if e.From() != e.ID {
+		note(awayKey{e.Source, e.Type, e.From()})
+	}
+	for _, d := range e.Displaced {
+		note(awayKey{d.Source, e.Type, d.ID})
 	}
 }
 
@@ -273,7 +316,22 @@ func (l *Ledger) Homes(source schemas.Slug, t schemas.Type, from schemas.ID) (ou
 	}
 	add(from)
 	for _, id := range slices.Sorted(maps.Keys(l.away[awayKey{source, t, from}])) {
-		add(id)
+		if id != from {
+			add(id)
+		}
+	}
+	return out
+}
+
+// Displaced returns the ids here at which an object of a source was, or may have been,
+// until another object took them; by its id there.
+func (l *Ledger) Displaced(source schemas.Slug, t schemas.Type, from schemas.ID) (out []schemas.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(l.away[awayKey{source, t, from}])) {
+		if p, ok := l.at[entryKey{t, id}]; ok && slices.Contains(l.pages[p.page].entries[p.slot].Displaced, Displaced{source, from}) {
+			out = append(out, id)
+		}
 	}
 	return out
 }

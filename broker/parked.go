@@ -17,14 +17,16 @@ import (
 // Parked is an object state that cannot be applied now and needs a person or
 // another object.
 type Parked struct {
-	Target  schemas.Slug    `json:"target"`
-	Setting schemas.Slug    `json:"setting"`
-	Source  schemas.Slug    `json:"source"`
-	Type    schemas.Type    `json:"type"`
-	Token   schemas.Token   `json:"token"`
-	ID      schemas.ID      `json:"id,omitzero"` // empty where the message was unreadable
-	Name    string          `json:"name,omitzero"`
-	Version schemas.Version `json:"version"`
+	Target  schemas.Slug  `json:"target"`
+	Setting schemas.Slug  `json:"setting"`
+	Source  schemas.Slug  `json:"source"`
+	Type    schemas.Type  `json:"type"`
+	Token   schemas.Token `json:"token"`
+	ID      schemas.ID    `json:"id,omitzero"` // empty where the message was unreadable
+	// SourceID is the object's id at its source where it is another than here: see IsOf.
+	SourceID schemas.ID      `json:"sourceId,omitzero"`
+	Name     string          `json:"name,omitzero"`
+	Version  schemas.Version `json:"version"`
 	// Class is a short word for the kind of reason; Reason is for people, Fix says
 	// what to do.
 	Class    string    `json:"class"`
@@ -52,6 +54,12 @@ type Parked struct {
 // Key returns where the record lies.
 func (p Parked) Key() string {
 	return string(p.Target) + "." + string(p.Type) + "." + string(p.Token)
+}
+
+// IsOf tells whether the record is about an object of a source, by its id there. By pins
+// two objects may be looked at under one id, one after the other.
+func (p Parked) IsOf(source schemas.Slug, from schemas.ID) bool {
+	return p.Source == source && (p.SourceID == from || p.SourceID == "" && p.ID == from)
 }
 
 // PutParked stores a record. With p.Revision 0 there must be none, else that must

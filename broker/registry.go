@@ -69,7 +69,7 @@ func (s Snapshot) Since(v schemas.Setting) map[schemas.Type]uint64 {
 	out := map[schemas.Type]uint64{}
 	old := s.Settings[v.ID]
 	for _, t := range v.TakenTypes() {
-		if since := old.Since[t]; !old.Active || old.Source != v.Source || !old.Rules[t].Takes() {
+		if since := old.since(t); !old.Active || old.Source != v.Source || !old.Rules[t].Takes() {
 			out[t] = s.Revision
 		} else if since > 0 {
 			out[t] = since
@@ -79,18 +79,32 @@ func (s Snapshot) Since(v schemas.Setting) map[schemas.Type]uint64 {
 }
 
 // Awaits returns the types that a setting takes and that were not listed at its source
-// since it became active or began to take them: what was captured of them may be long
-// gone there, because nobody followed it meanwhile.
-func (s Snapshot) Awaits(v schemas.Setting) (out []schemas.Type) {
+// since it became active or began to take them, with the revision since then: what was
+// captured of them may be long gone there, because nobody followed it meanwhile.
+func (s Snapshot) Awaits(v StoredSetting) map[schemas.Type]uint64 {
 	if !v.Active {
 		return nil
 	}
+	var out map[schemas.Type]uint64
 	for _, t := range v.TakenTypes() {
-		if since := v.Since[t]; since > 0 && s.Listed[v.Source][t] <= since {
-			out = append(out, t)
+		if since := v.since(t); since > 0 && s.Listed[v.Source][t] <= since {
+			if out == nil {
+				out = map[schemas.Type]uint64{}
+			}
+			out[t] = since
 		}
 	}
 	return out
+}
+
+// since returns the revision since which the setting takes a type, 0 for long ago. It was
+// stored after that, so a later one is of another numbering, of a store that was made
+// anew: no listing would ever come up to it.
+func (v StoredSetting) since(t schemas.Type) uint64 {
+	if v.Revision == 0 {
+		return v.Since[t]
+	}
+	return min(v.Since[t], max(v.Revision-1, 1))
 }
 
 // CapturesValues tells whether a source is captured with the values of its user
@@ -162,9 +176,9 @@ func (s *Snapshot) take(e jetstream.KeyValueEntry) {
 	if name, ok := strings.CutPrefix(e.Key(), listedPrefix); ok {
 		delete(s.Listed, schemas.Slug(name))
 		if !gone {
-			var v map[schemas.Type]uint64
+			var v map[string]uint64
 			if err = json.Unmarshal(e.Value(), &v); err == nil {
-				s.Listed[schemas.Slug(name)] = v
+				s.Listed[schemas.Slug(name)] = listedOf(v, e.Revision())
 			}
 		}
 	}
@@ -176,6 +190,19 @@ func (s *Snapshot) take(e jetstream.KeyValueEntry) {
 	if err != nil {
 		s.Unreadable[e.Key()] = err
 	}
+}
+
+// listedOf returns what a record of that revision says was listed. Types of a newer
+// release stay as they are. A listing began before its record, so a later revision is of
+// another numbering and proves nothing.
+func listedOf(v map[string]uint64, revision uint64) map[schemas.Type]uint64 {
+	out := make(map[schemas.Type]uint64, len(v))
+	for t, at := range v {
+		if at < revision {
+			out[schemas.Type(t)] = at
+		}
+	}
+	return out
 }
 
 // WatchConfig calls each with a snapshot of all servers, settings and runs, first of

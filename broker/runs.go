@@ -52,10 +52,12 @@ type Run struct {
 	SettingRevision uint64   `json:"settingRevision"`
 	Phase           RunPhase `json:"phase"`
 	Scope           RunScope `json:"scope,omitzero"`
-	// DryRun ends it when the plan is there.
+	// DryRun ends it when the plan is there. Fields wants the values of what differs in it.
 	DryRun bool `json:"dryRun,omitzero"`
-	// Plan is the ID of the plan that was approved; empty before.
-	Plan string `json:"plan,omitzero"`
+	Fields bool `json:"fields,omitzero"`
+	// Plan is the ID of the plan that was approved, Approved when that was; empty before.
+	Plan     string    `json:"plan,omitzero"`
+	Approved time.Time `json:"approved,omitzero"`
 	// Reason says why it failed or was dropped.
 	Reason string    `json:"reason,omitzero"`
 	By     string    `json:"by,omitzero"`
@@ -64,6 +66,32 @@ type Run struct {
 
 	// Unknown is what another release wrote beside it (G10).
 	Unknown jsontext.Value `json:",embed"`
+}
+
+// How long an approval is good for, see Run.Expired: as long as a plan is shown.
+const (
+	ApprovalFor  = time.Hour
+	ApprovalMost = 24 * time.Hour
+)
+
+// Expired tells whether what has not begun of an approved plan must not begin any more:
+// nothing of it was dealt with for ApprovalFor, or the approval is older than
+// ApprovalMost. Moved is when the last of its objects was dealt with, zero where none
+// was. The clocks of who approves and who applies are compared: one that is an hour
+// ahead does nothing, and says why.
+func (r Run) Expired(moved, now time.Time) bool {
+	since := r.Approved
+	if since.IsZero() {
+		since = r.Asked // of a release that did not keep it
+	}
+	if since.IsZero() {
+		return false
+	}
+	last := since
+	if moved.After(last) {
+		last = moved
+	}
+	return now.Sub(last) > ApprovalFor || now.Sub(since) > ApprovalMost
 }
 
 // StoredRun is a run with the revision that its next change must name.
@@ -218,8 +246,8 @@ const (
 	Owned Difference = "owned"
 )
 
-// PlanEntry is one object of a plan or of a drift list. It holds no content: neither
-// secrets nor other values.
+// PlanEntry is one object of a plan or of a drift list. It is stored without content,
+// neither secrets nor other values, but for what is sealed in it (see Changed).
 type PlanEntry struct {
 	Type schemas.Type `json:"type"`
 	// ID is the object's at the source, TargetID that at the target where a pin makes it
@@ -238,6 +266,13 @@ type PlanEntry struct {
 	Why        string     `json:"why,omitzero"`
 	// Fields names what differs, at most 8.
 	Fields []string `json:"fields,omitzero"`
+	// Opens is when the sync window opens that a wait is for; zero where that is not to be
+	// seen.
+	Opens time.Time `json:"opens,omitzero"`
+	// Changed holds Fields with their values, where the run asks for them. PutPlan seals
+	// it, Broker.Changed opens it.
+	Changed []FieldChange `json:"-"`
+	Sealed  string        `json:"sealed,omitzero"`
 	// Source owns the object here, Version is its newest there.
 	Source  schemas.Slug    `json:"source,omitzero"`
 	Version schemas.Version `json:"version,omitzero"`
@@ -249,6 +284,14 @@ type PlanEntry struct {
 	// its way. OutcomeWhy is for people.
 	Outcome    Outcome `json:"outcome,omitzero"`
 	OutcomeWhy string  `json:"outcomeWhy,omitzero"`
+}
+
+// FieldChange is a field in which an object differs, with what the target has and what it
+// would have: JSON, cut, without secrets, and empty where it is not there.
+type FieldChange struct {
+	Field string `json:"field"`
+	Old   string `json:"old,omitzero"`
+	New   string `json:"new,omitzero"`
 }
 
 // Outcome says what became of one object of an approved plan.
@@ -265,6 +308,8 @@ const (
 	OutcomeParked Outcome = "parked"
 	// OutcomeLeft: the run ended before its turn.
 	OutcomeLeft Outcome = "not begun"
+	// OutcomeExpired: its turn came too late, see Run.Expired.
+	OutcomeExpired Outcome = "the approval expired"
 )
 
 // PlanCount is a number of objects.
@@ -326,6 +371,8 @@ type RunProgress struct {
 	Types []TypeCount `json:"types,omitzero"`
 	// Outcomes counts the outcomes there are so far.
 	Outcomes map[Outcome]int `json:"outcomes,omitzero"`
+	// Moved is when the last of them came; zero where there is none.
+	Moved time.Time `json:"moved,omitzero"`
 	// Ended tells that it is over, with Result as the run's next phase and Reason for
 	// people.
 	Ended  bool      `json:"ended,omitzero"`
@@ -366,6 +413,8 @@ type DriftList struct {
 	Cut bool `json:"cut,omitzero"`
 	// Failed says why the last audit could not be made; the entries are of one before.
 	Failed string `json:"failed,omitzero"`
+	// Warnings are for people: what objects at the target refer to and that is not there.
+	Warnings []string `json:"warnings,omitzero"`
 
 	// Unknown is what another release wrote beside it (G10).
 	Unknown jsontext.Value `json:",embed"`
@@ -395,6 +444,19 @@ const (
 func (b *Broker) PutPlan(ctx context.Context, p Plan, entries []PlanEntry) error {
 	var err error
 	p.Entries = len(entries)
+	for i, e := range entries {
+		if len(e.Changed) == 0 {
+			continue
+		}
+		for j, c := range e.Changed {
+			e.Changed[j].Field = fmt.Sprintf("%.*s", planText, c.Field)
+		}
+		raw, err := json.Marshal(e.Changed)
+		if err != nil {
+			return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
+		}
+		entries[i].Sealed, entries[i].Changed = b.Keys.Seal(p.sealContext(e), string(raw)), nil
+	}
 	if p.Pages, err = b.putPages(ctx, planPrefix+string(p.Setting), p.ID, entries); err != nil {
 		return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
 	}
@@ -402,6 +464,24 @@ func (b *Broker) PutPlan(ctx context.Context, p Plan, entries []PlanEntry) error
 		return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
 	}
 	return nil
+}
+
+func (p Plan) sealContext(e PlanEntry) string {
+	return fmt.Sprintf("plan/%s/%s/%s/%s", p.Setting, p.ID, e.Type, e.ID)
+}
+
+// Changed returns the values of the fields in which an entry of a plan differs, none
+// where the run did not ask for them. The error wraps ErrKeyring where they cannot be
+// opened here.
+func (b *Broker) Changed(p Plan, e PlanEntry) (out []FieldChange, err error) {
+	if e.Sealed == "" {
+		return nil, nil
+	}
+	raw, err := b.Keys.Open(p.sealContext(e), e.Sealed)
+	if err == nil {
+		err = json.Unmarshal([]byte(raw), &out)
+	}
+	return out, err
 }
 
 // GetPlan returns the newest plan for a setting, ErrNotFound where there is none: it is

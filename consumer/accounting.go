@@ -451,7 +451,7 @@ func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head c
 	}
 	b.superseded += left - 1 // only the newest version is ever looked at
 	switch {
-	case a.isParked(home, set.Source, head):
+	case a.isParked(home, set.Source, key.id, head):
 		b.parked = 1
 	case a.isHeld(home, set.Source, key.id, head):
 		b.held = 1
@@ -463,11 +463,11 @@ func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head c
 	return b
 }
 
-// isParked tells whether the version is parked, discarded or not. The key is the target's. In a conflict the
-// record names one of the sources and stands for all.
-func (a *accounts) isParked(key objectKey, source schemas.Slug, head capturedHead) bool {
+// isParked tells whether the version is parked, discarded or not. The key is the target's,
+// the id the source's. In a conflict the record names one of the sources and stands for all.
+func (a *accounts) isParked(key objectKey, source schemas.Slug, id schemas.ID, head capturedHead) bool {
 	p, ok := a.s.parked.get(key.t, key.id.Token())
-	return ok && (p.Source == source && p.Version == head.version || p.Class == classConflict)
+	return ok && (p.IsOf(source, id) && p.Version == head.version || p.Class == classConflict)
 }
 
 // isHeld tells whether the version is held or waits by the settings' own words.

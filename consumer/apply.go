@@ -137,7 +137,8 @@ func (v *view) pick(key objectKey, also *running, all []candidate, entry broker.
 	c := all[best]
 	for i, more := range all { // all that have it have the same
 		if i != best && !states[i].Deleted {
-			c.terms.join(more.terms)
+			mine, theirs := v.ownName(c.event.Source, key.t, c.event.Object.ID, also), v.ownName(more.event.Source, key.t, more.event.Object.ID, also)
+			c.terms.join(more.terms, mine == theirs)
 		}
 	}
 	return c, nil
@@ -176,7 +177,7 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 	release, _ := l.release()
 	s := decide.Situation{Occasion: l.occasion, Approved: l.grant != nil, SafeMode: v.safe, Rights: tm.rights, Mode: tm.mode, Drift: tm.drift(), TargetEdits: tm.edits,
 		OtherVersions: !tm.crosses && v.otherRelease(ev.Source, release), Source: decide.Present, CameFromHere: l.cameFromHere, RemovedItself: ev.RemovedItself, Record: recordOf(entry, known),
-		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.hand.RetryAsked > l.hand.RetryDone,
+		Ours: known && isOf(entry, ev.Source, ev.Object.ID), MayHaveRun: entry.Open, Asked: l.isAsked(),
 		Unfinished: v.unfinished(entry, ev.Object.ID, tm, l.run)}
 	if ev.Kind == schemas.Deleted {
 		s.Source = decide.Deleted
@@ -187,7 +188,7 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 	if s.Ours {
 		s.Age = map[int]decide.Age{-1: decide.Older, 0: decide.Same, 1: decide.Newer}[entry.Version.Compare(ev.Version)]
 	}
-	if p, ok := l.parked.get(l.key.t, l.key.id.Token()); ok && p.Source == ev.Source && p.Version == ev.Version && p.RetryAsked <= p.RetryDone {
+	if p, ok := l.parked.get(l.key.t, l.key.id.Token()); ok && p.IsOf(ev.Source, ev.Object.ID) && p.Version == ev.Version && p.RetryAsked <= p.RetryDone {
 		due := !p.NextTry.IsZero() && !time.Now().Before(p.NextTry)
 		switch {
 		case p.Discarded != "":
@@ -365,11 +366,10 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		record.Left, err = l.left(body, n, record, can.Secrets)
 		return err
 	}
-	if sit.Elsewhere, err = l.elsewhere(ctx, v); err != nil {
+	if sit.Elsewhere, err = l.elsewhere(ctx, v, tm, sit, want.RemovesItself || now.RemovesItself); err != nil {
 		return false, err
 	}
-	var opens time.Time
-	sit.WindowShut, opens = l.window(v, tm, sit)
+	sit.WindowShut, l.opens = l.window(v, tm, sit)
 	d := l.decide(sit, tm)
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
@@ -405,7 +405,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		l.count(func(s *TargetStatus) { s.Equal++ })
 		return false, l.record(ctx, record)
 	case decide.Wait:
-		return false, &errWindow{opens, l.setting, v.inForce()}
+		return false, &errWindow{l.opens, l.setting, v.inForce()}
 	default:
 		return l.leave(ctx, v, d, sit)
 	}
@@ -430,56 +430,55 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if !l.stands(v, tm, sit) {
 		return true, nil // G13
 	}
-	var intent broker.Entry
-	if have == nil || v.isSource || tm.edits != schemas.OverwriteEdits {
-		// Before a first create: a crash after it and a later deletion would leave an
-		// orphan. Before any write to a server that is a source too: its producer has
-		// to recognise the echo, however early it looks. Where edits at the target count:
-		// what a crash left unrecorded would look like one.
-		if l.hand.RetryAsked > l.hand.RetryDone && (entry.Open || sit.Elsewhere == decide.GoneElsewhere) {
-			// A person has said to create it again: once.
-			if err := l.spend(ctx); err != nil {
-				return false, err
-			}
-		}
-		intent = record
-		intent.State, intent.Open = broker.Intent, have == nil && want.RemovesItself
-		if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
+	mayHaveRun := entry.Open && entry.From() == ev.Object.ID
+	// Before a first create: a crash after it and a later deletion would leave an orphan.
+	// Before any write to a server that is a source too: its producer has to recognise the
+	// echo, however early it looks. Before any of a job that deletes itself: it may run and
+	// be gone before it is known that it arrived. And before every other: what a crash left
+	// unrecorded would look like an edit at the target, to a setting that minds them then.
+	if l.isAsked() && (entry.Open || sit.Elsewhere == decide.GoneElsewhere) {
+		// A person has said to create it again: once.
+		if err := l.spend(ctx); err != nil {
 			return false, err
-		}
-		if err := leave(want, made.Body); err != nil {
-			return false, err
-		}
-		intent.Left = record.Left
-		switch {
-		case sit.Edited: // it stays an edit where this write does not arrive
-			intent.Before = entry.Left
-		default:
-			if intent.Before, err = l.left(have, now, record, can.Secrets); err != nil {
-				return false, err
-			}
-		}
-		if ours {
-			intent.Version, intent.Ours = entry.Version, owned(entry)
-		} else {
-			intent.Version = schemas.Version{}
-		}
-		if err := l.put(ctx, intent); err != nil {
-			return false, err
-		}
-		if !l.stands(v, tm, sit) {
-			return true, l.unsent(ctx, intent) // G13
 		}
 	}
+	intent := record
+	intent.State, intent.Open = broker.Intent, want.RemovesItself
+	if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
+		return false, err
+	}
+	if err := leave(want, made.Body); err != nil {
+		return false, err
+	}
+	intent.Left = record.Left
+	switch {
+	case sit.Edited: // it stays an edit where this write does not arrive
+		intent.Before = entry.Left
+	default:
+		if intent.Before, err = l.left(have, now, record, can.Secrets); err != nil {
+			return false, err
+		}
+	}
+	if ours {
+		intent.Version, intent.Ours = entry.Version, owned(entry)
+	} else {
+		intent.Version = schemas.Version{}
+	}
+	if err := l.put(ctx, intent); err != nil {
+		return false, err
+	}
+	if !l.stands(v, tm, sit) {
+		return true, l.unsent(ctx, intent, mayHaveRun) // G13
+	}
 	if !l.sends() {
-		return true, l.unsent(ctx, intent)
+		return true, l.unsent(ctx, intent, mayHaveRun)
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {
-			if uerr := l.unsent(ctx, intent); uerr != nil {
+			if uerr := l.unsent(ctx, intent, mayHaveRun); uerr != nil {
 				return false, uerr
 			}
 		}
@@ -537,8 +536,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 			sit.Edited = entry.Edited(there, string(can.Secrets))
 		}
 	}
-	var opens time.Time
-	sit.WindowShut, opens = l.window(v, tm, sit)
+	sit.WindowShut, l.opens = l.window(v, tm, sit)
 	d := l.decide(sit, tm)
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
@@ -551,7 +549,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	case decide.Adopt:
 		return false, l.record(ctx, record)
 	case decide.Wait:
-		return false, &errWindow{opens, l.setting, v.inForce()}
+		return false, &errWindow{l.opens, l.setting, v.inForce()}
 	default:
 		return l.leave(ctx, v, d, sit)
 	}
@@ -565,16 +563,14 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		}
 		defer done()
 	}
-	if v.isSource || tm.edits != schemas.OverwriteEdits {
-		intent := entry
-		intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
-		if sit.Edited {
-			there = entry.Left // it stays an edit where this deletion does not arrive
-		}
-		intent.Left, intent.Before, intent.LeftSecrets = broker.Absent, there, string(can.Secrets)
-		if err := l.put(ctx, intent); err != nil {
-			return false, err
-		}
+	intent := entry
+	intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
+	if sit.Edited {
+		there = entry.Left // it stays an edit where this deletion does not arrive
+	}
+	intent.Left, intent.Before, intent.LeftSecrets = broker.Absent, there, string(can.Secrets)
+	if err := l.put(ctx, intent); err != nil {
+		return false, err
 	}
 	if !l.stands(v, tm, sit) || !l.sends() {
 		return true, nil // G13

@@ -48,6 +48,8 @@ type driftKeeper struct {
 	mu    sync.Mutex
 	cause string // of an audit that is asked for
 	by    map[schemas.Slug]*driftList
+	// settled are the objects that were dealt with while an audit goes on.
+	settled map[objectKey]bool
 }
 
 // driftList is what is known of one setting.
@@ -93,10 +95,53 @@ func (k *driftKeeper) hold(setting schemas.Slug, e broker.PlanEntry) {
 	l.entries[keyOf(e)], l.dirty = e, true
 }
 
+// begin notes from now on what is dealt with, see replace.
+func (k *driftKeeper) begin() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.settled = map[objectKey]bool{}
+}
+
+// wasSettled tells whether an object was dealt with since the audit began.
+func (k *driftKeeper) wasSettled(key objectKey) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.settled[key]
+}
+
+// lookAgain forgets that an object was dealt with: what is found out from now on counts.
+func (k *driftKeeper) lookAgain(key objectKey) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.settled, key)
+}
+
+// replace puts what an audit found in place of what was known. What was dealt with after
+// the audit looked at it is not listed again; stays tells of an entry that came meanwhile
+// whether it is to. It returns how much drift there was and is.
+func (k *driftKeeper) replace(setting schemas.Slug, with driftList, stays func(objectKey, broker.PlanEntry) bool) (before, now int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(with.entries, func(key objectKey, _ broker.PlanEntry) bool { return k.settled[key] })
+	l := k.list(setting)
+	for key, e := range l.entries { // held while the listing ran
+		if stays(key, e) {
+			with.entries[key] = e
+		}
+	}
+	before = drifted(l.entries)
+	with.dirty = true
+	*l = with
+	return before, drifted(with.entries)
+}
+
 // settle takes an object from the lists: it has been dealt with.
 func (k *driftKeeper) settle(key objectKey) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.settled != nil {
+		k.settled[key] = true
+	}
 	for _, l := range k.by {
 		if _, ok := l.entries[key]; ok {
 			delete(l.entries, key)
@@ -121,7 +166,7 @@ type healed struct {
 // target is back, when a setting changed, and when somebody asks. It keeps the drift
 // lists.
 func (s *session) audits(ctx context.Context) {
-	a := &auditor{session: s, audited: map[schemas.Slug]string{}, healed: map[healKey]healed{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}, failed: map[schemas.Slug]int{}}
+	a := &auditor{session: s, audited: map[schemas.Slug]string{}, healed: map[healKey]healed{}, dangling: map[schemas.Slug]int{}, begun: map[schemas.Slug]time.Time{}, notBefore: map[schemas.Slug]time.Time{}, failed: map[schemas.Slug]int{}}
 	tick := time.NewTicker(auditLook)
 	defer tick.Stop()
 	s.drift.ask(auditStart)
@@ -180,6 +225,7 @@ type auditor struct {
 	notBefore map[schemas.Slug]time.Time
 	failed    map[schemas.Slug]int
 	healed    map[healKey]healed
+	dangling  map[schemas.Slug]int // how many references of a setting's objects were, last
 	rested    time.Time
 }
 
@@ -224,11 +270,12 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		l.head, l.dirty = head, true
 		a.drift.mu.Unlock()
 	}
+	a.drift.begin()
 	if err := y.make(ctx); err != nil || ctx.Err() != nil {
 		failed(err)
 		return false
 	}
-	head.Began = y.began.UTC()
+	head.Began, head.Warnings = y.began.UTC(), y.dangling
 	busy, _ := a.lanes.holds("")
 	entries := map[objectKey]broker.PlanEntry{}
 	now := map[objectKey]bool{}
@@ -241,11 +288,12 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		case busy[key] && !a.lanes.isShut(key):
 			continue // it is being dealt with
 		case e.Reason == string(decide.LeftBehind):
-		case !act.Writes() && act != decide.Adopt && !a.movedSince(key, y.began):
+		case !act.Writes() && act != decide.Adopt && !a.movedSince(key, y.began) && !a.drift.wasSettled(key):
 			// What is only held or left alone is as it was listed: asking again for each of
 			// many objects would take longer than one audit may.
 		case e.Difference != broker.OnlyTarget || act != decide.Nothing:
 			// A lane may have written it after it was listed.
+			a.drift.lookAgain(key)
 			again, err := y.evaluate(ctx, key, nil, true)
 			if err != nil {
 				failed(err)
@@ -277,20 +325,18 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		}
 	}
 	maps.DeleteFunc(a.healed, func(k healKey, _ healed) bool { return k.setting == set.ID && !now[k.objectKey] }) // it stayed
-	a.drift.mu.Lock()
-	l := a.drift.list(set.ID)
-	for key, e := range l.entries { // held while the listing ran
-		if why, left := a.leftAlone(key, e.Source, e.ID, e.Version); left && (entries[key].Act == "" || entries[key].Version.Compare(e.Version) < 0) && why.Act != decide.Nothing {
-			entries[key] = e
-		}
-	}
-	before := drifted(l.entries)
-	l.head, l.equal, l.owned, l.entries, l.dirty = head, y.equal, y.owned, entries, true
-	a.drift.mu.Unlock()
+	before, n := a.drift.replace(set.ID, driftList{head: head, equal: y.equal, owned: y.owned, entries: entries}, func(key objectKey, e broker.PlanEntry) bool {
+		why, left := a.leftAlone(key, e.Source, e.ID, e.Version)
+		return left && (entries[key].Act == "" || entries[key].Version.Compare(e.Version) < 0) && why.Act != decide.Nothing
+	})
 	for _, key := range todo { // what is done is taken from the list, so that stands first
 		a.wishFor(key, &wish{})
 	}
-	if n := drifted(entries); n > 0 && n != before {
+	if len(y.dangling) > 0 && len(y.dangling) != a.dangling[set.ID] {
+		a.log.WarnContext(ctx, "objects at the target refer to what is not there, see vcsync drift", "setting", set.ID, "first", y.dangling[0], "references", len(y.dangling))
+	}
+	a.dangling[set.ID] = len(y.dangling)
+	if n > 0 && n != before {
 		a.log.WarnContext(ctx, "drift: objects at the target are not what the setting would make of them, see the drift list", "setting", set.ID, "objects", n)
 	}
 	return true

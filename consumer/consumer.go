@@ -103,28 +103,25 @@ func (m *Manager) Run(ctx context.Context) error {
 // the snapshot wants.
 func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	views := map[schemas.Slug]*view{}
-	sources := map[schemas.Slug]bool{}
 	runs := func(s broker.StoredSetting) bool { r, ok := snap.Runs[s.ID]; return ok && !r.Phase.Over() }
-	for _, s := range snap.Settings {
-		if s.Active || runs(s) {
-			sources[s.Source] = true
-		}
-	}
 	fleet := map[schemas.Slug]string{}
 	for id, s := range snap.Servers {
 		fleet[id] = s.Address
 	}
 	awaits := map[schemas.Slug][]schemas.Type{}
 	for id, s := range snap.Settings {
-		if awaits[id] = slices.DeleteFunc(snap.Awaits(s.Setting), func(t schemas.Type) bool { return !visualcron.Supported(t) }); awaits[id] == nil {
-			delete(awaits, id)
+		waits := snap.Awaits(s)
+		for _, t := range supported(s.TakenTypes()) {
+			if _, ok := waits[t]; ok {
+				awaits[id] = append(awaits[id], t)
+			}
 		}
 		active := s.Active && (len(awaits[id]) == 0 || len(awaits[id]) < len(supported(s.TakenTypes())))
 		if _, ok := snap.Servers[s.Target]; !ok || !active && !runs(s) {
 			continue
 		}
 		if views[s.Target] == nil {
-			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, isSource: sources[s.Target], captured: snap.CapturesValues(s.Target),
+			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, captured: snap.CapturesValues(s.Target),
 				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet, safe: snap.SafeMode.On}
 		}
 		if active {
@@ -134,6 +131,11 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 			views[s.Target].runs[id] = running{snap.Runs[id], s}
 		}
 		views[s.Target].releases[s.Source] = visualcron.Release(snap.Versions[s.Source])
+	}
+	for id, types := range awaits {
+		if s := snap.Settings[id]; views[s.Target] != nil {
+			views[s.Target].awaited = append(views[s.Target].awaited, only(s, types))
+		}
 	}
 	m.mu.Lock()
 	m.settings, m.awaits = snap.Settings, awaits
@@ -204,6 +206,16 @@ func without(s broker.StoredSetting, types []schemas.Type) broker.StoredSetting 
 			delete(s.Rules, t)
 		}
 	}
+	return s
+}
+
+// only returns a setting as if it took no other types.
+func only(s broker.StoredSetting, types []schemas.Type) broker.StoredSetting {
+	rules := map[schemas.Type]schemas.Rule{}
+	for _, t := range types {
+		rules[t] = s.Rules[t]
+	}
+	s.Rules = rules
 	return s
 }
 

@@ -37,6 +37,8 @@ type lane struct {
 	passes []*pass
 	// again tells that somebody asked for a look while one was under way.
 	again, running, queued bool
+	// working tells that a worker has it: one that is running may also wait.
+	working bool
 	// timer runs while the lane waits for an object that this one refers to.
 	timer *time.Timer
 	// retryParked tells that a parked record of this version does not stop the look.
@@ -162,7 +164,7 @@ func (l *lanes) next(ctx context.Context) *lane {
 		if len(l.ready) > 0 {
 			ln := l.ready[0]
 			l.ready = l.ready[1:]
-			ln.queued, ln.running = false, true
+			ln.queued, ln.running, ln.working = false, true, true
 			if len(l.ready) > 0 {
 				select {
 				case l.wake <- struct{}{}:
@@ -194,7 +196,7 @@ func (l *lanes) take(ln *lane) (msgs map[string]jetstream.Msg, passes []*pass, r
 func (l *lanes) finish(ln *lane) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ln.running = false
+	ln.running, ln.working = false, false
 	ln.backoff, ln.waited, ln.mismatched, ln.mismatches, ln.mismatch = nil, 0, 0, 0, ""
 	if ln.again {
 		l.queue(ln)
@@ -226,6 +228,7 @@ func (l *lanes) await(ctx context.Context, ln *lane, wait time.Duration, msgs ma
 func (l *lanes) awaitWindow(ln *lane, why *errWindow, msgs map[string]jetstream.Msg) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	ln.working = false
 	news := ln.retryParked // meanwhile
 	for durable := range ln.msgs {
 		news = news || msgs[durable] == nil
@@ -259,12 +262,13 @@ func (l *lanes) nudge(key objectKey) {
 	}
 }
 
-// isRunning tells whether an object is being worked on, or its next try is set.
-func (l *lanes) isRunning(key objectKey) bool {
+// isWorked tells whether a look at an object is under way. One that waits, for a sync
+// window or for its next try, is not.
+func (l *lanes) isWorked(key objectKey) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ln := l.by[key]
-	return ln != nil && ln.running
+	return ln != nil && ln.working
 }
 
 // isShut tells whether an object waits for a window.
@@ -312,6 +316,7 @@ func (l *lanes) waitingFor(setting schemas.Slug) int {
 
 // giveBack needs the lock.
 func (l *lanes) giveBack(ctx context.Context, ln *lane, wait time.Duration, msgs map[string]jetstream.Msg, passes []*pass, retryParked bool) *time.Timer {
+	ln.working = false
 	for _, m := range msgs {
 		ln.keep(m)
 	}

@@ -44,6 +44,32 @@ func TestLanes(t *testing.T) {
 			t.Error("the second ask is lost")
 		}
 	})
+	t.Run("a lane that waits is not worked on", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLanes()
+			for _, wait := range []func(*lane){
+				func(ln *lane) { l.awaitWindow(ln, &errWindow{}, nil) },
+				func(ln *lane) { l.again(ctx, ln, time.Minute, nil, nil, false) },
+				func(ln *lane) { l.await(ctx, ln, time.Minute, nil, nil, false) },
+				func(ln *lane) { l.finish(ln) },
+			} {
+				l.look(key("a"), nil, nil, false)
+				ln := next(t, l)
+				if l.take(ln); !l.isWorked(key("a")) {
+					t.Error("one that has a worker is not worked on")
+				}
+				if wait(ln); l.isWorked(key("a")) {
+					t.Error("one that waits is worked on")
+				}
+				l.nudge(key("a"))
+				time.Sleep(2 * time.Minute)
+				if ln = next(t, l); ln != nil {
+					l.take(ln)
+					l.finish(ln)
+				}
+			}
+		})
+	})
 	t.Run("a lane that waits for its next try lets others pass", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLanes()

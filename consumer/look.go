@@ -122,14 +122,20 @@ func (l *look) room(ctx context.Context, size int) (err error) {
 // redact takes the object's own secrets out of what the target said of it.
 func (l *look) redact(err error) error {
 	if e, ok := errors.AsType[*visualcron.Error](err); ok {
-		for _, s := range l.secrets {
-			if len(s) < 4 {
-				continue
-			}
-			e.Detail = strings.ReplaceAll(e.Detail, s, "***")
-		}
+		e.Detail = hide(e.Detail, l.secrets)
 	}
 	return err
+}
+
+// hide returns a text without secrets. Those that are shorter than 4 bytes stay: they
+// would take out half of it.
+func hide(text string, secrets []string) string {
+	for _, s := range secrets {
+		if len(s) >= 4 {
+			text = strings.ReplaceAll(text, s, "***")
+		}
+	}
+	return text
 }
 
 // report tells the gate how the target behaved, where the look got so far.

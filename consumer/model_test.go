@@ -51,7 +51,6 @@ type reference struct {
 	isDone  bool
 	left    []string // what vcsync may have left there, newest attempt first; any of them is nobody's edit
 	begun   string   // what a first write, never confirmed, was to leave
-	unsure  bool     // a write went unnoted: what is an edit cannot be told
 	waits   uint64   // the revision that waits for a person; 0 for none
 	givenUp bool
 	asked   bool
@@ -126,9 +125,6 @@ func (r *reference) expect(p plain, o decide.Occasion, approved bool) expectatio
 	person := o == decide.SyncNow || o == decide.Replay
 	stays.shown = true
 	switch {
-	case r.unsure && protects:
-		stays.either = true
-		return because("whether it was edited cannot be told")
 	case edited && protects && unchanged && o == decide.Audit && !heals && !approved:
 		return because("drift is reported, or the edit is kept")
 	case edited && parks && unchanged:
@@ -157,16 +153,15 @@ const modelID = schemas.ID("00000000-1111-4222-8333-000000000001")
 // actor drives the real decisions as apply does: the settings' terms, the situation, the
 // ledger's entry and the parked record are the real ones, and only the servers are not.
 type actor struct {
-	look     *look
-	entry    broker.Entry
-	known    bool
-	isSource bool // of another setting, so that every write has an intent
-	sent     int
+	look  *look
+	entry broker.Entry
+	known bool
+	sent  int
 }
 
-func newActor(isSource bool) *actor {
+func newActor() *actor {
 	s := &session{target: &target{server: schemas.Server{ID: "t"}}, parked: newParkedSet(nil, "t")}
-	return &actor{look: &look{session: s, key: objectKey{schemas.Job, modelID}}, isSource: isSource}
+	return &actor{look: &look{session: s, key: objectKey{schemas.Job, modelID}}}
 }
 
 func (a *actor) view(p plain) *view {
@@ -248,18 +243,16 @@ func (a *actor) do(p *plain, o decide.Occasion, approved bool, f fault) decide.D
 		a.record(rec)
 		unpark()
 	case d.Act.Writes():
-		if p.target == "" || a.isSource || tm.edits != schemas.OverwriteEdits {
-			intent := rec
-			intent.State, intent.Ours = broker.Intent, a.known && owned(a.entry) && a.entry.Source == "s"
-			intent.Version = a.entry.Version
-			if p.source == "" {
-				intent.AtTarget, intent.Ours = "", true
-			}
-			if intent.Before = digestOf(p.target); sit.Edited {
-				intent.Before = a.entry.Left
-			}
-			a.record(intent)
+		intent := rec
+		intent.State, intent.Ours = broker.Intent, a.known && owned(a.entry) && a.entry.Source == "s"
+		intent.Version = a.entry.Version
+		if p.source == "" {
+			intent.AtTarget, intent.Ours = "", true
 		}
+		if intent.Before = digestOf(p.target); sit.Edited {
+			intent.Before = a.entry.Left
+		}
+		a.record(intent)
 		if f == crashBefore {
 			return d
 		}
@@ -284,7 +277,7 @@ func (a *actor) do(p *plain, o decide.Occasion, approved bool, f fault) decide.D
 func schedule(seed uint64) (timeline []string, wrong string) {
 	r := rand.New(rand.NewPCG(seed, 5))
 	say := func(format string, a ...any) { timeline = append(timeline, fmt.Sprintf(format, a...)) }
-	a := newActor(r.IntN(2) == 0)
+	a := newActor()
 	var p plain
 	var ref reference
 	contents := 0
@@ -453,10 +446,8 @@ func (r *reference) note(a *actor, p plain, before string, d decide.Decision, f 
 	case d.Act == decide.Adopt, d.Act == decide.Park && f == crashBefore:
 		return // as if nobody had looked, but for what a person asked: that stands
 	case d.Act.Writes():
-		noted := before == "" || a.isSource || protectsEdits(p)
-		landed := f == lostAnswer || f == crashAfter
 		switch {
-		case noted && r.linked:
+		case r.linked:
 			base := before
 			if edited {
 				base = ""
@@ -465,18 +456,14 @@ func (r *reference) note(a *actor, p plain, before string, d decide.Decision, f 
 				}
 			}
 			r.left = []string{p.source, base}
-		case noted:
+		default:
 			r.begun = p.source
 			r.linked = p.source == "" // an attempt to delete is one on what is ours
 			if r.linked {
 				r.left = []string{"", before}
 			}
-		case landed:
-			r.unsure = true
 		}
-		if noted {
-			r.isDone = false
-		}
+		r.isDone = false
 		return // parked or asked as before
 	case d.Act == decide.Park:
 		r.waits, r.givenUp, r.asked = p.revision, false, false
@@ -486,22 +473,6 @@ func (r *reference) note(a *actor, p plain, before string, d decide.Decision, f 
 		return
 	}
 	r.waits, r.givenUp, r.asked = 0, false, false
-}
-
-// protectsEdits tells whether the settings that act keep or park edits at the target.
-func protectsEdits(p plain) bool {
-	free := func(s schemas.Setting) int {
-		return slices.Index([]schemas.Mode{schemas.Automatic, schemas.Approve, schemas.ReportOnly}, s.Mode)
-	}
-	best := 3
-	for _, s := range p.settings {
-		if s.Rights(schemas.Job, schemas.Selected{ID: modelID}).Use() {
-			best = min(best, free(s))
-		}
-	}
-	return slices.ContainsFunc(p.settings, func(s schemas.Setting) bool {
-		return s.Rights(schemas.Job, schemas.Selected{ID: modelID}).Use() && free(s) == best && s.TargetEdits != schemas.OverwriteEdits
-	})
 }
 
 // TestDecisionsAgreeWithTheModel compares the decisions with a model that was written

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -48,7 +49,7 @@ func (o Outlook) view() *view {
 	snap := o.Snapshot
 	v := &view{settings: map[schemas.Slug]broker.StoredSetting{}, release: visualcron.Release(snap.Versions[o.Target]), releases: map[schemas.Slug]string{}, safe: snap.SafeMode.On}
 	for id, s := range snap.Settings {
-		awaits := snap.Awaits(s.Setting)
+		awaits := slices.Collect(maps.Keys(snap.Awaits(s)))
 		if id == o.Also {
 			awaits = nil
 		}

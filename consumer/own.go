@@ -142,42 +142,106 @@ func (v *view) housed(source schemas.Slug, t schemas.Type, id schemas.ID, also *
 	return ok && from == id
 }
 
-// turns tells whether pins hand the ids of objects around in a circle with this one: each
-// home of one is about to be another's.
-func (v *view) turns(source schemas.Slug, t schemas.Type, home, old schemas.ID, also *running) bool {
-	for range 1000 {
-		from, ok := v.origin(source, t, old, also)
-		if !ok || from == old || !v.mayTake(source, t, from, also) {
-			return false
+// turnsMost is how many objects may change places in one circle.
+const turnsMost = 100
+
+// turns tells whether pins hand the ids of objects around in a circle with this one, so
+// that where it was brought before is about to be overwritten, and so on until its new
+// home. One that does not turn waits until it is gone from there, or is overwritten.
+func (l *look) turns(ctx context.Context, v *view, tm terms, sit decide.Situation, old schemas.ID) (bool, error) {
+	source, t := l.event.Source, l.key.t
+	seen, next := map[schemas.ID]bool{}, []schemas.ID{old}
+	for len(next) > 0 && len(seen) < turnsMost {
+		at := next[0]
+		if next = next[1:]; seen[at] {
+			continue
 		}
-		if from == home {
-			return true
+		seen[at] = true
+		from, ok := v.origin(source, t, at, l.run)
+		if !ok {
+			continue
 		}
-		old = from
+		if takes, err := l.overwrites(ctx, v, tm, sit, from, at); err != nil {
+			return false, err
+		} else if !takes {
+			continue
+		}
+		places := l.ledger.Displaced(source, t, from) // as far as it has come already
+		for _, e := range l.ledger.Homes(source, t, from) {
+			if owned(e) {
+				places = append(places, e.ID)
+			}
+		}
+		if slices.Contains(places, l.key.id) {
+			return true, nil
+		}
+		next = append(next, places...)
 	}
-	return false
+	return false, nil
+}
+
+// overwrites tells whether the object with that id at the look's source, which is at home
+// at an id of the target, is to be written there by itself or with the look's own: it is
+// there at its source, and nothing but what keeps the look's object waiting keeps it. One
+// that deletes itself is not, since nobody can say where it ran.
+func (l *look) overwrites(ctx context.Context, v *view, tm terms, sit decide.Situation, from, at schemas.ID) (bool, error) {
+	source, t := l.event.Source, l.key.t
+	also := l.run
+	if also != nil && !also.run.Scope.Takes(t, from) {
+		also = nil
+	}
+	if !v.mayTake(source, t, from, also) {
+		return false, nil
+	}
+	ev, _, err := l.cfg.Broker.NewestWith(ctx, schemas.Key{Source: source, Type: t, Token: from.Token()},
+		func(size int) error { return l.room(ctx, size) })
+	switch {
+	case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent), errors.Is(err, broker.ErrLostBody):
+		return false, nil
+	case err != nil:
+		return false, err
+	case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID), visualcron.RemovesItself(t, ev.Object.Body):
+		return false, nil
+	}
+	its := v.terms(source, t, ev.Selected(), also)
+	if !its.rights.Updated || slices.Index(modes, its.mode) > slices.Index(modes, tm.mode) {
+		return false, nil
+	}
+	if shut, _ := l.window(v, its, decide.Situation{Source: decide.Present, Target: decide.Different}); shut {
+		if mine, _ := l.window(v, tm, sit); !mine {
+			return false, nil
+		}
+	}
+	p, parked := l.parked.get(t, at.Token())
+	return !parked || p.Class == string(decide.OtherHome) && p.Discarded == "" || !p.IsOf(source, from) || p.Version != ev.Version, nil
 }
 
 // elsewhere finds out whether vcsync brought the look's object to another id at the
-// target, before a pin came, changed or went, and whether it is there.
-func (l *look) elsewhere(ctx context.Context, v *view) (decide.Elsewhere, error) {
+// target, before a pin came, changed or went, and whether it is there. Goes tells that it
+// deletes itself, or what stands where it is at home does.
+func (l *look) elsewhere(ctx context.Context, v *view, tm terms, sit decide.Situation, goes bool) (decide.Elsewhere, error) {
 	found := decide.NotElsewhere
-	for _, e := range l.ledger.Homes(l.event.Source, l.key.t, l.event.Object.ID) {
+	source, from := l.event.Source, l.event.Object.ID
+	for _, id := range l.ledger.Displaced(source, l.key.t, from) {
+		found, l.otherHome = decide.GoneElsewhere, id // who overwrote it could not know whether it had run
+	}
+	if e, ok := l.ledger.Get(l.key.t, l.key.id); ok && slices.ContainsFunc(e.Displaced, func(d broker.Displaced) bool { return d.ID == from }) {
+		found, l.otherHome = decide.GoneElsewhere, l.key.id
+	}
+	for _, e := range l.ledger.Homes(source, l.key.t, from) {
 		key := objectKey{e.Type, e.ID}
 		if key == l.key || e.State == broker.Removed {
 			continue
 		}
-		turns := v.turns(e.Source, e.Type, l.key.id, e.ID, l.run)
-		if turns { // only one that is there takes the old id
-			from, _ := v.origin(e.Source, e.Type, e.ID, l.run)
-			n, err := l.cfg.Broker.HeadOf(ctx, schemas.Key{Source: e.Source, Type: e.Type, Token: from.Token()})
-			if err != nil && !errors.Is(err, broker.ErrNotFound) {
+		turns := false
+		if !goes {
+			var err error
+			if turns, err = l.turns(ctx, v, tm, sit, e.ID); err != nil {
 				return found, err
 			}
-			turns = err == nil && n.Kind != schemas.Deleted
 		}
 		if l.shown == nil && !turns {
-			if l.lanes.isRunning(key) { // under settings that were in force before, perhaps
+			if l.lanes.isWorked(key) { // under settings that were in force before, perhaps
 				return found, fmt.Errorf("%s %s, where it was brought before, is being worked on", e.Type, e.ID)
 			}
 			if err := l.waitLanded(ctx, key); err != nil {
@@ -215,6 +279,9 @@ func (l *look) elsewhere(ctx context.Context, v *view) (decide.Elsewhere, error)
 func (l *look) whyOf(d decide.Decision) string {
 	if d.Reason != decide.OtherHome && d.Reason != decide.RanElsewhere {
 		return d.Reason.Text()
+	}
+	if l.otherHome == l.key.id {
+		return fmt.Sprintf("%s (%s %s at %s was brought as %s to %s, and since then another object had that id)", d.Reason.Text(), l.key.t, l.event.Object.ID, l.event.Source, l.otherHome, l.server.ID)
 	}
 	return fmt.Sprintf("%s (%s %s at %s was brought as %s to %s, and is %s there now)", d.Reason.Text(), l.key.t, l.event.Object.ID, l.event.Source, l.otherHome, l.server.ID, l.key.id)
 }

@@ -173,7 +173,7 @@ func (ps *parkedSet) put(ctx context.Context, p broker.Parked) error {
 	for {
 		if have, ok := ps.get(p.Type, p.Token); ok {
 			p.Revision, p.RetryAsked, p.RetryDone = have.Revision, have.RetryAsked, max(p.RetryDone, have.RetryDone)
-			if have.Version == p.Version && have.Source == p.Source {
+			if have.Version == p.Version && have.Source == p.Source && have.SourceID == p.SourceID {
 				p.First, p.Attempts, p.Unknown = have.First, have.Attempts+1, have.Unknown
 				if have.RetryAsked <= p.RetryDone { // said while the try was under way
 					p.Discarded = have.Discarded
@@ -268,13 +268,14 @@ func (s *session) unreadable(ctx context.Context, set broker.StoredSetting, m je
 		return
 	}
 	id, known := key.Token.ID()
+	from := id
 	if known {
 		view, _ := s.current()
 		id = view.home(key.Source, key.Type, id, nil)
 		key.Token = id.Token()
 	}
 	v := Judge(schemas.ErrEvent, 0, 0)
-	err = s.parked.put(ctx, broker.Parked{Target: s.server.ID, Setting: set.ID, Source: key.Source, Type: key.Type, Token: key.Token, ID: id,
+	err = s.parked.put(ctx, broker.Parked{Target: s.server.ID, Setting: set.ID, Source: key.Source, Type: key.Type, Token: key.Token, ID: id, SourceID: otherID(from, id),
 		Class: v.Class, Reason: why.Error(), Fix: v.Fix, First: time.Now().UTC(), Last: time.Now().UTC(), Attempts: 1})
 	if err == nil {
 		_ = m.Ack()

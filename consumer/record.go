@@ -14,9 +14,7 @@ import (
 
 // owned tells whether vcsync brought the object to the target or found it equal
 // there.
-func owned(e broker.Entry) bool {
-	return e.State == broker.Applied || e.State == broker.Adopted || e.State == broker.Intent && e.Ours
-}
+func owned(e broker.Entry) bool { return e.Owned() }
 
 // record stores what was done, and frees a parked record of the object: only then
 // may the stream forget the message. An object that was written without a secret
@@ -25,6 +23,9 @@ func (l *look) record(ctx context.Context, e broker.Entry) error {
 	before, _ := l.ledger.Get(e.Type, e.ID)
 	if err := l.put(ctx, e); err != nil {
 		return err
+	}
+	if stored, _ := l.ledger.Get(e.Type, e.ID); len(stored.Displaced) > 0 {
+		l.onDisplaced(stored)
 	}
 	if len(before.Needs) > 0 && len(e.Needs) == 0 || before.Waits && !e.Waits {
 		l.onSecret()
@@ -61,7 +62,7 @@ func (l *look) put(ctx context.Context, e broker.Entry) error {
 	l.recorded = e.State != broker.Intent
 	e.At = time.Now().UTC()
 	before, _ := l.ledger.Get(e.Type, e.ID) // a lane has one look at a time, so nobody else moves it
-	e = e.Counted(before)
+	e = e.Counted(before).Displacing(before)
 	if err := l.ledger.Put(ctx, e); err != nil {
 		return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err) // the ledger takes no more; begin anew
 	}
@@ -86,7 +87,7 @@ func (l *look) unpark(ctx context.Context) error {
 func (l *look) park(ctx context.Context, cause error, v Verdict) error {
 	now := time.Now().UTC()
 	p := broker.Parked{Target: l.server.ID, Setting: l.setting, Source: l.event.Source, Type: l.key.t, Token: l.key.id.Token(), ID: l.key.id,
-		Name: l.event.Object.Name, Version: l.event.Version, Class: v.Class, Reason: cause.Error(), Fix: v.Fix, First: now, Last: now, Attempts: 1}
+		SourceID: otherID(l.event.Object.ID, l.key.id), Name: l.event.Object.Name, Version: l.event.Version, Class: v.Class, Reason: cause.Error(), Fix: v.Fix, First: now, Last: now, Attempts: 1}
 	if m, ok := errors.AsType[*errMismatch](cause); ok {
 		p.Reason += ": " + strings.Join(m.fields, ", ")
 	}
@@ -94,7 +95,7 @@ func (l *look) park(ctx context.Context, cause error, v Verdict) error {
 		p.NextTry = now.Add(tryAgain)
 	}
 	p.RetryDone = l.hand.RetryAsked
-	if have, ok := l.parked.get(p.Type, p.Token); ok && !v.Again && have.RetryAsked == have.RetryDone && have.Source == p.Source && have.Version == p.Version && have.Class == p.Class && have.Reason == p.Reason {
+	if have, ok := l.parked.get(p.Type, p.Token); ok && !v.Again && have.RetryAsked == have.RetryDone && have.IsOf(p.Source, l.event.Object.ID) && have.Version == p.Version && have.Class == p.Class && have.Reason == p.Reason {
 		return nil // as it stands, a person's discard included
 	}
 	if err := l.parked.put(ctx, p); err != nil {
@@ -108,9 +109,27 @@ func (l *look) park(ctx context.Context, cause error, v Verdict) error {
 	return nil
 }
 
-// unsent takes back that a write may have arrived.
-func (l *look) unsent(ctx context.Context, intent broker.Entry) error {
-	if !intent.Open {
+// onDisplaced looks again at what waited until it was overwritten where it had been
+// brought before.
+func (l *look) onDisplaced(e broker.Entry) {
+	v, _ := l.current()
+	for _, d := range e.Displaced {
+		home := v.home(d.Source, e.Type, d.ID, nil)
+		if p, ok := l.parked.get(e.Type, home.Token()); ok && p.Class == string(decide.OtherHome) && p.IsOf(d.Source, d.ID) {
+			l.onParked(p)
+		}
+	}
+}
+
+// isAsked tells whether a person has asked for this try of the object. What was asked of
+// another one that had its home here before is not meant.
+func (l *look) isAsked() bool {
+	return l.hand.RetryAsked > l.hand.RetryDone && l.hand.IsOf(l.hand.Source, l.event.Object.ID)
+}
+
+// unsent takes back that a write may have arrived, unless an earlier one may have.
+func (l *look) unsent(ctx context.Context, intent broker.Entry, before bool) error {
+	if !intent.Open || before {
 		return nil
 	}
 	intent.Open = false

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,8 +93,9 @@ func (e *errWait) Error() string {
 // missing returns an errWait where the object refers to others that exist at the
 // source, that a sync setting is to bring to this target, and that are not there
 // yet. What no setting brings is not waited for, nor what one only reports: which objects
-// are synced is what the settings say. Nor is what dangles at the source too. References
-// are by the ids at the target.
+// are synced is what the settings say. Nor is what dangles at the source too; while the
+// source is still to be listed for a setting, nobody knows what does. References are by
+// the ids at the target.
 func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference) error {
 	var parents []objectKey
 	names := map[objectKey]string{}
@@ -110,23 +112,30 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 			also = nil // its plan does not bring it
 		}
 		from, ok := v.origin(l.event.Source, r.Type, r.ID, also)
-		if !ok || !v.mayTake(l.event.Source, r.Type, from, also) {
+		if !ok {
+			continue
+		}
+		unlisted := v.awaits(l.event.Source, r.Type, from, l.grant != nil && also == nil)
+		if !unlisted && !v.mayTake(l.event.Source, r.Type, from, also) {
 			continue
 		}
 		ev, _, err := l.cfg.Broker.NewestOf(ctx, schemas.Key{Source: l.event.Source, Type: r.Type, Token: from.Token()})
 		switch {
+		case err == nil:
 		case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent):
-			continue
-		case err != nil:
+			ev = schemas.Event{Source: l.event.Source, Kind: schemas.Deleted}
+		default:
 			return err
-		case ev.Kind == schemas.Deleted, slices.Contains(ev.Path(), l.server.ID):
-			continue
 		}
 		switch mode, brought := v.terms(l.event.Source, r.Type, ev.Selected(), also).bringing(); {
-		case !brought:
+		case slices.Contains(ev.Path(), l.server.ID):
 			continue
-		case l.grant != nil && also == nil && mode != schemas.Automatic:
+		case brought && ev.Kind != schemas.Deleted && l.grant != nil && also == nil && mode != schemas.Automatic:
 			continue // a person approved it without what it refers to; the plan said so
+		case brought && ev.Kind != schemas.Deleted:
+			unlisted = false
+		case !unlisted:
+			continue
 		}
 		req, cancel := l.deadline(ctx)
 		_, err = l.conn.Get(req, r.Type, r.ID)
@@ -137,11 +146,14 @@ func (l *look) missing(ctx context.Context, v *view, refs []visualcron.Reference
 		if visualcron.ClassOf(err) != visualcron.NotFound {
 			return l.leaseFault(ctx, req, err)
 		}
-		name := fmt.Sprintf("%s %q", r.Type, ev.Object.Name)
+		name := fmt.Sprintf("%s %q", r.Type, cmp.Or(ev.Object.Name, string(r.ID)))
+		if unlisted {
+			name += " (waits for a listing of " + string(l.event.Source) + ")"
+		}
 		if why, left := l.session.leftAlone(key, ev.Source, ev.Object.ID, ev.Version); left && why.Act == decide.Hold {
 			name += " (held: " + string(why.Reason) + ")"
 		}
-		if p, ok := l.parked.get(r.Type, r.ID.Token()); ok && p.Source == ev.Source && p.Version == ev.Version {
+		if p, ok := l.parked.get(r.Type, r.ID.Token()); ok && p.IsOf(ev.Source, ev.Object.ID) && p.Version == ev.Version {
 			if p.Discarded != "" {
 				continue // a person has decided to go without it
 			}

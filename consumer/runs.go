@@ -121,7 +121,18 @@ func (s *session) plan(run, store context.Context, r running) {
 	if err != nil {
 		p.Failed, p.Counts, y.entries = err.Error(), nil, nil
 	}
-	_ = s.store(store, r, func(ctx context.Context) error { return s.cfg.Broker.PutPlan(ctx, p, y.entries) })
+	err = s.store(store, r, func(ctx context.Context) error { return s.cfg.Broker.PutPlan(ctx, p, y.entries) })
+	for err != nil && run.Err() == nil {
+		// Control waits for a plan, and nobody can ask for another one meanwhile.
+		p.Failed, p.Counts, p.Warnings = fmt.Sprintf("the plan was made, and could not be stored: %v", err), nil, nil
+		if s.cfg.Broker.PutPlan(store, p, nil) == nil {
+			return
+		}
+		select {
+		case <-run.Done():
+		case <-time.After(5 * time.Second):
+		}
+	}
 }
 
 func (s *session) makePlan(ctx context.Context, y *survey) error {
@@ -226,7 +237,22 @@ type appliedPlan struct {
 	pages []broker.PlanPage
 	dirty map[int]bool
 	left  int
+	moved time.Time     // when an entry was dealt with last
+	late  bool          // the approval is too old to begin anything more
+	dead  int           // entries of which that became
 	all   chan struct{} // closed when nothing is left
+}
+
+// approvalExpired says why the rest of a plan is not done.
+const approvalExpired = "the approval expired; ask for it again"
+
+// isLate tells whether the approval is too old to begin anything more. Once it is, it
+// stays so.
+func (a *appliedPlan) isLate() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.late = a.late || a.r.run.Expired(a.moved, time.Now().Round(0)) // by the calendar: a machine that slept is late
+	return a.late
 }
 
 // isWork tells whether an entry of a plan does or records something.
@@ -248,8 +274,11 @@ func keyOf(e broker.PlanEntry) objectKey {
 // target goes on with what has no outcome, see handOver.
 func (s *session) applyPlan(session, run, store context.Context, r running) {
 	a := &appliedPlan{s: s, r: r, dirty: map[int]bool{}, all: make(chan struct{})}
-	if have, err := s.cfg.Broker.GetProgress(run, r.set.ID); err == nil && have.Run == r.run.ID && have.Ended {
-		return // control has yet to see it
+	if have, err := s.cfg.Broker.GetProgress(run, r.set.ID); err == nil && have.Run == r.run.ID {
+		if have.Ended {
+			return // control has yet to see it
+		}
+		a.moved = have.Moved
 	}
 	result, reason := broker.RunDropped, settingChanged
 	var err error
@@ -264,6 +293,7 @@ func (s *session) applyPlan(session, run, store context.Context, r running) {
 					open = false
 				case <-time.After(progressEvery):
 					err = a.save(store, false, "", "")
+					open = !a.isLate()
 				}
 			}
 			if store.Err() != nil {
@@ -271,7 +301,9 @@ func (s *session) applyPlan(session, run, store context.Context, r running) {
 				return
 			}
 			a.takeBack(session, wishes)
-			result, reason = broker.RunDone, ""
+			if result, reason = broker.RunDone, ""; a.hasExpired() {
+				result, reason = broker.RunDropped, approvalExpired
+			}
 		}
 	}
 	if store.Err() != nil {
@@ -293,6 +325,13 @@ func (s *session) applyPlan(session, run, store context.Context, r running) {
 	if serr := a.save(store, true, result, reason); serr != nil && store.Err() == nil {
 		s.log.WarnContext(store, "the end of a run cannot be stored", "setting", r.set.ID, "run", r.run.ID, "error", serr)
 	}
+}
+
+// hasExpired tells whether anything was not done because the approval was too old.
+func (a *appliedPlan) hasExpired() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.dead > 0
 }
 
 // read reads the approved plan.
@@ -341,10 +380,15 @@ func (a *appliedPlan) begin() map[objectKey]*wish {
 	}
 	a.mu.Unlock()
 	wishes := map[objectKey]*wish{}
+	late := a.isLate()
 	for _, x := range todo {
 		e := a.pages[x.page].Entries[x.slot]
 		key := keyOf(e)
-		w := &wish{setting: a.r.set.ID, run: a.r.run.ID, plan: a.p.ID, entry: e, done: func(o broker.Outcome, why string) { a.settle(x.page, x.slot, o, why) }}
+		w := &wish{setting: a.r.set.ID, run: a.r.run.ID, plan: a.p.ID, entry: e, expired: a.isLate, done: func(o broker.Outcome, why string) { a.settle(x.page, x.slot, o, why) }}
+		if late {
+			a.end(w)
+			continue
+		}
 		wishes[key] = w
 		a.s.wishFor(key, w)
 	}
@@ -357,6 +401,13 @@ func (a *appliedPlan) settle(page, slot int, o broker.Outcome, why string) {
 	e := &a.pages[page].Entries[slot]
 	e.Outcome, e.OutcomeWhy = o, why
 	a.dirty[page] = true
+	switch o {
+	case broker.OutcomeLeft:
+	case broker.OutcomeExpired:
+		a.dead++
+	default:
+		a.moved = time.Now().UTC().Round(0)
+	}
 	if a.left--; a.left == 0 {
 		close(a.all)
 	}
@@ -393,9 +444,14 @@ func (a *appliedPlan) takeBack(session context.Context, wishes map[objectKey]*wi
 
 // end says what became of a wish that was taken back.
 func (a *appliedPlan) end(w *wish) {
-	if a.s.wasSent(w) {
+	switch {
+	case a.s.wasSent(w):
 		w.done(broker.OutcomeOther, "a write of it was sent, and the run ended before it was known what came of that")
-	} else {
+	case a.isLate() && a.s.isDone(w.entry):
+		w.done(broker.OutcomeDone, "")
+	case a.isLate():
+		w.done(broker.OutcomeExpired, "")
+	default:
 		w.done(broker.OutcomeLeft, "")
 	}
 }
@@ -455,6 +511,7 @@ func (a *appliedPlan) save(ctx context.Context, ended bool, result broker.RunPha
 		}
 	}
 	clear(a.dirty)
+	p.Moved = a.moved
 	a.mu.Unlock()
 	for _, t := range schemas.ApplyOrder() {
 		if types[t] != nil {

@@ -44,8 +44,21 @@ type survey struct {
 	// plan is to write; both by the ids at the target.
 	present map[objectKey]bool
 	refs    map[objectKey][]visualcron.Reference
+	// listed are the types that the target listed, standing what the objects refer to that
+	// it has, and by which: both are known from the listings alone.
+	listed   map[schemas.Type]bool
+	standing map[objectKey][]named
+	dangling []string // of these, what is not there
 	// ownedListed and flags count what is named of these.
 	ownedListed, flags int
+	// valued counts the entries with values.
+	valued int
+}
+
+// named is an object for people.
+type named struct {
+	objectKey
+	name string
 }
 
 // errTooMany refuses a plan that nobody would read.
@@ -60,6 +73,7 @@ func (y *survey) make(ctx context.Context) error {
 	}
 	defer done()
 	y.present, y.refs = map[objectKey]bool{}, map[objectKey][]visualcron.Reference{}
+	y.listed, y.standing = map[schemas.Type]bool{}, map[objectKey][]named{}
 	y.equal, y.owned = map[schemas.Type]int{}, map[schemas.Type]int{}
 	if err := y.probe(ctx); err != nil { // also what it can do, and who it is
 		return err
@@ -100,6 +114,12 @@ func (y *survey) make(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := y.findDangling(ctx); err != nil {
+		return err
+	}
+	if y.run != nil {
+		y.warnings = append(y.warnings, y.dangling...)
+	}
 	slices.SortFunc(y.entries, func(a, b broker.PlanEntry) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
 	})
@@ -120,24 +140,35 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 	}
 	seen := map[schemas.ID]bool{}
 	complete, err := y.conn.List(ctx, t, func(r visualcron.Row) error {
-		if y.run != nil {
-			y.present[objectKey{t, r.ID}] = true
-		}
+		y.present[objectKey{t, r.ID}] = true
 		from, housed := y.v.origin(y.set.Source, t, r.ID, y.run)
 		n, known := heads[from]
 		known = known && housed
 		if known {
 			seen[from] = true
 		}
-		if e, ok := y.ledger.Get(t, r.ID); ok && !known && y.isLeftBehind(e) {
+		if e, ok := y.behind(t, r); ok {
 			o := heads[e.From()].Selected()
-			if o.ID = e.From(); y.takes(t, o) {
-				return y.leftBehind(e, r)
+			o.ID = e.From()
+			var here *broker.PlanEntry // what becomes of the object that is at home here
+			if known && (y.takes(t, o) || y.takes(t, n.Selected())) {
+				var err error
+				if here, err = y.evaluate(ctx, objectKey{t, r.ID}, bytes.Clone(r.Body), false); err != nil {
+					return err
+				}
 			}
-			return nil
+			switch {
+			case y.takes(t, o) && y.staysBehind(e, here, known && y.takes(t, n.Selected())):
+				return y.leftBehind(e, r, here)
+			case !known:
+				return nil
+			}
 		}
 		if known && !y.takes(t, n.Selected()) {
 			return nil
+		}
+		if known && n.Kind != schemas.Deleted {
+			y.stands(t, r, n.Name)
 		}
 		if e, ok := y.ledger.Get(t, r.ID); !known && (!ok || e.Source != y.set.Source) {
 			return y.onlyHere(t, r, decide.NotFromHere)
@@ -157,6 +188,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 	if !complete.IsComplete() || complete.Type() != t {
 		return &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: y.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
 	}
+	y.listed[t] = true
 	for _, id := range slices.Sorted(maps.Keys(heads)) {
 		if seen[id] || !y.takes(t, heads[id].Selected()) || !y.v.housed(y.set.Source, t, id, y.run) {
 			continue
@@ -191,15 +223,58 @@ func (y *survey) isLeftBehind(e broker.Entry) bool {
 	return owned(e) && e.Source == y.set.Source && (!y.v.housed(e.Source, e.Type, e.From(), y.run) || y.v.home(e.Source, e.Type, e.From(), y.run) != e.ID)
 }
 
-// leftBehind notes such an object: nobody deletes it, and it goes on running.
-func (y *survey) leftBehind(e broker.Entry, r visualcron.Row) error {
+// behind returns the record of an object that was left behind at the id of a row: that of
+// the id, or of who was there before another one of which no write has arrived.
+func (y *survey) behind(t schemas.Type, r visualcron.Row) (broker.Entry, bool) {
+	e, ok := y.ledger.Get(t, r.ID)
+	if !ok || y.isLeftBehind(e) {
+		return e, ok
+	}
+	if e.State != broker.Intent || owned(e) || len(e.Displaced) == 0 {
+		return e, false
+	}
+	can, _ := y.capability(t)
+	now, err := visualcron.View{Secrets: can.Secrets, Values: t != schemas.Variable || y.v.captured, Digest: y.cfg.Broker.Keys.Digest}.Normalize(t, r.Body)
+	if err == nil && now.Digest == e.AtTarget {
+		return e, false
+	}
+	was := e.Displaced[len(e.Displaced)-1]
+	e = broker.Entry{Type: t, ID: r.ID, Source: was.Source, SourceID: otherID(was.ID, r.ID), State: broker.Applied}
+	return e, y.isLeftBehind(e)
+}
+
+// staysBehind tells whether what was left behind is to be said, in place of what becomes of
+// the object that is at home there; nil where there is none. Listed tells that the setting
+// takes that one.
+func (y *survey) staysBehind(e broker.Entry, here *broker.PlanEntry, listed bool) bool {
+	if here == nil {
+		return true
+	}
+	act := decide.Act(here.Act)
+	if act.Writes() || act == decide.Adopt {
+		return false // it is about to be overwritten, or is what is to be there
+	}
+	if !listed || act == decide.Nothing {
+		return true // nobody is going to do anything about it
+	}
+	// Until its own turn comes it is where it was, and only there.
+	home, ok := y.ledger.Get(e.Type, y.v.home(e.Source, e.Type, e.From(), y.run))
+	return ok && owned(home) && isOf(home, e.Source, e.From())
+}
+
+// leftBehind notes such an object: nobody deletes it, and it goes on running. Here is what
+// becomes of the object that is at home there, nil where there is none.
+func (y *survey) leftBehind(e broker.Entry, r visualcron.Row, here *broker.PlanEntry) error {
 	n, err := visualcron.View{Digest: y.cfg.Broker.Keys.Digest}.Normalize(e.Type, r.Body)
 	if err != nil {
 		n = visualcron.Normal{}
 	}
+	why := fmt.Sprintf("%s (%s %s at %s, now %s at %s)", decide.LeftBehind.Text(), e.Type, e.From(), e.Source, y.v.home(e.Source, e.Type, e.From(), y.run), y.server.ID)
+	if here != nil {
+		why += fmt.Sprintf("; of %s %s at %s, which belongs here: %s", here.Type, here.ID, here.Source, here.Why)
+	}
 	return y.add(broker.PlanEntry{Type: e.Type, ID: e.From(), TargetID: otherID(e.ID, e.From()), Name: n.Name, Group: n.Group, Difference: broker.OnlyTarget,
-		Act: string(decide.Hold), Reason: string(decide.LeftBehind), Source: e.Source, Version: e.Version,
-		Why: fmt.Sprintf("%s (%s %s at %s, now %s at %s)", decide.LeftBehind.Text(), e.Type, e.From(), e.Source, y.v.home(e.Source, e.Type, e.From(), y.run), y.server.ID)})
+		Act: string(decide.Hold), Reason: string(decide.LeftBehind), Source: e.Source, Version: e.Version, Why: why})
 }
 
 // isAsLeft tells whether an object is on record at its newest version and the target has
@@ -265,6 +340,9 @@ func (y *survey) isOwnOnRecord(e broker.PlanEntry) bool {
 // ownedMost is how many objects that differ on purpose are named; the others are counted.
 const ownedMost = 1000
 
+// valuesMost is of how many objects a plan holds the values of what differs.
+const valuesMost = 1000
+
 // warnMost is how many objects that point at a server of the fleet are named.
 const warnMost = 50
 
@@ -287,6 +365,15 @@ func (y *survey) isOnRecord(e broker.PlanEntry) bool {
 }
 
 func (y *survey) add(e broker.PlanEntry) error {
+	if len(e.Changed) > 0 {
+		switch y.valued++; {
+		case y.valued == valuesMost+1:
+			y.warnings = append(y.warnings, fmt.Sprintf("the values of what differs are shown of the first %d objects; narrow it by type or object to see others", valuesMost))
+			fallthrough
+		case y.valued > valuesMost:
+			e.Changed = nil
+		}
+	}
 	if y.entries = append(y.entries, e); len(y.entries) > broker.PlanMost {
 		return errTooMany
 	}
@@ -427,6 +514,74 @@ func (y *survey) warnMissing(ctx context.Context) error {
 				what = "the source has none either"
 			}
 			y.warnings = append(y.warnings, fmt.Sprintf("%s %q refers to %s %s, which is not at the target and not in this plan; %s", e.Type, e.Name, r.Type, r.ID, what))
+		}
+	}
+	return nil
+}
+
+// stands notes what an object that the target has refers to.
+func (y *survey) stands(t schemas.Type, r visualcron.Row, name string) {
+	refs, err := visualcron.References(t, r.Body)
+	if err != nil {
+		return // the live path says it
+	}
+	for _, ref := range refs {
+		if key := (objectKey{ref.Type, ref.ID}); !ref.Task && len(y.standing[key]) < warnMost {
+			y.standing[key] = append(y.standing[key], named{objectKey{t, r.ID}, name})
+		}
+	}
+}
+
+// askMost is how many objects of types that were not listed a plan asks the target for.
+const askMost = 100
+
+// findDangling finds what objects that stand at the target refer to and that is not there,
+// nor in the plan. That they are as at the source, and nothing is to be written, makes them
+// no better. An audit knows of types that it has listed only.
+func (y *survey) findDangling(ctx context.Context) error {
+	for _, e := range y.entries {
+		if decide.Act(e.Act) == decide.Add {
+			y.present[keyOf(e)] = true
+		}
+	}
+	asked := 0
+	keys := slices.SortedFunc(maps.Keys(y.standing), func(a, b objectKey) int { return cmp.Or(cmp.Compare(a.t, b.t), cmp.Compare(a.id, b.id)) })
+	for _, key := range keys {
+		there, known := y.present[key]
+		if !known && !y.listed[key.t] {
+			if asked++; y.run == nil || asked > askMost {
+				continue
+			}
+			req, cancel := context.WithTimeout(ctx, requestLimit)
+			_, err := y.conn.Get(req, key.t, key.id)
+			cancel()
+			if err != nil && ctx.Err() != nil {
+				return err
+			}
+			there = visualcron.ClassOf(err) != visualcron.NotFound // or it cannot be known
+			y.present[key] = there
+		}
+		if there {
+			continue
+		}
+		from, ok := y.v.origin(y.set.Source, key.t, key.id, y.run)
+		n, err := y.cfg.Broker.HeadOf(ctx, schemas.Key{Source: y.set.Source, Type: key.t, Token: from.Token()})
+		if err != nil && !errors.Is(err, broker.ErrNotFound) && !errors.Is(err, schemas.ErrEvent) {
+			return err
+		}
+		for _, by := range y.standing[key] {
+			if len(y.refs[by.objectKey]) > 0 {
+				continue // it is to be written, and the plan warns of what it will refer to
+			}
+			if len(y.dangling) == warnMost {
+				y.dangling = append(y.dangling, "more objects at the target refer to what is not there")
+				return nil
+			}
+			what := fmt.Sprintf("vcsync sync %s --object %s/%s --with-dependencies takes it along where the source has it", y.set.ID, by.t, by.id)
+			if !ok || err == nil && n.Kind == schemas.Deleted || err != nil && slices.Contains(y.types, key.t) {
+				what = "the source has none either"
+			}
+			y.dangling = append(y.dangling, fmt.Sprintf("%s %q, which is at the target, refers to %s %s, which is not; %s", by.t, by.name, key.t, key.id, what))
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,6 +26,9 @@ const (
 	// compareUnserved is how often while the setting's durable consumer is not there, or
 	// another than it should be.
 	compareUnserved = 30 * time.Second
+	// compareAfterGap is how often at most because messages may have been lost on their way
+	// here. Else they come again when the durable's AckWait is over, a minute later.
+	compareAfterGap = 10 * time.Second
 	// requestLimit bounds one request; it stays below what is left of a lease after
 	// a missed renewal.
 	requestLimit = 10 * time.Second
@@ -49,6 +53,9 @@ const (
 type view struct {
 	// settings are the active ones.
 	settings map[schemas.Slug]broker.StoredSetting
+	// awaited are the active ones as far as they wait for a listing of their source: with
+	// the rules of these types alone, which count for nothing but what waits for them.
+	awaited []broker.StoredSetting
 	// runs are those that are not over, by setting, also of settings that are off.
 	runs map[schemas.Slug]running
 	// safe: vcsync is in safe mode.
@@ -56,10 +63,7 @@ type view struct {
 	windows windows
 	force   sync.Once // of inForce
 	forced  string
-	// isSource tells that the target is a source too: its producer has to recognise
-	// what vcsync wrote there.
-	isSource bool
-	// captured tells that its producer captures the values of user variables.
+	// captured tells that its producer, where it is a source too, captures the values of user variables.
 	captured bool
 	// release is the target's VisualCron release, and releases are those of the sources
 	// (see visualcron.Release); empty and absent where it is not known.
@@ -112,30 +116,51 @@ type terms struct {
 // modes are the modes, the freest first.
 var modes = []schemas.Mode{schemas.Automatic, schemas.Approve, schemas.ReportOnly}
 
-// join adds what settings say of another source that has the same content. They free
-// nothing that those of this one hold.
-func (t *terms) join(more terms) {
+// join adds what settings say of another source that has the same content, as if that came
+// from this one: the freest mode counts. Where the two sources differ on purpose at the
+// target in another way, they would not make the same of it there (alike is false): then
+// the other one frees nothing that the settings of this one hold.
+func (t *terms) join(more terms, alike bool) {
+	rank := func(m *terms) int { return slices.Index(modes, m.mode) }
 	for m := &more; m != nil; m = m.next {
+		if rank(m) < rank(t) {
+			if alike {
+				n, stricter := *m, *t
+				n.next = &stricter
+				*t = n
+			}
+			continue
+		}
 		at := t
-		for at.next != nil && slices.Index(modes, at.next.mode) <= slices.Index(modes, m.mode) {
+		for at.next != nil && rank(at.next) <= rank(m) {
 			at = at.next
 		}
-		switch {
-		case at.mode == m.mode:
-			at.rights, at.counted = at.rights.Union(m.rights), append(at.counted, m.counted...)
-		case slices.Index(modes, at.mode) < slices.Index(modes, m.mode):
+		if at.mode != m.mode {
 			n := *m
 			at.next, n.next = &n, at.next
+			continue
+		}
+		at.rights, at.counted = at.rights.Union(m.rights), append(slices.Clone(at.counted), m.counted...)
+		at.heals, at.crosses = at.heals && m.heals, at.crosses && m.crosses
+		if editsRank[m.edits] > editsRank[at.edits] {
+			at.edits = m.edits
+		}
+		if policyRank[m.policy] > policyRank[at.policy] {
+			at.policy = m.policy
 		}
 	}
 }
+
+// editsRank and policyRank order words of settings, the strictest last.
+var (
+	editsRank  = map[schemas.TargetEdits]int{schemas.OverwriteEdits: 1, schemas.KeepEdits: 2, schemas.ParkEdits: 3}
+	policyRank = map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
+)
 
 // terms returns what the settings take of an object of a source, and with them the
 // setting of a run that looks at it, whether or not that is active.
 func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, also *running) terms {
 	var by [3]terms
-	edits := map[schemas.TargetEdits]int{schemas.OverwriteEdits: 1, schemas.KeepEdits: 2, schemas.ParkEdits: 3}
-	rank := map[schemas.ActivePolicy]int{schemas.Follow: 1, schemas.Keep: 2, schemas.Off: 3}
 	for _, sid := range v.names(also) {
 		s := v.settings[sid]
 		if also != nil && sid == also.set.ID {
@@ -155,7 +180,7 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, al
 			if out.setting == "" {
 				*out = terms{setting: sid, mode: s.Mode, edits: s.TargetEdits, heals: true, crosses: true}
 			}
-			if edits[s.TargetEdits] > edits[out.edits] {
+			if editsRank[s.TargetEdits] > editsRank[out.edits] {
 				out.edits = s.TargetEdits
 			}
 			out.heals = out.heals && s.Drift == schemas.DriftHeal
@@ -163,7 +188,7 @@ func (v *view) terms(source schemas.Slug, t schemas.Type, o schemas.Selected, al
 			out.rights = out.rights.Union(x)
 			out.counted = append(out.counted, counted{sid, s.Windows, x})
 			out.values = out.values || s.VariableValues && t == schemas.Variable
-			if rank[s.Policy] > rank[out.policy] {
+			if policyRank[s.Policy] > policyRank[out.policy] {
 				out.policy = s.Policy
 			}
 		}
@@ -220,6 +245,16 @@ func (v *view) taker(source schemas.Slug, t schemas.Type, id schemas.ID) schemas
 		}
 	}
 	return ""
+}
+
+// awaits tells whether a setting that waits for a listing of the source is to bring an
+// object that the target has not got, once that is there. Until then the source may have
+// an object of which nothing is known, or another than is known. Alone tells that only
+// what goes without an approval counts.
+func (v *view) awaits(source schemas.Slug, t schemas.Type, id schemas.ID, alone bool) bool {
+	return slices.ContainsFunc(v.awaited, func(s broker.StoredSetting) bool {
+		return s.Source == source && (s.Mode == schemas.Automatic || s.Mode == schemas.Approve && !alone) && s.MayBring(t, id)
+	})
 }
 
 // mayTake tells whether the settings take the object with that id from a source, or
@@ -575,11 +610,8 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	if err := s.parked.load(ctx, &wg, fail, s.onRecord); err != nil {
 		return settled, err
 	}
-	for _, p := range s.parked.all() {
-		if p.Class == classWaiting { // who waits for whom is not on record
-			s.onParked(p)
-		}
-	}
+	v, _ := s.current()
+	s.reconsider(v) // settings may have changed meanwhile, and who waits for whom is not on record
 	t.setState(Working)
 	wg.Go(func() { s.gate.run(ctx) })
 	wg.Go(func() { s.passOn(soft) })
@@ -773,13 +805,13 @@ func followed(set broker.StoredSetting) string {
 }
 
 // reconsider looks again at what was parked because of the settings themselves: in
-// a conflict of two, for one that is gone, because of pins, or waiting for what none may
-// bring now.
+// a conflict of two, for one that is gone, because of pins, for an edit at the target, or
+// waiting for what none may bring now.
 func (s *session) reconsider(v *view) {
 	for _, p := range s.parked.all() {
 		_, stands := v.settings[p.Setting]
-		_, home := v.origin(p.Source, p.Type, p.ID, nil)
-		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome)}, p.Class) || !stands || !home {
+		from, home := v.origin(p.Source, p.Type, p.ID, nil)
+		if slices.Contains([]string{classConflict, classWaiting, string(decide.OtherHome), string(decide.EditParked)}, p.Class) || !stands || !home || !p.IsOf(p.Source, from) {
 			s.onParked(p)
 		}
 	}
@@ -831,7 +863,7 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 		}
 		failing = true
 	}
-	compared := time.Time{}
+	compared, gapAt, gap := time.Time{}, time.Time{}, false
 	var last *pass // not over while the target is away; its objects wait in their lanes
 	gone := false
 	every := compareEvery
@@ -845,7 +877,7 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 		}
 	}
 	for ctx.Err() == nil {
-		cons, stop, broken, err := s.consume(ctx, set)
+		r, err := s.consume(ctx, set)
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound):
 			gone = true // or being made
@@ -874,9 +906,16 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 					status(func(st *SettingStatus) { st.LastError = "" })
 					log.InfoContext(ctx, "the setting is followed again")
 				}
-				if info, ierr := cons.Info(ctx); ierr == nil {
+				gap = r.gap() || gap
+				if info, ierr := r.cons.Info(ctx); ierr == nil {
 					status(func(st *SettingStatus) { st.Pending = info.NumPending + uint64(info.NumAckPending) })
 					served(!info.Paused && !slices.ContainsFunc(durableConfig(set).FilterSubjects, func(f string) bool { return !slices.Contains(filtersOf(info.Config), f) }))
+					// What was under way when the broker failed or moved went to nobody, perhaps.
+					if gap = gap && info.NumAckPending > 0; gap && time.Since(gapAt) >= compareAfterGap && (last == nil || last.over()) {
+						log.DebugContext(ctx, "the broker was away, and messages are unacknowledged; the setting is compared", "messages", info.NumAckPending)
+						compared, gapAt, gap = time.Time{}, time.Now(), false
+						continue
+					}
 				} else if errors.Is(ierr, jetstream.ErrConsumerNotFound) {
 					err, gone = ierr, true
 					served(false)
@@ -884,12 +923,14 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 				}
 				select {
 				case <-ctx.Done():
-				case err = <-broken:
+				case err = <-r.broken:
+					gap = true
 					said("read its durable consumer", err)
 				case <-time.After(2 * time.Second):
 				}
 			}
-			stop()
+			gap = r.gap() || gap
+			r.stop()
 		}
 		select {
 		case <-ctx.Done():
@@ -898,19 +939,31 @@ func (s *session) followSetting(ctx context.Context, set broker.StoredSetting, r
 	}
 }
 
-// consume starts reading the setting's durable consumer. Its errors end the
-// reading, which is then begun anew.
-func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstream.Consumer, func(), chan error, error) {
+// reading is the reading of a durable consumer.
+type reading struct {
+	cons jetstream.Consumer
+	// broken gets the error that ends it; it is then begun anew.
+	broken chan error
+	stop   func()
+	// gap tells whether the broker was away since it was asked last, so that messages
+	// that were on their way may have come to nobody.
+	gap func() bool
+}
+
+// consume starts reading the setting's durable consumer.
+func (s *session) consume(ctx context.Context, set broker.StoredSetting) (*reading, error) {
 	js, back, err := s.pool.Take()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	cons, err := js.Consumer(ctx, broker.StreamState, durablePrefix+string(set.ID))
 	if err != nil {
 		back()
-		return nil, nil, nil, err
+		return nil, err
 	}
 	broken := make(chan error, 1)
+	var silent atomic.Bool
+	connections := js.Conn().Stats().Reconnects
 	cc, err := cons.Consume(func(m jetstream.Msg) {
 		head, err := schemas.ParseHead(m.Subject(), m.Headers())
 		if err != nil {
@@ -922,6 +975,7 @@ func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstr
 	}, jetstream.PullMaxMessages(256), jetstream.PullExpiry(15*time.Second), jetstream.PullHeartbeat(5*time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			if errors.Is(err, jetstream.ErrNoHeartbeat) { // it asks again by itself
+				silent.Store(true)
 				return
 			}
 			select {
@@ -931,9 +985,14 @@ func (s *session) consume(ctx context.Context, set broker.StoredSetting) (jetstr
 		}))
 	if err != nil {
 		back()
-		return nil, nil, nil, err
+		return nil, err
 	}
-	return cons, func() { cc.Stop(); <-cc.Closed(); back() }, broken, nil
+	gap := func() bool {
+		before := connections
+		connections = js.Conn().Stats().Reconnects
+		return silent.Swap(false) || connections != before
+	}
+	return &reading{cons, broken, func() { cc.Stop(); <-cc.Closed(); back() }, gap}, nil
 }
 
 // compare asks for a look at every object of the setting whose newest state the

@@ -2,6 +2,8 @@ package consumer
 
 import (
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/consumer/decide"
@@ -22,6 +24,8 @@ type wish struct {
 	sent, sending bool
 	// left is what the target said that a write left, where that was not what was sent.
 	left schemas.Digest
+	// expired tells that the approval is too old to begin now; nil for an audit's.
+	expired func() bool
 	// done is told what became of it, once.
 	done func(o broker.Outcome, why string)
 }
@@ -52,6 +56,9 @@ type wants struct {
 	// a server of the fleet; both for shown.
 	owned  []string
 	points []visualcron.Points
+	// opens is when the window opens next, zero where it is open or that is not to be
+	// seen.
+	opens time.Time
 }
 
 // wishFor makes a lane fulfil a wish, after those that it has. An audit's adds nothing to
@@ -152,6 +159,12 @@ func (l *look) take(v *view) {
 		l.occasion = decide.Audit
 		return
 	}
+	if !l.session.wasSent(w) && w.expired() {
+		if l.refuse(broker.OutcomeExpired, ""); l.isDone(w.entry) {
+			l.outcome = broker.OutcomeDone
+		}
+		return
+	}
 	if r, ok := v.runs[w.setting]; ok && r.holds() && r.run.Phase == broker.RunApplying && r.run.ID == w.run && r.run.Plan == w.plan {
 		l.occasion, l.run, l.grant = r.occasion(), &r, w
 		return
@@ -206,8 +219,9 @@ func (l *look) isGranted(d decide.Decision, wanted, atTarget schemas.Digest) boo
 
 // isDone tells whether what an entry of a plan says is on record as done: by the holder
 // of the target before this one, which could not say so any more.
-func (l *look) isDone(e broker.PlanEntry) bool {
-	r, known := l.ledger.Get(l.key.t, l.key.id)
+func (s *session) isDone(e broker.PlanEntry) bool {
+	key := keyOf(e)
+	r, known := s.ledger.Get(key.t, key.id)
 	switch {
 	case !known || !isOf(r, e.Source, e.ID) || r.Version != e.Version:
 		return false
@@ -277,6 +291,26 @@ func (l *look) fulfil(err error) {
 	w.done(l.outcome, l.why)
 }
 
+// changes returns the values of what differs. Secrets are hidden, also where they stand
+// within other fields.
+func (l *look) changes(now, want visualcron.Normal, have []byte) (out []broker.FieldChange) {
+	secrets := slices.Concat(l.secrets, visualcron.Secrets(l.key.t, have))
+	for _, c := range visualcron.Changes(now, want, 8, func(s string) string { return hide(s, secrets) }) {
+		out = append(out, broker.FieldChange{Field: c.Field, Old: shortened(c.Old), New: shortened(c.New)})
+	}
+	return out
+}
+
+// shortened returns a value as a plan tells it, cut after 160 characters.
+func shortened(v []byte) string {
+	const most = 160
+	text := []rune(strings.ToValidUTF8(string(v), "\uFFFD"))
+	if len(text) > most {
+		return string(text[:most-3]) + "..."
+	}
+	return string(text)
+}
+
 // entryOf says what was decided. Want is the normal form of what the target would hold,
 // now of what it holds.
 func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcron.Normal, have []byte) broker.PlanEntry {
@@ -295,8 +329,14 @@ func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcr
 	default:
 		e.Difference = broker.Different
 		e.Fields = visualcron.Differences(now, want, 8)
+		if l.shown != nil && l.run != nil && l.run.run.Fields {
+			e.Changed = l.changes(now, want, have)
+		}
 	}
-	if s.Edited && d.Act.Writes() { // whoever approves it throws somebody's work away
+	if d.Act == decide.Wait {
+		e.Opens = l.opens.UTC()
+	}
+	if s.Edited && (d.Act.Writes() || d.Act == decide.Wait || d.Reason == decide.NeedsApproval) { // whoever approves it throws somebody's work away
 		e.Why += "; somebody edited or deleted it at the target since vcsync left it there"
 	}
 	if can, asked := l.capability(l.key.t); asked && (d.Act == decide.Delete && !can.Delete || d.Act != decide.Delete && d.Act.Writes() && !can.Put) {

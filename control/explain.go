@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -513,7 +512,7 @@ func (s *Server) explainObject(ctx context.Context, in *ExplainPath) (*output[Ex
 	if err != nil {
 		return nil, err
 	}
-	f := facts{now: time.Now(), setting: v, t: t, awaits: slices.Contains(snap.Awaits(v.Setting), t)}
+	f := facts{now: time.Now(), setting: v, t: t, awaits: snap.Awaits(v)[t] > 0}
 	f.outlook = consumer.Outlook{Snapshot: snap, Target: v.Target, Type: t, Also: v.ID}
 	head, err := s.broker.HeadOf(ctx, schemas.Key{Source: v.Source, Type: t, Token: token})
 	id, spelled := token.ID()

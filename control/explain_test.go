@@ -67,7 +67,7 @@ func TestExplain(t *testing.T) {
 	}
 	parked := func(class string) func(*facts, *schemas.Setting) {
 		return func(f *facts, _ *schemas.Setting) {
-			f.outlook.Parked = &broker.Parked{Target: "test", Source: "production", Type: schemas.Job, Token: "nightly", Version: version(2), Class: class, Reason: "because", Fix: "do it"}
+			f.outlook.Parked = &broker.Parked{Target: "test", Source: "production", Type: schemas.Job, Token: "nightly", ID: f.outlook.ID, Version: version(2), Class: class, Reason: "because", Fix: "do it"}
 		}
 	}
 	onRecord := func(f *facts) {

@@ -15,5 +15,16 @@ var Hear = (*Reports).hear
 
 // NextPhase says in which phase a run has to be after it was so long in its own.
 func (s *Server) NextPhase(ctx context.Context, r broker.StoredRun, v broker.StoredSetting, known bool, since time.Duration) (broker.RunPhase, string) {
-	return (&tender{s: s}).next(ctx, r, v, known, since)
+	return (&tender{s: s}).next(ctx, r, v, known, stands{since, since})
+}
+
+// PhaseAfterFlapping says in which phase a run has to be whose server turns every
+// minute, for so long.
+func (s *Server) PhaseAfterFlapping(ctx context.Context, r broker.StoredRun, v broker.StoredSetting, got func(time.Duration) int, long time.Duration) (broker.RunPhase, string) {
+	var since phaseSince
+	begin := time.Now()
+	for at := time.Duration(0); at <= long; at += time.Minute {
+		since = since.seen(r.Phase, got(at), int(at/time.Minute)%2 == 0, begin.Add(at))
+	}
+	return (&tender{s: s}).next(ctx, r, v, true, stands{long - since.at.Sub(begin), long - since.turned.Sub(begin)})
 }

@@ -418,7 +418,7 @@ func (s *Server) listChanges(ctx context.Context, in *changesInput) (*output[Cha
 			out.Lost -= first // those before the first of both
 		}
 	}
-	for _, c := range visualcron.Changes(forms[0], forms[1], changesMost+1) {
+	for _, c := range visualcron.Changes(forms[0], forms[1], changesMost+1, nil) {
 		if out.More = len(out.Items) == changesMost; out.More {
 			break
 		}

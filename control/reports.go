@@ -226,10 +226,11 @@ func targetRank(s consumer.TargetStatus) int {
 }
 
 func settingRank(s consumer.SettingStatus) int {
+	state, _, _ := strings.Cut(s.State, "; ") // it may wait for a listing too
 	switch {
-	case s.State == consumer.Inactive:
+	case state == consumer.Inactive:
 		return 0
-	case strings.HasSuffix(s.State, string(consumer.Waiting)):
+	case strings.HasSuffix(state, string(consumer.Waiting)):
 		return 1
 	}
 	return 2

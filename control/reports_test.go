@@ -121,6 +121,22 @@ func TestASilentProcessIsNotBelieved(t *testing.T) {
 	})
 }
 
+// Of two consumers, the words of the one that works on a setting's target count, also
+// while both say that the setting waits for a listing.
+func TestWhoWorksOnASettingSaysHowItDoes(t *testing.T) {
+	r := control.NewReports(nil, slog.New(slog.DiscardHandler))
+	for i, state := range []string{"following; waiting for a listing of a: Job", "target waiting for the lease; waiting for a listing of a: Job"} {
+		words, err := json.Marshal(consumer.Report{Settings: []consumer.SettingStatus{{Setting: "one", State: state}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		control.Hear(r, broker.ProcessStatus{Role: broker.RoleNameConsumer, Instance: []string{"one", "two"}[i], Boot: "A", Words: words, Revision: uint64(i + 1)}, false)
+	}
+	if _, settings := r.Consumers().Status(); len(settings) != 1 || !strings.HasPrefix(settings[0].State, "following") {
+		t.Errorf("%+v", settings)
+	}
+}
+
 func TestAReportIsBounded(t *testing.T) {
 	w, reports := fleet(t)
 	big := strings.Repeat("x", 1<<20)

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type NewRun struct {
 	Objects      []RunObjectRecord `json:"objects,omitzero" maxItems:"1000" doc:"Only these objects, by their ids at the source."`
 	Dependencies bool              `json:"dependencies,omitzero" doc:"Beside objects: also what they refer to, directly or through others, where the target has none."`
 	DryRun       bool              `json:"dryRun,omitzero" doc:"It ends when the plan is there."`
+	Fields       bool              `json:"fields,omitzero" doc:"The plan tells old and new values of what differs, without secrets."`
 	Replay       *NewReplay        `json:"replay,omitempty" doc:"Apply again what is stored: the newest state of every object in scope of which something was captured in this range. The source is not listed."`
 }
 
@@ -96,21 +98,31 @@ type ProgressRecord struct {
 	Ended    bool           `json:"ended"`
 }
 
-// EntryRecord is one object of a plan or of a drift list. It holds no content.
+// FieldChangeRecord is a field in which an object differs, with its values.
+type FieldChangeRecord struct {
+	Field string `json:"field" doc:"A JSON pointer into the object's normal form."`
+	Old   string `json:"old,omitzero" doc:"What the target has, as JSON, cut after 160 characters, \"***\" for a secret; absent where it has none."`
+	New   string `json:"new,omitzero" doc:"What it would have."`
+}
+
+// EntryRecord is one object of a plan or of a drift list. It holds no content but for
+// Changed.
 type EntryRecord struct {
-	Type       string   `json:"type"`
-	ID         string   `json:"id" doc:"At the source."`
-	TargetID   string   `json:"targetId,omitzero" doc:"At the target, where a pin makes it another."`
-	Name       string   `json:"name,omitzero"`
-	Group      string   `json:"group,omitzero"`
-	Difference string   `json:"difference" doc:"equal, different, only at the source, only at the target, or owned: different only in what is the target's own."`
-	Act        string   `json:"act" doc:"add, update, delete, adopt (record that both are equal), wait, hold, park, or nothing."`
-	Reason     string   `json:"reason,omitzero" doc:"A short word for why."`
-	Why        string   `json:"why,omitzero" doc:"The same for people."`
-	Fields     []string `json:"fields,omitzero" doc:"What differs, the first 8."`
-	Version    string   `json:"version,omitzero"`
-	Outcome    string   `json:"outcome,omitzero" doc:"What became of it; absent before the plan is applied."`
-	OutcomeWhy string   `json:"outcomeWhy,omitzero"`
+	Type       string              `json:"type"`
+	ID         string              `json:"id" doc:"At the source."`
+	TargetID   string              `json:"targetId,omitzero" doc:"At the target, where a pin makes it another."`
+	Name       string              `json:"name,omitzero"`
+	Group      string              `json:"group,omitzero"`
+	Difference string              `json:"difference" doc:"equal, different, only at the source, only at the target, or owned: different only in what is the target's own."`
+	Act        string              `json:"act" doc:"add, update, delete, adopt (record that both are equal), wait, hold, park, or nothing."`
+	Reason     string              `json:"reason,omitzero" doc:"A short word for why."`
+	Why        string              `json:"why,omitzero" doc:"The same for people."`
+	Fields     []string            `json:"fields,omitzero" doc:"What differs, the first 8."`
+	Opens      time.Time           `json:"opens,omitzero" doc:"When the sync window opens that it waits for; absent where that is not in the next years."`
+	Changed    []FieldChangeRecord `json:"changed,omitzero" doc:"The same with old and new values, where the run asked for them."`
+	Version    string              `json:"version,omitzero"`
+	Outcome    string              `json:"outcome,omitzero" doc:"What became of it; absent before the plan is applied."`
+	OutcomeWhy string              `json:"outcomeWhy,omitzero"`
 }
 
 // EntryPage is a page of a plan or of a drift list.
@@ -135,6 +147,7 @@ type DriftRecord struct {
 	Cut      bool          `json:"cut,omitzero" doc:"There were more entries than a list takes."`
 	Failed   string        `json:"failed,omitzero" doc:"Why the last audit could not be made; the rest is of one before."`
 	Outdated bool          `json:"outdated,omitzero" doc:"The setting was changed since."`
+	Warnings []string      `json:"warnings,omitzero" doc:"What objects at the target refer to and that is not there."`
 }
 
 func countRecords(counts []broker.PlanCount) []CountRecord {
@@ -147,7 +160,7 @@ func countRecords(counts []broker.PlanCount) []CountRecord {
 
 func entryRecord(e broker.PlanEntry) EntryRecord {
 	r := EntryRecord{Type: string(e.Type), ID: string(e.ID), TargetID: string(e.TargetID), Name: e.Name, Group: e.Group, Difference: string(e.Difference),
-		Act: e.Act, Reason: e.Reason, Why: e.Why, Fields: e.Fields, Outcome: string(e.Outcome), OutcomeWhy: e.OutcomeWhy}
+		Act: e.Act, Reason: e.Reason, Why: e.Why, Fields: e.Fields, Opens: e.Opens, Outcome: string(e.Outcome), OutcomeWhy: e.OutcomeWhy}
 	if e.Version != (schemas.Version{}) {
 		r.Version = e.Version.String()
 	}
@@ -168,7 +181,7 @@ func planRecord(p broker.Plan) *PlanRecord {
 // runRecord adds to a run what the consumer says of it.
 func (s *Server) runRecord(ctx context.Context, r broker.StoredRun) (RunRecord, error) {
 	out := RunRecord{ID: r.ID, Setting: string(r.Setting), Phase: string(r.Phase), Over: r.Phase.Over(), DryRun: r.DryRun, Reason: r.Reason, By: r.By, Asked: r.Asked,
-		Ended: r.Ended, Scope: NewRun{Dependencies: r.Scope.Dependencies, DryRun: r.DryRun}}
+		Ended: r.Ended, Scope: NewRun{Dependencies: r.Scope.Dependencies, DryRun: r.DryRun, Fields: r.Fields}}
 	if r.Scope.IsReplay() {
 		out.Scope.Replay, out.Captured = &NewReplay{FromSeq: r.Scope.Replay.FromSeq}, r.Scope.Replay.Captured
 	}
@@ -325,7 +338,7 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 		return nil, huma.Error409Conflict("No producer or no consumer is known here, so nobody would do it.")
 	}
 	if in.Body.Replay != nil {
-		if scope.Replay, err = s.replay(ctx, snap, v.Setting, scope, *in.Body.Replay); err != nil {
+		if scope.Replay, err = s.replay(ctx, snap, v, scope, *in.Body.Replay); err != nil {
 			return nil, err
 		}
 	}
@@ -341,7 +354,7 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 		return nil, huma.Error409Conflict(fmt.Sprintf("A run of sync setting %s is under way since %s (%s). Wait for its end, or drop it: vcsync sync %s --drop.",
 			v.ID, old.Asked.Format(time.RFC3339), old.Phase, v.ID))
 	}
-	r := broker.StoredRun{Run: broker.Run{ID: nuid.Next(), Setting: v.ID, SettingRevision: v.Revision, Phase: broker.RunCapture, Scope: scope, DryRun: in.Body.DryRun,
+	r := broker.StoredRun{Run: broker.Run{ID: nuid.Next(), Setting: v.ID, SettingRevision: v.Revision, Phase: broker.RunCapture, Scope: scope, DryRun: in.Body.DryRun, Fields: in.Body.Fields,
 		By: "local", Asked: time.Now().UTC()}}
 	if scope.IsReplay() {
 		r.Phase = broker.RunPlan // it lists nothing
@@ -362,13 +375,13 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 
 // replay reads the range of a replay. What an active setting has to see listed first is
 // no matter of a replay: nothing stale is brought by it (see broker.Snapshot.Awaits).
-func (s *Server) replay(ctx context.Context, snap broker.Snapshot, v schemas.Setting, scope broker.RunScope, in NewReplay) (out broker.RunReplay, err error) {
+func (s *Server) replay(ctx context.Context, snap broker.Snapshot, v broker.StoredSetting, scope broker.RunScope, in NewReplay) (out broker.RunReplay, err error) {
 	if !in.Since.IsZero() && in.FromSeq > 0 {
 		return out, huma.Error422UnprocessableEntity("replay: since and fromSeq exclude each other")
 	}
-	types := scope.TypesOf(v)
-	for _, t := range snap.Awaits(v) {
-		if slices.Contains(types, t) {
+	waits := snap.Awaits(v)
+	for _, t := range scope.TypesOf(v.Setting) {
+		if waits[t] > 0 {
 			return out, huma.Error409Conflict(fmt.Sprintf("Sync setting %s waits for a complete listing of %s at %s since it was turned on or began to take it: what is stored may be gone there. Wait for the listing, or list afresh: vcsync sync %s.", v.ID, t, v.Source, v.ID))
 		}
 	}
@@ -388,7 +401,7 @@ func (s *Server) replay(ctx context.Context, snap broker.Snapshot, v schemas.Set
 			return out, err
 		}
 	}
-	out.Captured = s.listedAt(v.Source, types)
+	out.Captured = s.listedAt(v.Source, scope.TypesOf(v.Setting))
 	return out, nil
 }
 
@@ -461,7 +474,7 @@ func (s *Server) approveRun(ctx context.Context, in *idBody[ApproveRun]) (*tagge
 		return nil, huma.Error409Conflict(fmt.Sprintf("Sync setting %s only reports.", v.ID))
 	}
 	next := r
-	next.Phase, next.Plan = broker.RunApplying, p.ID
+	next.Phase, next.Plan, next.Approved = broker.RunApplying, p.ID, time.Now().UTC()
 	err = s.act(ctx, broker.AuditRecord{Action: "run.approve", Object: "setting/" + string(v.ID), Before: r.Revision, Detail: "run " + r.ID + ", plan " + p.ID}, func(ctx context.Context) error {
 		var err error
 		next.Revision, err = s.broker.PutRun(ctx, next.Run, r.Revision)
@@ -519,8 +532,8 @@ type PageInput struct {
 	Plan string `query:"plan" maxLength:"64" doc:"Only of this plan or drift list; another one is an error."`
 }
 
-// page reads one page of entries.
-func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanPage) bool) error) (*output[EntryPage], error) {
+// page reads one page of entries, with what more is to be told of each.
+func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanPage) bool) error, more func(broker.PlanEntry, *EntryRecord) error) (*output[EntryPage], error) {
 	newer := huma.NewError(http.StatusConflict, "A newer list has taken its place meanwhile: read it from its first page.")
 	if in.Plan != "" && in.Plan != id {
 		return nil, newer
@@ -529,10 +542,15 @@ func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanP
 		return nil, huma.Error404NotFound(fmt.Sprintf("There are %d pages, counted from 0.", pages))
 	}
 	out := EntryPage{Plan: id, Page: in.Page, Pages: pages, Items: []EntryRecord{}}
+	var merr error
 	err := each(func(n int, p broker.PlanPage) bool {
 		if n == in.Page {
 			for _, e := range p.Entries {
-				out.Items = append(out.Items, entryRecord(e))
+				r := entryRecord(e)
+				if more != nil {
+					merr = cmp.Or(merr, more(e, &r))
+				}
+				out.Items = append(out.Items, r)
 			}
 		}
 		return n < in.Page
@@ -540,7 +558,7 @@ func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanP
 	if errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrNotFound) {
 		return nil, newer
 	}
-	return &output[EntryPage]{out}, err
+	return &output[EntryPage]{out}, cmp.Or(err, merr)
 }
 
 func (s *Server) listPlan(ctx context.Context, in *PageInput) (*output[EntryPage], error) {
@@ -555,7 +573,14 @@ func (s *Server) listPlan(ctx context.Context, in *PageInput) (*output[EntryPage
 	if err != nil {
 		return nil, err
 	}
-	return in.page(p.ID, p.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.PlanPages(ctx, p, each) })
+	return in.page(p.ID, p.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.PlanPages(ctx, p, each) },
+		func(e broker.PlanEntry, r *EntryRecord) error {
+			changed, err := s.broker.Changed(p, e)
+			for _, c := range changed {
+				r.Changed = append(r.Changed, FieldChangeRecord(c))
+			}
+			return err
+		})
 }
 
 func (s *Server) getDrift(ctx context.Context, in *IDPath) (*output[DriftRecord], error) {
@@ -585,7 +610,7 @@ func (s *Server) listDrift(ctx context.Context, in *PageInput) (*output[EntryPag
 	if err != nil {
 		return nil, err
 	}
-	return in.page(d.ID, d.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.DriftPages(ctx, d, each) })
+	return in.page(d.ID, d.Pages, func(each func(int, broker.PlanPage) bool) error { return s.broker.DriftPages(ctx, d, each) }, nil)
 }
 
 // driftRecord returns what the last audit found, nil where there was none.
@@ -600,7 +625,7 @@ func (s *Server) driftRecord(ctx context.Context, v broker.StoredSetting) (*Drif
 	if err != nil {
 		return nil, err
 	}
-	r := &DriftRecord{ID: d.ID, Began: d.Began, Cause: d.Cause, Counts: countRecords(d.Counts), Entries: d.Entries, Pages: d.Pages, Cut: d.Cut, Failed: d.Failed,
+	r := &DriftRecord{ID: d.ID, Began: d.Began, Cause: d.Cause, Counts: countRecords(d.Counts), Entries: d.Entries, Pages: d.Pages, Cut: d.Cut, Failed: d.Failed, Warnings: d.Warnings,
 		Outdated: d.SettingRevision != v.Revision}
 	for _, c := range d.Counts {
 		switch {

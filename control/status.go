@@ -168,6 +168,7 @@ type SettingReport struct {
 	LastRun   time.Time `json:"lastRun,omitzero" doc:"The end of the last pass over all objects."`
 	OK        bool      `json:"ok" doc:"The last pass parked nothing."`
 	LastError string    `json:"lastError,omitzero"`
+	Unlisted  string    `json:"unlisted,omitzero" doc:"Why it waits for a listing of its source that does not come, and what to do."`
 	Mode      string    `json:"mode" doc:"automatic, approve or report."`
 	// Drift is what the last audit found, and Run the newest run.
 	Drift *DriftRecord     `json:"drift,omitempty" doc:"What the last audit of the target found; absent before the first."`
@@ -235,6 +236,12 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 	}
 	r.Processes = s.processes()
 	held := heldOf(r.Sources)
+	captured := map[schemas.Slug]producer.Status{}
+	if s.cfg.Sources != nil {
+		for _, p := range s.cfg.Sources.Status() {
+			captured[p.Server] = p
+		}
+	}
 	known := map[schemas.Slug]consumer.SettingStatus{}
 	if s.cfg.Targets != nil {
 		targets, settings := s.cfg.Targets.Status()
@@ -283,6 +290,10 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 		if run, ok := snap.Runs[v.ID]; ok && run.Phase == broker.RunDone && !run.DryRun && len(run.Scope.Types)+len(run.Scope.Objects) == 0 && run.Ended.After(rec.LastRun) {
 			rec.LastRun = run.Ended
 		}
+		if waits := snap.Awaits(v); len(waits) > 0 && s.cfg.Sources != nil {
+			p, known := captured[v.Source]
+			rec.Unlisted = whyUnlisted(v, waits, p, known, r.Processes)
+		}
 		rec.Reason, rec.Until = v.Reason, v.Until
 		if len(v.Windows) > 0 {
 			rec.Window = &WindowReport{}
@@ -295,6 +306,42 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 	}
 	slices.SortFunc(r.Faulty, func(a, b UnreadableReport) int { return cmp.Compare(a.Record, b.Record) })
 	return r, nil
+}
+
+// whyUnlisted says why a setting goes on waiting for listings of its source, and what to
+// do; "" where they are on their way.
+func whyUnlisted(v broker.StoredSetting, waits map[schemas.Type]uint64, p producer.Status, known bool, all []ProcessReport) string {
+	begin := fmt.Sprintf("nothing is written of what was captured before it was turned on or took a type: %s", v.Source)
+	switch {
+	case !known || p.State == producer.Standby && time.Since(p.Since) > standbyFor:
+		return begin + " is captured by no producer; start one that may capture it"
+	case p.State == producer.Degraded && !p.Partly:
+		return fmt.Sprintf("%s cannot be listed (%s: %s)", begin, p.Class, p.Reason)
+	}
+	who := "its producer"
+	for _, w := range all {
+		if w.Role == broker.RoleNameProducer && w.State == processAlive && slices.Contains(w.Sources, string(v.Source)) {
+			who = fmt.Sprintf("its producer %s (%s)", w.Instance, w.Version)
+		}
+	}
+	for _, t := range v.TakenTypes() {
+		since, waiting := waits[t]
+		ts, captured := p.Types[t]
+		switch {
+		case !waiting || !captured:
+		case ts.Class != "":
+			return fmt.Sprintf("%s cannot list %s (%s: %s); mend that there, or take the type out of the setting", begin, t, ts.Class, ts.Reason)
+		case ts.Held > 0:
+			return fmt.Sprintf("%s holds %d deletions of %s back, so it is not known which of these objects are still there", begin, ts.Held, t)
+		case ts.Stale > 0:
+			return fmt.Sprintf("%s has %d objects of type %s that cannot be captured as they are now, and are on record as they were before (%s); mend them there", begin, ts.Stale, t, ts.RefusedWhy)
+		case !p.Proves && !ts.Complete.IsZero():
+			return fmt.Sprintf("%s was listed, but %s is of an older release and does not store that: update it", begin, who)
+		case p.Unproven != "" && ts.Revision > since:
+			return fmt.Sprintf("%s was listed, but %s cannot store that: run vcsync broker init of this release again, give the broker its users.conf, and see the broker's log for what it denies (%s)", begin, who, p.Unproven)
+		}
+	}
+	return ""
 }
 
 // parkedCounts counts what waits for somebody: a hundred records of one reason are

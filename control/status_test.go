@@ -193,3 +193,55 @@ func TestThePage(t *testing.T) {
 	}
 	w.do("HEAD", "/", "")
 }
+
+// TestStatusSaysWhyAListingDoesNotCome turns a setting on, which waits for a listing of its
+// source (G7).
+func TestStatusSaysWhyAListingDoesNotCome(t *testing.T) {
+	w := newWorld(t)
+	w.putServer("a", "b")
+	w.do("POST", "/api/v1/settings", settingBody("one", "a", "b", true, allJobs)).want(201)
+	snap, err := w.b.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := snap.Settings["one"].Since[schemas.Job]
+	of := func(state producer.State, change func(*producer.Status, *producer.TypeStatus)) []producer.Status {
+		p, ts := producer.Status{Server: "a", State: state, Since: at, Proves: true}, producer.TypeStatus{Complete: at, Revision: since + 1}
+		if change != nil {
+			change(&p, &ts)
+		}
+		p.Types = map[schemas.Type]producer.TypeStatus{schemas.Job: ts}
+		return []producer.Status{p}
+	}
+	for _, c := range []struct {
+		what    string
+		sources []producer.Status
+		want    string
+	}{
+		{"nobody captures it", nil, "captured by no producer"},
+		{"all stand by", of(producer.Standby, nil), "captured by no producer"},
+		{"it is on its way", of(producer.Capturing, nil), ""},
+		{"the source is down", of(producer.Degraded, func(p *producer.Status, _ *producer.TypeStatus) { p.Class, p.Reason = "unreachable", "no route" }), "cannot be listed (unreachable: no route)"},
+		{"the type cannot be listed", of(producer.Degraded, func(p *producer.Status, ts *producer.TypeStatus) {
+			p.Partly, ts.Class, ts.Reason = true, "refused", "no"
+		}), "cannot list Job (refused: no); mend that"},
+		{"deletions are held", of(producer.Capturing, func(_ *producer.Status, ts *producer.TypeStatus) { ts.Held = 9 }), "holds 9 deletions of Job back"},
+		{"objects cannot be captured", of(producer.Capturing, func(_ *producer.Status, ts *producer.TypeStatus) { ts.Stale, ts.RefusedWhy = 1, "too large" }), "objects of type Job that cannot be captured"},
+		{"an older producer", of(producer.Capturing, func(p *producer.Status, ts *producer.TypeStatus) { p.Proves, ts.Revision = false, 0 }), "of an older release and does not store that: update it"},
+		{"a key without the right", of(producer.Capturing, func(p *producer.Status, _ *producer.TypeStatus) { p.Unproven = "timeout" }), "run vcsync broker init of this release again"},
+	} {
+		w.roles.sources = c.sources
+		var r control.StatusReport
+		w.do("GET", "/api/v1/status", "").want(200).into(&r)
+		if got := r.Settings[0].Unlisted; c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+	if err := w.b.SetListed(t.Context(), "a", map[schemas.Type]uint64{schemas.Job: since + 1}); err != nil {
+		t.Fatal(err)
+	}
+	var r control.StatusReport
+	if w.do("GET", "/api/v1/status", "").want(200).into(&r); r.Settings[0].Unlisted != "" {
+		t.Errorf("once it is listed: %q", r.Settings[0].Unlisted)
+	}
+}

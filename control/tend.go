@@ -20,18 +20,20 @@ import (
 // that begins anew gives each run the whole time again.
 const (
 	// captureFor and planFor are for servers that do not answer, captureMost and planMost
-	// for those that do: one type more that is listed gives the whole time again.
+	// for those that do, also in part of the time: one type more that is listed gives the
+	// whole time again.
 	captureFor  = 5 * time.Minute
 	captureMost = time.Hour
 	planFor     = 5 * time.Minute
 	planMost    = 2 * time.Hour
+	// askedMost is how long there may be no plan at all, by the calendar: however often
+	// this process begins anew.
+	askedMost = 24 * time.Hour
 	// shownFor is how long a plan waits for an approval. What it says gets old.
-	shownFor = time.Hour
-	// applyFor is how long an approved plan waits for a target that does not answer, or of
-	// which there is no consumer, and applyMost for one that does, such as for its window.
-	// One object more that is dealt with gives the whole time again.
-	applyFor  = time.Hour
-	applyMost = 24 * time.Hour
+	shownFor = broker.ApprovalFor
+	// applyMore is how much longer than an approval is good for its consumer has to say
+	// so, of each object (see broker.Run.Expired).
+	applyMore = 5 * time.Minute
 	// tendEvery is how often what nobody tells of is looked at: the producers' words, and
 	// the clock.
 	tendEvery = 250 * time.Millisecond
@@ -48,11 +50,34 @@ type tender struct {
 	stuck map[schemas.Slug]uint64
 }
 
+// phaseSince is since when a run is in its phase.
 type phaseSince struct {
 	phase broker.RunPhase
-	mark  string // another where the run has got on
-	at    time.Time
+	// got is how far the run came at most: what can be taken back, such as when another
+	// process speaks, is none. At is when it came so far.
+	got int
+	at  time.Time
+	// up tells whether the server that it waits for answers, turned since when.
+	up     bool
+	turned time.Time
 }
+
+// seen takes in how a run does now.
+func (p phaseSince) seen(phase broker.RunPhase, got int, up bool, now time.Time) phaseSince {
+	switch {
+	case p.phase != phase:
+		return phaseSince{phase, got, now, up, now}
+	case got > p.got:
+		return phaseSince{phase, got, now, up, now}
+	case up != p.up:
+		p.up, p.turned = up, now
+	}
+	return p
+}
+
+// stands is how long a run has not got on, in all and since its server turned: one that
+// flaps would give it time for ever.
+type stands struct{ all, turned time.Duration }
 
 // TendRuns moves runs from phase to phase until ctx ends, and returns nil; see
 // broker.Run for who does what. It also turns settings back whose time is over. Serve does it too; a process needs one of the two. A
@@ -128,11 +153,10 @@ func (t *tender) tend(ctx context.Context, snap broker.Snapshot) bool {
 		}
 		open[r.ID] = true
 		v, known := snap.Settings[id]
-		mark := t.mark(ctx, r, v.Setting)
-		if have := t.since[r.ID]; have.phase != r.Phase || have.mark != mark {
-			t.since[r.ID] = phaseSince{r.Phase, mark, time.Now()}
-		}
-		next, reason := t.next(ctx, r, v, known, time.Since(t.since[r.ID].at))
+		got, up := t.got(ctx, r, v.Setting)
+		since := t.since[r.ID].seen(r.Phase, got, up, time.Now())
+		t.since[r.ID] = since
+		next, reason := t.next(ctx, r, v, known, stands{time.Since(since.at), time.Since(since.turned)})
 		if next == r.Phase {
 			continue
 		}
@@ -144,29 +168,26 @@ func (t *tender) tend(ctx context.Context, snap broker.Snapshot) bool {
 	return len(open) > 0
 }
 
-// mark is another string when a run has got on within its phase, or whether its servers
-// answer has changed.
-func (t *tender) mark(ctx context.Context, r broker.StoredRun, v schemas.Setting) string {
+// got tells how far a run is within its phase, and whether the server that it waits for
+// answers.
+func (t *tender) got(ctx context.Context, r broker.StoredRun, v schemas.Setting) (n int, up bool) {
 	s := t.s
 	switch r.Phase {
 	case broker.RunCapture:
-		listed := 0
 		for _, y := range r.Scope.TypesOf(v) {
 			if s.isListed(r, v, y) {
-				listed++
+				n++
 			}
 		}
-		return fmt.Sprint(s.isCapturing(v.Source), listed)
+		return n, s.isCapturing(r, v)
 	case broker.RunPlan:
-		return fmt.Sprint(s.isWorking(v.Target))
+		return 0, s.isWorking(v.Target)
 	case broker.RunApplying:
-		g, err := s.broker.GetProgress(ctx, r.Setting)
-		if err != nil || g.Run != r.ID {
-			g.Done = 0
+		if g, err := s.broker.GetProgress(ctx, r.Setting); err == nil && g.Run == r.ID {
+			n = g.Done
 		}
-		return fmt.Sprint(s.isWorking(v.Target), g.Done)
 	}
-	return ""
+	return n, false
 }
 
 // isListed tells whether a type was listed at the source since a run was asked for.
@@ -174,10 +195,17 @@ func (s *Server) isListed(r broker.StoredRun, v schemas.Setting, y schemas.Type)
 	return s.cfg.Sources != nil && slices.ContainsFunc(s.cfg.Sources.Status(), func(p producer.Status) bool { return p.Server == v.Source && r.Listed(p.Types[y].Revision) })
 }
 
-// isCapturing tells whether a producer says that it captures a source, and that well.
-func (s *Server) isCapturing(id schemas.Slug) bool {
+// isCapturing tells whether a producer says that it captures the types that a run waits
+// for, and that well.
+func (s *Server) isCapturing(r broker.StoredRun, v schemas.Setting) bool {
 	return s.cfg.Sources != nil && slices.ContainsFunc(s.cfg.Sources.Status(), func(p producer.Status) bool {
-		return p.Server == id && (p.State == producer.Starting || p.State == producer.Capturing)
+		switch {
+		case p.Server != v.Source:
+			return false
+		case p.State == producer.Degraded && p.Partly:
+			return !slices.ContainsFunc(r.Scope.TypesOf(v), func(y schemas.Type) bool { return !r.Listed(p.Types[y].Revision) && p.Types[y].Class != "" })
+		}
+		return p.State == producer.Starting || p.State == producer.Capturing
 	})
 }
 
@@ -207,7 +235,7 @@ func (t *tender) move(ctx context.Context, r broker.StoredRun, next broker.RunPh
 
 // next says in which phase the run has to be now, and why where it is over. Since is how
 // long it has not got on.
-func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSetting, known bool, since time.Duration) (broker.RunPhase, string) {
+func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSetting, known bool, since stands) (broker.RunPhase, string) {
 	s := t.s
 	if !known {
 		return broker.RunDropped, "the sync setting is gone"
@@ -218,25 +246,17 @@ func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSe
 	switch r.Phase {
 	case broker.RunCapture:
 		ok, waits := s.captured(r, v.Setting)
-		limit := captureFor
-		if s.isCapturing(v.Source) {
-			limit = captureMost
-		}
-		switch {
-		case ok:
+		if ok {
 			return broker.RunPlan, ""
-		case since > limit:
-			return broker.RunFailed, fmt.Sprintf("the source could not be listed afresh, and nothing new was for %s: %s", limit, waits)
+		}
+		if limit := since.over(s.isCapturing(r, v.Setting), captureFor, captureMost, r); limit > 0 {
+			return broker.RunFailed, fmt.Sprintf("the source could not be listed afresh within %s: %s", limit, waits)
 		}
 	case broker.RunPlan:
 		p, err := s.broker.GetPlan(ctx, r.Setting)
 		switch {
 		case err != nil || p.Run != r.ID:
-			limit := planFor
-			if s.isWorking(v.Target) {
-				limit = planMost
-			}
-			if since > limit {
+			if limit := since.over(s.isWorking(v.Target), planFor, planMost, r); limit > 0 {
 				return broker.RunFailed, fmt.Sprintf("there was no plan within %s: %s", limit, s.targetState(v.Target))
 			}
 		case p.Failed != "":
@@ -247,7 +267,7 @@ func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSe
 			return broker.RunShown, ""
 		}
 	case broker.RunShown:
-		if since > shownFor {
+		if since.all > shownFor {
 			return broker.RunDropped, fmt.Sprintf("nobody approved the plan within %s", shownFor)
 		}
 	case broker.RunApplying:
@@ -258,15 +278,31 @@ func (t *tender) next(ctx context.Context, r broker.StoredRun, v broker.StoredSe
 			}
 			return g.Result, g.Reason
 		}
-		limit := applyFor
-		if s.isWorking(v.Target) {
-			limit = applyMost
+		var moved time.Time
+		if err == nil && g.Run == r.ID && g.Done > 0 {
+			if moved = g.Moved; moved.IsZero() {
+				moved = g.At // of a release that does not say it
+			}
 		}
-		if since > limit {
-			return broker.RunDropped, fmt.Sprintf("nothing of the plan was applied for %s, and what it says gets old; ask for it again: %s", limit, s.targetState(v.Target))
+		if since.all > broker.ApprovalFor+applyMore || r.Expired(moved, time.Now().Add(-applyMore)) {
+			return broker.RunDropped, "the approval expired, and what has not begun is not done; ask for it again: " + s.targetState(v.Target)
 		}
 	}
 	return r.Phase, ""
+}
+
+// over returns the limit that a run without a plan is over, 0 for none: least for a
+// server that does not answer, most for one that does or did.
+func (s stands) over(up bool, least, most time.Duration, r broker.StoredRun) time.Duration {
+	switch {
+	case !up && s.turned > least:
+		return least
+	case s.all > most:
+		return most
+	case !r.Asked.IsZero() && time.Since(r.Asked) > askedMost:
+		return askedMost
+	}
+	return 0
 }
 
 // toDo tells whether there is anything in a plan to approve.
@@ -287,11 +323,14 @@ func (s *Server) captured(r broker.StoredRun, v schemas.Setting) (bool, string) 
 		if p.Server != v.Source {
 			continue
 		}
-		var missing, why []string
+		var missing, bad, why []string
 		for _, t := range r.Scope.TypesOf(v) {
 			k := p.Types[t]
 			if !r.Listed(k.Revision) {
 				missing = append(missing, string(t))
+				if k.Class != "" || k.Reason != "" {
+					bad = append(bad, string(t))
+				}
 				if k.Reason != "" && !slices.Contains(why, k.Reason) {
 					why = append(why, k.Reason)
 				}
@@ -300,10 +339,16 @@ func (s *Server) captured(r broker.StoredRun, v schemas.Setting) (bool, string) 
 		if len(missing) == 0 {
 			return true, ""
 		}
-		if len(why) == 0 && p.Reason != "" {
+		if len(why) == 0 && p.Reason != "" && !p.Partly {
 			why = append(why, p.Reason)
 		}
-		text := fmt.Sprintf("a fresh listing of %s at %s, which is %s", TypeWords(missing, func(t string) string { return t }), v.Source, p.State)
+		text := fmt.Sprintf("a fresh listing of %s at %s", TypeWords(missing, func(t string) string { return t }), v.Source)
+		switch {
+		case !p.Partly:
+			text += fmt.Sprintf(", which is %s", p.State)
+		case len(bad) > 0:
+			text += fmt.Sprintf(", where %s cannot be listed", TypeWords(bad, func(t string) string { return t }))
+		}
 		if len(why) > 0 {
 			text += ": " + strings.Join(why[:min(3, len(why))], "; ")
 		}

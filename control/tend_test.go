@@ -20,6 +20,8 @@ import (
 type lister struct {
 	jobs  atomic.Uint64
 	state atomic.Value // producer.Degraded where it is none
+	// partly makes Job the only type that it cannot list.
+	partly atomic.Bool
 }
 
 func (l *lister) Poke(schemas.Slug) {}
@@ -28,8 +30,12 @@ func (l *lister) Status() []producer.Status {
 	if !ok {
 		state = producer.Degraded
 	}
-	return []producer.Status{{Server: "a", State: state, Types: map[schemas.Type]producer.TypeStatus{
-		schemas.Job: {Revision: l.jobs.Load(), Reason: "the listing was cut"}}}}
+	s := producer.Status{Server: "a", State: state, Types: map[schemas.Type]producer.TypeStatus{
+		schemas.Job: {Revision: l.jobs.Load(), Class: "bad-answer", Reason: "the listing was cut"}}}
+	if l.partly.Load() {
+		s.State, s.Partly, s.Reason = producer.Degraded, true, "one type cannot be listed"
+	}
+	return []producer.Status{s}
 }
 
 type tended struct {
@@ -210,7 +216,7 @@ func TestRunsEndInTime(t *testing.T) {
 		{broker.RunShown, 50 * time.Minute, true, false, broker.RunShown, ""},
 		{broker.RunShown, 70 * time.Minute, true, false, broker.RunDropped, "nobody approved"},
 		{broker.RunApplying, 50 * time.Minute, true, false, broker.RunApplying, ""},
-		{broker.RunApplying, 70 * time.Minute, true, false, broker.RunDropped, "nobody answers"},
+		{broker.RunApplying, 70 * time.Minute, true, false, broker.RunDropped, "the approval expired"},
 		{broker.RunApplying, 0, true, true, broker.RunApplying, ""}, // its consumer ends it in order
 		{broker.RunApplying, 0, false, false, broker.RunDropped, "gone"},
 		{broker.RunCapture, 0, true, true, broker.RunDropped, "was changed"},
@@ -228,8 +234,8 @@ func TestRunsEndInTime(t *testing.T) {
 		{broker.RunCapture, 70 * time.Minute, true, false, broker.RunFailed, "the listing was cut"},
 		{broker.RunPlan, 100 * time.Minute, true, false, broker.RunPlan, ""},
 		{broker.RunPlan, 130 * time.Minute, true, false, broker.RunFailed, "working"},
-		{broker.RunApplying, 23 * time.Hour, true, false, broker.RunApplying, ""},
-		{broker.RunApplying, 25 * time.Hour, true, false, broker.RunDropped, "ask for it again"},
+		{broker.RunApplying, 64 * time.Minute, true, false, broker.RunApplying, ""}, // its consumer says it of each object
+		{broker.RunApplying, 66 * time.Minute, true, false, broker.RunDropped, "the approval expired"},
 	} {
 		try(c)
 	}
@@ -248,4 +254,95 @@ func TestRunsEndInTime(t *testing.T) {
 			t.Errorf("%s of %s: %s, want %s", g.Plan, g.Run, got, want)
 		}
 	}
+}
+
+// A server that goes and comes gives a run no time for ever, nor does a control process
+// that begins anew.
+func TestRunsEndThoughServersFlap(t *testing.T) {
+	w := newTended(t)
+	snap, err := w.b.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := snap.Settings["one"]
+	run := func(p broker.RunPhase, asked, approved time.Duration) broker.StoredRun {
+		now := time.Now()
+		r := broker.Run{ID: "r", Setting: "one", SettingRevision: v.Revision, Phase: p, Plan: "p", Asked: now.Add(-asked)}
+		if approved > 0 {
+			r.Approved = now.Add(-approved)
+		}
+		return broker.StoredRun{Run: r, Revision: 1000}
+	}
+	stuck := func(time.Duration) int { return 0 }
+	lists := func(at time.Duration) int { return int(at / (50 * time.Minute)) }
+	takesBack := func(at time.Duration) int { return int(at/time.Minute) % 2 }
+	for _, c := range []struct {
+		name  string
+		phase broker.RunPhase
+		got   func(time.Duration) int
+		long  time.Duration
+		want  broker.RunPhase
+	}{
+		{"a source that flaps", broker.RunCapture, stuck, 50 * time.Minute, broker.RunCapture},
+		{"a source that flaps for long", broker.RunCapture, stuck, 62 * time.Minute, broker.RunFailed},
+		{"a source that flaps and gets on", broker.RunCapture, lists, 90 * time.Minute, broker.RunCapture},
+		{"a producer that forgets", broker.RunCapture, takesBack, 63 * time.Minute, broker.RunFailed},
+		{"a target that flaps", broker.RunPlan, stuck, 110 * time.Minute, broker.RunPlan},
+		{"a target that flaps for long", broker.RunPlan, stuck, 122 * time.Minute, broker.RunFailed},
+		{"an approval with a target that flaps", broker.RunApplying, stuck, 66 * time.Minute, broker.RunDropped},
+	} {
+		if got, why := w.s.PhaseAfterFlapping(t.Context(), run(c.phase, 0, 0), v, c.got, c.long); got != c.want {
+			t.Errorf("%s, %s: %s (%s), want %s", c.name, c.long, got, why, c.want)
+		}
+	}
+	for _, c := range []struct {
+		phase           broker.RunPhase
+		asked, approved time.Duration
+		moved           time.Duration // before now, 0 for never
+		want            broker.RunPhase
+	}{
+		{broker.RunCapture, 23 * time.Hour, 0, 0, broker.RunCapture},
+		{broker.RunCapture, 25 * time.Hour, 0, 0, broker.RunFailed},
+		{broker.RunPlan, 25 * time.Hour, 0, 0, broker.RunFailed},
+		{broker.RunApplying, 2 * time.Hour, time.Minute, 0, broker.RunApplying},
+		{broker.RunApplying, 2 * time.Hour, 66 * time.Minute, 0, broker.RunDropped},
+		{broker.RunApplying, 2 * time.Hour, 66 * time.Minute, time.Minute, broker.RunApplying},
+		{broker.RunApplying, 25 * time.Hour, 25 * time.Hour, time.Minute, broker.RunDropped},
+		{broker.RunApplying, 7 * 24 * time.Hour, 0, 0, broker.RunDropped}, // of a release that did not note it
+	} {
+		g := broker.RunProgress{Run: "none", Setting: "one"}
+		if c.moved > 0 {
+			g = broker.RunProgress{Run: "r", Plan: "p", Setting: "one", Done: 1, Moved: time.Now().Add(-c.moved)}
+		}
+		if err := w.b.PutProgress(t.Context(), g); err != nil {
+			t.Fatal(err)
+		}
+		if got, why := w.s.NextPhase(t.Context(), run(c.phase, c.asked, c.approved), v, true, 0); got != c.want {
+			t.Errorf("%s, asked %s ago, approved %s ago, moved %s ago: %s (%s), want %s", c.phase, c.asked, c.approved, c.moved, got, why, c.want)
+		}
+	}
+}
+
+// Where a source cannot list one type, runs of the others have their time, and a run of
+// that type says at once what is wrong.
+func TestARunOfATypeThatIsFine(t *testing.T) {
+	w := newTended(t)
+	w.l.partly.Store(true)
+	rule := schemas.Rule{Sync: schemas.SyncAll, Rights: schemas.Rights{New: true}}
+	v := broker.StoredSetting{Setting: schemas.Setting{ID: "one", Source: "a", Target: "b", Rules: map[schemas.Type]schemas.Rule{schemas.Job: rule, schemas.Variable: rule}}, Revision: 1}
+	for _, c := range []struct {
+		types []schemas.Type
+		want  broker.RunPhase
+	}{
+		{[]schemas.Type{schemas.Variable}, broker.RunCapture},
+		{[]schemas.Type{schemas.Job}, broker.RunFailed},
+		{nil, broker.RunFailed},
+	} {
+		r := broker.StoredRun{Run: broker.Run{ID: "r", Setting: "one", SettingRevision: 1, Phase: broker.RunCapture, Scope: broker.RunScope{Types: c.types}}, Revision: 1000}
+		got, why := w.s.NextPhase(t.Context(), r, v, true, 10*time.Minute)
+		if got != c.want || got == broker.RunFailed && !strings.Contains(why, "where Job cannot be listed: the listing was cut") {
+			t.Errorf("%v: %s (%s), want %s", c.types, got, why, c.want)
+		}
+	}
+	w.do("POST", "/api/v1/settings/one/runs", `{"types":["Job"]}`).want(201, "where Job cannot be listed: the listing was cut")
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron/standin"
 )
 
 // save stores a setting as control does.
@@ -148,5 +149,86 @@ func TestHeldDeletionsProveNothing(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute)
 		wrote(t, test, "when none is held any more", 12, 0)
+	})
+}
+
+// TestAJobWaitsForATypeThatIsNotListedYet turns a setting on while its source's
+// credentials cannot be listed: a job that refers to one is not brought without it, and
+// says what it waits for. One whose reference dangles at the source too goes when that is
+// known.
+func TestAJobWaitsForATypeThatIsNotListedYet(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Follow)
+		set.Rules[schemas.Credential] = set.Rules[schemas.Job]
+		if _, _, err := prod.Server.Put(schemas.Credential, fmt.Appendf(nil, `{"Id":%q,"Username":"u","Domain":"d","Password":"p"}`, jobID(5))); err != nil {
+			t.Fatal(err)
+		}
+		for i, refers := range map[int]int{1: 5, 2: 6} {
+			putJob(t, prod, i, "refers")
+			change(t, prod, schemas.Job, jobID(i), func(b map[string]any) { b["Credential"] = jobID(refers) })
+		}
+		putJob(t, prod, 3, "refers to nothing")
+		prod.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/api/v1/objects/Credential" {
+				return false
+			}
+			problem(rw, 403)
+			return true
+		}))
+		save(w, &set)
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(5 * time.Minute)
+		wrote(t, test, "while credentials cannot be listed", 1, 0)
+		if p := listParked(t, w); len(p) != 2 || !strings.Contains(p[0].Reason, "(waits for a listing of production)") {
+			t.Errorf("parked %+v", p)
+		}
+		prod.SetFaults(nil)
+		time.Sleep(2 * time.Minute)
+		if p := listParked(t, w); len(p) != 0 {
+			t.Errorf("parked %+v", p)
+		}
+		var order []string
+		for _, x := range test.Seen() {
+			order = append(order, fmt.Sprint(x.Type, x.ID == jobID(1)))
+		}
+		if i := slices.Index(order, "Jobtrue"); len(order) != 3 || slices.Index(order, "Credentialfalse") > i {
+			t.Errorf("written: %v", order)
+		}
+	})
+}
+
+// TestWhatCannotBeCapturedNowIsNotWrittenAsItWas turns a setting on while a job of its
+// source is no object that can be captured, and was one when somebody looked.
+func TestWhatCannotBeCapturedNowIsNotWrittenAsItWas(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Follow)
+		set.Active = false
+		save(w, &set)
+		for i := range 5 {
+			putJob(t, prod, i, "old")
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		w.Ask(oneSetting, broker.RunScope{})
+		w.Move(oneSetting, broker.RunDropped, "")
+		time.Sleep(time.Minute)
+		for i := range 5 {
+			putJob(t, prod, i, "newer")
+		}
+		if err := prod.Server.Misbehave(standin.Misbehaviour{Mode: "listing", Arg: "deep-row", Type: schemas.Job}); err != nil {
+			t.Fatal(err)
+		}
+		set.Active = true
+		save(w, &set)
+		time.Sleep(5 * time.Minute)
+		wrote(t, test, "while a job cannot be captured", 0, 0)
+		prod.Server.Behave("listing")
+		time.Sleep(2 * time.Minute)
+		wrote(t, test, "once it can", 5, 0)
 	})
 }

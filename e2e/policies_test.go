@@ -258,3 +258,81 @@ func TestBothDirectionsWithOneWinner(t *testing.T) {
 		}
 	})
 }
+
+// TestAnEditIsWeighedAnewWhenNobodyWatched: a setting that is to overwrite edits, which
+// was changed while no consumer ran, does so where an edit was parked before.
+func TestAnEditIsWeighedAnewWhenNobodyWatched(t *testing.T) {
+	t.Parallel()
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Keep)
+		set.TargetEdits = schemas.ParkEdits
+		w.Setting(set)
+		putJob(t, prod, 1, "first")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		putJob(t, test, 1, "by hand")
+		putJob(t, prod, 1, "second")
+		time.Sleep(time.Minute)
+		if p := parkedAs(w, "test", 1); p.Class != "edited" {
+			t.Fatalf("parked %+v", p)
+		}
+		w.StopConsumer(nil)
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if p := parkedAs(w, "test", 1); p.Class != "edited" || description(t, test, 1) != "by hand" {
+			t.Errorf("after a restart alone: parked %+v", p)
+		}
+		w.StopConsumer(nil)
+		set.TargetEdits = schemas.OverwriteEdits
+		w.Setting(set)
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if got := description(t, test, 1); got != "second" {
+			t.Errorf("the target has %q", got)
+		}
+		if p := parkedAs(w, "test", 1); p.Class != "" {
+			t.Errorf("still parked: %+v", p)
+		}
+	})
+}
+
+// TestAWriteThatACrashLeftUnrecordedIsNobodysEdit: it was sent while edits were
+// overwritten, and is known for vcsync's own when they are kept.
+func TestAWriteThatACrashLeftUnrecordedIsNobodysEdit(t *testing.T) {
+	t.Parallel()
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Keep)
+		w.Setting(set)
+		putJob(t, prod, 1, "first")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if err := test.Server.Misbehave(standin.Misbehaviour{Mode: "answers-500-but-applies"}); err != nil {
+			t.Fatal(err)
+		}
+		putJob(t, prod, 1, "second")
+		for range 6000 {
+			if description(t, test, 1) == "second" {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		w.Crash()
+		if got := description(t, test, 1); got != "second" {
+			t.Fatalf("the target has %q, nothing was written before the crash", got)
+		}
+		test.Server.Behave()
+		set.TargetEdits = schemas.KeepEdits
+		w.Setting(set)
+		putJob(t, prod, 1, "third")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if got := description(t, test, 1); got != "third" {
+			t.Errorf("the target has %q: vcsync took its own write for somebody's edit", got)
+		}
+	})
+}

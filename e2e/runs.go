@@ -23,13 +23,19 @@ const stepLimit = 5 * time.Minute
 // It returns the plan and its entries; of a run that failed or was dropped too.
 func (w *World) Ask(setting schemas.Slug, scope broker.RunScope) (p broker.Plan, entries []broker.PlanEntry) {
 	w.T.Helper()
+	return w.AskFor(setting, scope, false)
+}
+
+// AskFor is Ask, with the values of what differs or without.
+func (w *World) AskFor(setting schemas.Slug, scope broker.RunScope, fields bool) (p broker.Plan, entries []broker.PlanEntry) {
+	w.T.Helper()
 	w.Do(func(ctx context.Context) error {
 		snap, err := w.Broker.Snapshot(ctx)
 		if err != nil {
 			return err
 		}
 		set, before := snap.Settings[setting], snap.Runs[setting].Revision
-		r := broker.Run{ID: nuid.Next(), Setting: setting, SettingRevision: set.Revision, Phase: broker.RunCapture, Scope: scope, Asked: time.Now().UTC()}
+		r := broker.Run{ID: nuid.Next(), Setting: setting, SettingRevision: set.Revision, Phase: broker.RunCapture, Scope: scope, Fields: fields, Asked: time.Now().UTC()}
 		rev, err := w.Broker.PutRun(ctx, r, before)
 		if err != nil {
 			return err
@@ -126,7 +132,7 @@ func (w *World) move(ctx context.Context, setting schemas.Slug, to broker.RunPha
 		return err
 	}
 	if r.Phase = to; plan != "" {
-		r.Plan = plan
+		r.Plan, r.Approved = plan, time.Now().UTC()
 	}
 	_, err = w.Broker.PutRun(ctx, r.Run, r.Revision)
 	return err

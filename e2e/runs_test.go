@@ -224,6 +224,11 @@ func TestARunTakesDependenciesAlong(t *testing.T) {
 		}
 		_, entries = w.Approve(p)
 		same(t, "result without", entries, "Job 1 only at the source: add (new) -> done")
+		// It is as at the source now, and what it refers to is still not there.
+		if p, _ = w.Ask(oneSetting, one(1)); len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "--with-dependencies") {
+			t.Errorf("warnings of the next plan %q", p.Warnings)
+		}
+		w.Move(oneSetting, broker.RunDropped, "")
 		with := one(2)
 		with.Dependencies = true
 		p, entries = w.Ask(oneSetting, with)

@@ -308,6 +308,12 @@ func (w *World) Close() {
 // composed under the policy; nil where they are equal. Without types it looks at
 // jobs. Built-in objects are left out.
 func Diverged(source, target *Host, policy schemas.ActivePolicy, types ...schemas.Type) []string {
+	return DivergedPinned(source, target, policy, nil, types...)
+}
+
+// DivergedPinned is Diverged where some of the source's objects have another id at the
+// target, by their ids at the source.
+func DivergedPinned(source, target *Host, policy schemas.ActivePolicy, pins map[schemas.ID]schemas.ID, types ...schemas.Type) []string {
 	if types == nil {
 		types = []schemas.Type{schemas.Job}
 	}
@@ -317,6 +323,12 @@ func Diverged(source, target *Host, policy schemas.ActivePolicy, types ...schema
 		have, err2 := target.objects(t)
 		if err = errors.Join(err, err2); err != nil {
 			return []string{err.Error()}
+		}
+		for from, to := range pins {
+			if body := want[from]; body != nil {
+				delete(want, from)
+				want[to] = bytes.ReplaceAll(body, []byte(from), []byte(to))
+			}
 		}
 		for id, body := range want {
 			switch equal, err := target.holds(t, body, have[id], policy); {

@@ -49,7 +49,7 @@ func (e *echo) path(t schemas.Type, id schemas.ID, digest, last schemas.Digest) 
 	if !ok || x.AtTarget != digest || x.Version.IsZero() && x.State == broker.Adopted {
 		return nil // never ours, or changed since, or found there and not equal
 	}
-	if s, ok := e.spent[k]; ok && last != digest && s.Source == x.Source && s.Version == x.Version {
+	if s, ok := e.spent[k]; ok && last != digest && s.Source == x.Source && s.From() == x.From() && s.Version == x.Version {
 		return nil // an edit that was undone: the old content, and a new change
 	}
 	return x.Path

@@ -239,6 +239,7 @@ type listing struct {
 	bytes   int
 	builtIn int
 	refused int
+	stale   int // of these, those that are on record otherwise
 	why     string
 }
 
@@ -263,7 +264,7 @@ func (s *source) list(ctx context.Context, t schemas.Type) (map[schemas.ID]bool,
 	}
 	s.mu.Lock()
 	ts := s.status.Types[t]
-	ts.Complete, ts.Objects, ts.BuiltIn, ts.Refused, ts.RefusedWhy = time.Now(), complete.Count()-l.builtIn, l.builtIn, l.refused, l.why
+	ts.Complete, ts.Objects, ts.BuiltIn, ts.Refused, ts.RefusedWhy, ts.Stale = time.Now(), complete.Count()-l.builtIn, l.builtIn, l.refused, l.why, l.stale
 	s.status.Types[t] = ts
 	s.mu.Unlock()
 	return l.seen, nil
@@ -365,6 +366,9 @@ func (l *listing) refuse(id schemas.ID, err error) {
 		l.why = fmt.Sprintf("%s %.64s: %v", l.t, id, err)
 	}
 	l.refused++
+	if l.s.base[l.t][id].last() != "" {
+		l.stale++
+	}
 }
 
 // flush publishes what the listing has found so far. The identity is asked for

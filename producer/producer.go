@@ -122,13 +122,14 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 				asked[s.Source] = max(asked[s.Source], r.Revision)
 			}
 		}
+		waits := snap.Awaits(s)
 		for t := range wants {
 			if visualcron.Supported(t) {
-				if slices.Contains(snap.Awaits(s.Setting), t) {
+				if since, ok := waits[t]; ok {
 					if awaited[s.Source] == nil {
 						awaited[s.Source] = map[schemas.Type]uint64{}
 					}
-					awaited[s.Source][t] = max(awaited[s.Source][t], s.Since[t])
+					awaited[s.Source][t] = max(awaited[s.Source][t], since)
 				}
 				if types[s.Source] == nil {
 					types[s.Source] = map[schemas.Type]bool{}

@@ -132,13 +132,14 @@ type source struct {
 	awaited, proven map[schemas.Type]uint64
 	dirty           map[schemas.Type]bool
 	said            time.Time
+	saidUnproven    time.Time
 	wake            chan struct{}
 }
 
 func newSource(cfg Config, share *broker.Share, server schemas.Server, types []schemas.Type, values bool) *source {
 	s := &source{cfg: cfg, share: share, server: server, types: types, values: values, log: cfg.Log.With("source", server.ID), quick: visualcron.NewQuickHasher(),
 		dirty: map[schemas.Type]bool{}, wake: make(chan struct{}, 1)}
-	s.status = Status{Server: server.ID, State: Standby, Since: time.Now(), Types: map[schemas.Type]TypeStatus{}}
+	s.status = Status{Server: server.ID, State: Standby, Since: time.Now(), Proves: true, Types: map[schemas.Type]TypeStatus{}}
 	for _, t := range types {
 		s.status.Types[t] = TypeStatus{}
 	}
@@ -203,33 +204,57 @@ func (s *source) know(config, asked uint64, awaited, proven map[schemas.Type]uin
 
 // prove stores that types were listed for which active settings wait, and that the
 // newest states tell what was found. A type of which deletions are held is not proven:
-// its newest states hold objects that the source has no more.
+// its newest states hold objects that the source has no more. Nor is one with objects
+// that cannot be captured as they are now, and were before.
 func (s *source) prove(ctx context.Context) {
 	s.mu.Lock()
 	listed, news := maps.Clone(s.proven), false
 	for t, since := range s.awaited {
-		if ts := s.status.Types[t]; ts.Revision > since && ts.Held == 0 {
+		if ts := s.status.Types[t]; ts.Revision > since && ts.Held+ts.Stale == 0 {
 			listed[t], news = ts.Revision, true
 		}
 	}
 	s.mu.Unlock()
 	if !news {
+		s.unproven(ctx, nil)
 		return
 	}
 	settle, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := s.cfg.Broker.WaitState(settle); err != nil || !s.lease.Valid() {
-		return // it is tried again after the next listing
+	err := s.cfg.Broker.WaitState(settle)
+	if err == nil && !s.lease.Valid() {
+		return // the next holder lists anew
 	}
-	if err := s.cfg.Broker.SetListed(ctx, s.server.ID, listed); err != nil {
-		if ctx.Err() == nil {
-			s.log.WarnContext(ctx, "sync settings wait for a listing of this source, and that it was listed cannot be stored; it is tried again after the next one", "error", err)
-		}
-		return
+	if err == nil {
+		err = s.cfg.Broker.SetListed(ctx, s.server.ID, listed)
+	}
+	if s.unproven(ctx, err); err != nil {
+		return // it is tried again after the next listing
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.proven = listed
+}
+
+// unproven notes why it could not be stored what was listed, nil where it could, and says
+// so once and then at intervals.
+func (s *source) unproven(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	s.status.Unproven = ""
+	say := err != nil && time.Since(s.saidUnproven) >= sayAgain
+	if err != nil {
+		s.status.Unproven = err.Error()
+	}
+	if say {
+		s.saidUnproven = time.Now()
+	}
+	s.mu.Unlock()
+	if say {
+		s.log.WarnContext(ctx, "sync settings wait for a listing of this source, and that it was listed cannot be stored; it is tried again after the next one", "error", err)
+	}
 }
 
 // knows returns the newest revision of the settings that is known.

@@ -36,7 +36,12 @@ type Status struct {
 	// Feed tells that the server's change hints arrive.
 	Feed  bool
 	Epoch uint64
-	Types map[schemas.Type]TypeStatus
+	// Proves tells that the process stores what it has listed where settings wait for that
+	// (see broker.Snapshot.Awaits): one of an older release does not. Unproven says why that
+	// could not be stored last, "" where it could or nothing waits for it.
+	Proves   bool
+	Unproven string
+	Types    map[schemas.Type]TypeStatus
 }
 
 // TypeStatus is what is known of one type of a source.
@@ -68,4 +73,6 @@ type TypeStatus struct {
 	// RefusedWhy says why the first could not.
 	Refused    int
 	RefusedWhy string
+	// Stale is how many of the refused ones are on record as they were before.
+	Stale int
 }

@@ -255,6 +255,13 @@ func (s Setting) MayTake(t Type, id ID) bool {
 	return rights.Use()
 }
 
+// MayBring tells whether the setting brings the object with that id to a target that has
+// none, or would if it were called otherwise.
+func (s Setting) MayBring(t Type, id ID) bool {
+	rights, _ := s.Rules[t].most(id)
+	return rights.New
+}
+
 // TakenTypes returns the types of which the setting takes anything, in the order
 // of Types: the native window's Description column.
 func (s Setting) TakenTypes() []Type {

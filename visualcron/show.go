@@ -19,12 +19,13 @@ type Change struct {
 }
 
 // Changes is Differences with what each of the two has there, secrets masked (G6). The
-// zero Normal stands for no object.
-func Changes(before, after Normal, limit int) []Change {
+// zero Normal stands for no object. Redact, where it is not nil, takes out of a text what
+// must not be told beside, such as a password within a command line.
+func Changes(before, after Normal, limit int, redact func(string) string) []Change {
 	var out []Change
 	differ(before, after, func(at string, x, y *node) bool {
 		if len(out) < limit {
-			out = append(out, Change{at, x.masked(), y.masked()})
+			out = append(out, Change{at, x.masked(redact), y.masked(redact)})
 		}
 		return len(out) < limit
 	})
@@ -32,29 +33,31 @@ func Changes(before, after Normal, limit int) []Change {
 }
 
 // masked returns a part of a normal form as JSON, with every secret in it masked.
-func (n *node) masked() jsontext.Value {
+func (n *node) masked(redact func(string) string) jsontext.Value {
 	if n == nil {
 		return nil
 	}
-	return n.mask().append(nil)
+	return n.mask(redact).append(nil)
 }
 
-func (n *node) mask() *node {
+func (n *node) mask(redact func(string) string) *node {
 	switch {
 	case n.secret:
 		return textNode(Masked)
 	case n.kind == '{':
 		out := &node{kind: '{'}
 		for _, m := range n.members {
-			out.members = append(out.members, member{m.name, m.value.mask()})
+			out.members = append(out.members, member{m.name, m.value.mask(redact)})
 		}
 		return out
 	case n.kind == '[':
 		out := &node{kind: '['}
 		for _, it := range n.items {
-			out.items = append(out.items, it.mask())
+			out.items = append(out.items, it.mask(redact))
 		}
 		return out
+	case n.kind == '"' && redact != nil:
+		return textNode(redact(n.text()))
 	}
 	return n
 }

@@ -23,7 +23,7 @@ func TestChangesShowNoSecret(t *testing.T) {
 		return n
 	}
 	var lines []string
-	for _, c := range visualcron.Changes(norm(before), norm(after), 100) {
+	for _, c := range visualcron.Changes(norm(before), norm(after), 100, nil) {
 		lines = append(lines, c.Field+" "+string(c.Old)+" "+string(c.New))
 	}
 	got := strings.Join(lines, "\n")
@@ -31,10 +31,10 @@ func TestChangesShowNoSecret(t *testing.T) {
 	if got != want {
 		t.Errorf("changes:\n%s\nwant:\n%s", got, want)
 	}
-	if n := len(visualcron.Changes(norm(before), norm(after), 2)); n != 2 {
+	if n := len(visualcron.Changes(norm(before), norm(after), 2, nil)); n != 2 {
 		t.Errorf("%d changes, want no more than 2", n)
 	}
-	if n := visualcron.Changes(visualcron.Normal{}, norm(after), 9); len(n) != 1 || n[0].Old != nil || strings.Contains(string(n[0].New), "hidden") {
+	if n := visualcron.Changes(visualcron.Normal{}, norm(after), 9, nil); len(n) != 1 || n[0].Old != nil || strings.Contains(string(n[0].New), "hidden") {
 		t.Errorf("against no object: %+v", n)
 	}
 

@@ -62,6 +62,9 @@ afresh.`,
 
 func (a *app) printDrift(r DriftReport, all bool) error {
 	fmt.Fprintf(a.out, "%s: last audit %s\n", clean(r.Setting), when(r.Audit.Began))
+	for _, w := range r.Audit.Warnings {
+		fmt.Fprintf(a.out, "Warning: %s\n", clean(w))
+	}
 	switch {
 	case r.Audit.Failed != "":
 		fmt.Fprintf(a.out, "It could not be made since: %s\n", clean(r.Audit.Failed))

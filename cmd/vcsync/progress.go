@@ -5,22 +5,30 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 )
 
 // progress is a line at the foot of a terminal that says how far something has come;
-// elsewhere it says nothing. It goes to standard error, so that what is printed can be
-// used.
+// elsewhere it says what is waited for, where that takes long. It goes to standard error,
+// so that what is printed can be used.
 type progress struct {
 	w       io.Writer
 	columns int
 	last    string
+	// lines is where there is no terminal, said when something was last said there.
+	lines io.Writer
+	said  time.Time
 }
+
+// sayAfter is how long something is waited for, or the same is not said again, without a
+// terminal.
+const sayAfter = 5 * time.Second
 
 func (a *app) progress() *progress {
 	if !terminal(a.err) || os.Getenv("TERM") == "dumb" {
-		return &progress{}
+		return &progress{lines: a.err, said: time.Now()}
 	}
 	p := &progress{w: a.err, columns: 80}
 	if f, ok := a.err.(*os.File); ok {
@@ -44,7 +52,13 @@ func (p *progress) show(done, total int, what string) {
 }
 
 // note shows a text.
-func (p *progress) note(text string) { p.line(text) }
+func (p *progress) note(text string) {
+	p.line(text)
+	if p.lines != nil && text != p.last && time.Since(p.said) >= sayAfter {
+		p.last, p.said = text, time.Now()
+		fmt.Fprintf(p.lines, "vcsync: %s\n", clean(text))
+	}
+}
 
 func (p *progress) line(text string) {
 	if p.w == nil || text == p.last {

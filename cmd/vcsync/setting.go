@@ -97,7 +97,9 @@ func newSettingAdd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(raw, func() error { return errors.Join(a.settingLine("is stored", out), a.actsLine(out, time.Now())) })
+			return a.show(raw, func() error {
+				return errors.Join(a.settingLine("is stored", out), a.actsLine(cmd.Context(), api, out, time.Now()))
+			})
 		},
 	}
 	s.register(c)
@@ -106,6 +108,7 @@ func newSettingAdd(a *app) *cobra.Command {
 
 func newSettingEdit(a *app) *cobra.Command {
 	var s settingFlags
+	var yes bool
 	c := &cobra.Command{
 		Use:   "edit NAME",
 		Short: "Change a sync setting",
@@ -113,8 +116,9 @@ func newSettingEdit(a *app) *cobra.Command {
 replaces that type's rule. A rule for an object adds or replaces its row; on a type
 that is not taken at all it makes it listed, with just these rows.
 
-An active automatic setting acts on a change at once, at every object. To look first,
-deactivate it, change it, look with "vcsync sync NAME --dry-run", and activate it.
+An active automatic setting acts on a change at once, at every object, so on a terminal
+that is asked about. To look first, deactivate it, change it, look with
+"vcsync sync NAME --dry-run", and activate it.
 
 ` + ruleHelp + "\n\n" + policyHelp,
 		Args: exactly(1, "the setting's name"),
@@ -128,11 +132,11 @@ deactivate it, change it, look with "vcsync sync NAME --dry-run", and activate i
 					return usageError("--active: %w", err)
 				}
 			}
-			any := false
-			for _, n := range append([]string{"from", "to", "rule", "active", "variable-values", "inactive", "description"}, policyFlagNames...) {
-				any = any || cmd.Flags().Changed(n)
+			acts := false // more than words are changed
+			for _, n := range append([]string{"from", "to", "rule", "active", "variable-values", "inactive"}, policyFlagNames...) {
+				acts = acts || cmd.Flags().Changed(n)
 			}
-			if !any {
+			if !acts && !cmd.Flags().Changed("description") {
 				return usageError("nothing to change; see vcsync setting edit --help")
 			}
 			api, err := a.client()
@@ -169,15 +173,24 @@ deactivate it, change it, look with "vcsync sync NAME --dry-run", and activate i
 			if cmd.Flags().Changed("inactive") {
 				body.Active = !s.inactive
 			}
+			if !yes && acts && terminal(a.in) && actsAtOnce(body) {
+				question := fmt.Sprintf("Sync setting %s is active and automatic: this acts at once on %s. Change it?", clean(args[0]), upTo(cmd.Context(), api, body))
+				if err := a.confirm(cmd.Context(), question); err != nil {
+					return err
+				}
+			}
 			var out control.SettingRecord
 			raw, _, err := api.call(cmd.Context(), http.MethodPut, apiPath("settings", args[0]), map[string]string{"If-Match": etag}, body, &out)
 			if err != nil {
 				return err
 			}
-			return a.show(raw, func() error { return errors.Join(a.settingLine("is changed", out), a.actsLine(out, time.Now())) })
+			return a.show(raw, func() error {
+				return errors.Join(a.settingLine("is changed", out), a.actsLine(cmd.Context(), api, out, time.Now()))
+			})
 		},
 	}
 	s.register(c)
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
 }
 
@@ -220,23 +233,59 @@ func (a *app) settingLine(what string, s control.SettingRecord) error {
 }
 
 // actsLine says after a save what follows of it by itself.
-func (a *app) actsLine(s control.SettingRecord, now time.Time) error {
+func (a *app) actsLine(ctx context.Context, api *client, s control.SettingRecord, now time.Time) error {
 	for _, w := range s.Warnings {
 		if _, err := fmt.Fprintf(a.out, "Warning: %s.\n", clean(w)); err != nil {
 			return err
 		}
 	}
 	if never(s.Windows, now) {
-		if _, err := fmt.Fprintln(a.out, "Warning: its sync windows do not open in the next years, so it writes nothing."); err != nil {
-			return err
-		}
+		_, err := fmt.Fprintln(a.out, "Warning: its sync windows do not open in the next years, so it writes nothing.")
+		return err
 	}
-	if !s.Active || len(s.Takes) == 0 || s.Mode != "" && s.Mode != schemas.Automatic.String() {
+	if !actsAtOnce(s.SettingBody) {
 		return nil
 	}
-	_, err := fmt.Fprintf(a.out, "It is active and automatic, so this acts at once on every object that it takes. To look first:\n"+
-		"  vcsync setting deactivate %[1]s, change it, vcsync sync %[1]s --dry-run, vcsync setting activate %[1]s\n", s.ID)
+	_, err := fmt.Fprintf(a.out, "It is active and automatic, so this acts at once on %[2]s. To look first:\n"+
+		"  vcsync setting deactivate %[1]s, change it, vcsync sync %[1]s --dry-run, vcsync setting activate %[1]s\n", s.ID, upTo(ctx, api, s.SettingBody))
 	return err
+}
+
+// actsAtOnce tells whether a setting writes by itself.
+func actsAtOnce(s control.SettingBody) bool {
+	return s.Active && (s.Mode == "" || s.Mode == schemas.Automatic.String()) && len(takenTypes(s)) > 0
+}
+
+// takenTypes returns the types of which a setting takes anything.
+func takenTypes(s control.SettingBody) (out []string) {
+	for t, r := range s.Rules {
+		if r.New || r.Updated || r.Deleted || slices.ContainsFunc(r.Objects, func(o control.ObjectRuleRecord) bool { return o.New || o.Updated || o.Deleted }) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// upTo says on how many objects a setting acts, as far as that is known: what of its
+// types lies at the source.
+func upTo(ctx context.Context, api *client, s control.SettingBody) string {
+	every := "every object that it takes"
+	var r control.StatusReport
+	if _, _, err := api.call(ctx, http.MethodGet, apiPath("status"), nil, nil, &r); err != nil {
+		return every // it is a hint
+	}
+	types, n := takenTypes(s), 0
+	for _, src := range r.Sources {
+		for _, t := range src.Types {
+			if src.Server == s.Source && slices.Contains(types, t.Type) {
+				n += t.Objects
+			}
+		}
+	}
+	if n == 0 {
+		return every
+	}
+	return fmt.Sprintf("every object that it takes, of %d at %s", n, clean(s.Source))
 }
 
 // never tells whether windows do not open in the next years.

@@ -198,6 +198,9 @@ func settingNotes(v control.SettingReport, now time.Time) []string {
 		}
 		out = append(out, note)
 	}
+	if v.Unlisted != "" {
+		out = append(out, shorten(v.Unlisted, 400))
+	}
 	if w := heldWords(v); w != "" {
 		out = append(out, w)
 	}

@@ -79,6 +79,7 @@ func TestStatusSaysWhatASettingWaitsFor(t *testing.T) {
 		{"a window of a setting that is off", control.SettingReport{Window: &control.WindowReport{Changes: later}}, nil},
 		{"off for a time", control.SettingReport{Until: later, Reason: "month end"}, []string{"off until " + when(later) + ": month end"}},
 		{"on for a reason", control.SettingReport{Active: true, Reason: "tried"}, []string{"on: tried"}},
+		{"a listing that does not come", control.SettingReport{Active: true, Unlisted: "update it"}, []string{"update it"}},
 		{"held for an approval", control.SettingReport{Setting: "one", Active: true, Mode: "approve", Drift: &control.DriftRecord{Differs: 5, Held: 4}}, []string{"4 objects are held for an approval: vcsync sync one"}},
 		{"held by its words", control.SettingReport{Setting: "one", Active: true, Mode: "automatic", Drift: &control.DriftRecord{Held: 1}}, []string{"1 object is held: vcsync drift one says why"}},
 		{"a time that is over", control.SettingReport{Active: true, Until: now.Add(-time.Hour)}, []string{"on until " + when(now.Add(-time.Hour)) + ", which is over, and it could not be turned back: see the log of control"}},

@@ -25,18 +25,19 @@ import (
 // runFlags are what sync and diff share.
 type runFlags struct {
 	types, objects []string
-	all            bool
+	all, fields    bool
 }
 
 func (f *runFlags) register(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.types, "type", nil, "only this type; may be repeated")
 	c.Flags().StringArrayVar(&f.objects, "object", nil, "only this object, as TYPE/ID with its id at the source; may be repeated")
 	c.Flags().BoolVar(&f.all, "all", false, "show every object, however many there are")
+	c.Flags().BoolVar(&f.fields, "fields", false, "show old and new values of what differs, without secrets, long ones cut")
 }
 
 // scope reads the flags.
 func (f *runFlags) scope() (control.NewRun, error) {
-	var in control.NewRun
+	in := control.NewRun{Fields: f.fields}
 	for _, text := range f.types {
 		t, err := schemas.ParseType(text)
 		if err != nil {
@@ -502,7 +503,15 @@ func printEntry(w io.Writer, e control.EntryRecord) {
 		fmt.Fprintf(w, "      %s\n", shorten(name, planWidth-indent))
 		fmt.Fprintf(w, "%s%s\n", strings.Repeat(" ", max(indent+2, planWidth-displayWidth(id))), id)
 	}
-	if len(e.Fields) > 0 {
+	for _, c := range e.Changed {
+		fmt.Fprintf(w, "        %s\n", shorten(clean(c.Field), planWidth-indent-2))
+		for _, v := range []struct{ sign, text string }{{"-", c.Old}, {"+", c.New}} {
+			if v.text != "" {
+				fmt.Fprintf(w, "          %s %s\n", v.sign, shorten(clean(v.text), planWidth-indent-6))
+			}
+		}
+	}
+	if len(e.Fields) > 0 && len(e.Changed) == 0 {
 		for _, line := range wrap(clean(strings.Join(e.Fields, ", ")), planWidth-indent-2) {
 			fmt.Fprintf(w, "        %s\n", line)
 		}
@@ -552,6 +561,12 @@ func planTitle(e control.EntryRecord) (int, string, bool) {
 	}
 	if why := cmp.Or(e.Why, e.Reason); why != "" {
 		text += ": " + clean(why)
+	}
+	switch {
+	case act == decide.Wait && e.Opens.IsZero():
+		text += "; none is to open in the next years"
+	case act == decide.Wait:
+		text += "; the next opens at " + when(e.Opens)
 	}
 	rank := slices.Index(acts, act)
 	return rank, text, act == decide.Delete
@@ -627,7 +642,7 @@ func (a *app) printResult(run control.RunRecord, rows []control.EntryRecord, all
 	var left []control.EntryRecord
 	for _, e := range rows {
 		if e.Outcome != "" && e.Outcome != string(broker.OutcomeDone) {
-			e.Fields = nil
+			e.Fields, e.Changed = nil, nil
 			left = append(left, e)
 		}
 	}

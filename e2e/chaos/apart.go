@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type apart struct {
 	rng      *rand.Rand
 	begun    time.Time
 	ended    []string // processes that ended by themselves
+	clerk    *clerk   // nil without -admin
 }
 
 // newApart starts a fleet of roles with so many targets for each source.
@@ -45,28 +47,8 @@ func newApart(ctx context.Context, clustered bool, producers, consumers int, tar
 	if err != nil {
 		return a, errors.Join(err, fleet.Close(true))
 	}
-	for _, source := range []schemas.Slug{"production", "factory"} {
-		n := targets[source]
-		if n == 0 {
-			continue
-		}
-		if _, err := a.AddHost(ctx, source); err != nil {
-			return a, err
-		}
-		a.sources = append(a.sources, source)
-		for i := range n {
-			name := schemas.Slug(fmt.Sprintf("%s-%d", source, 1+i))
-			h, err := a.AddHost(ctx, name)
-			if err != nil {
-				return a, err
-			}
-			a.from[name] = source
-			a.policies[name] = []schemas.ActivePolicy{schemas.Keep, schemas.Off, schemas.Follow}[i%3]
-			h.SetFaults(a.watch(name))
-		}
-		for i := range *jobs {
-			a.put(source, i)
-		}
+	if err := a.hosts(ctx, targets); err != nil {
+		return a, err
 	}
 	if err := a.Start(ctx); err != nil {
 		return a, err
@@ -78,14 +60,46 @@ func newApart(ctx context.Context, clustered bool, producers, consumers int, tar
 	return a, err
 }
 
+// hosts starts the stand-ins, with their jobs.
+func (a *apart) hosts(ctx context.Context, targets map[schemas.Slug]int) error {
+	for _, source := range []schemas.Slug{"production", "factory"} {
+		n := targets[source]
+		if n == 0 {
+			continue
+		}
+		if _, err := a.AddHost(ctx, source); err != nil {
+			return err
+		}
+		a.sources = append(a.sources, source)
+		for i := range n {
+			name := schemas.Slug(fmt.Sprintf("%s-%d", source, 1+i))
+			h, err := a.AddHost(ctx, name)
+			if err != nil {
+				return err
+			}
+			a.from[name] = source
+			a.policies[name] = []schemas.ActivePolicy{schemas.Keep, schemas.Off, schemas.Follow}[i%3]
+			h.SetFaults(a.watch(name))
+		}
+		for i := range *jobs {
+			a.put(source, i)
+		}
+	}
+	return nil
+}
+
 func (a *apart) say(format string, args ...any) {
 	fmt.Printf("chaos: %6.1fs "+format+"\n", append([]any{time.Since(a.begun).Seconds()}, args...)...)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.note("", "", fmt.Sprintf(format, args...))
 }
 
 // diverged returns in what the targets differ from their sources.
 func (a *apart) diverged() (out []string) {
 	for target, source := range a.from {
-		out = append(out, e2e.Diverged(a.Hosts[source], a.Hosts[target], a.policies[target])...)
+		diff := e2e.DivergedPinned(a.Hosts[source], a.Hosts[target], a.policies[target], a.clerk.pins(target))
+		out = append(out, a.clerk.but(diff)...)
 	}
 	return out
 }
@@ -155,11 +169,16 @@ func (a *apart) verdict(ctx context.Context, what string) error {
 		fmt.Println("chaos:", err)
 	}
 	diff := a.diverged()
-	strangers, judged := a.strangers()
-	a.witness.Close()
-	for _, p := range a.All() {
-		p.Kill()
+	var strangers []string
+	judged := a.writes()
+	if a.witness != nil {
+		strangers, judged = a.strangers()
+		a.witness.Close()
+		for _, p := range a.All() {
+			p.Kill()
+		}
 	}
+	a.Kill()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	broken := append(a.broken, strangers...)
@@ -192,10 +211,15 @@ func (a *apart) verdict(ctx context.Context, what string) error {
 	}
 	fmt.Printf("chaos: %d hits of the account password in all folders and debug logs\n", len(hits))
 	broken = append(broken, hits...)
+	if a.clerk != nil {
+		fmt.Printf("chaos: %d faults of pins, runs and jobs that delete themselves\n", len(a.clerk.wrong))
+		broken = append(broken, a.clerk.wrong...)
+	}
 	if writes := a.writes(); writes < len(a.from)**jobs || judged < writes/4 {
 		return fmt.Errorf("the run proves nothing: %d writes for %d jobs at %d targets, and of %d the writer was known", writes, *jobs, len(a.from), judged)
 	}
 	if len(diff)+len(broken)+len(a.ended) > 0 {
+		a.timelines(append(slices.Clone(diff), broken...))
 		return fmt.Errorf("not every promise was kept:\n%s", strings.Join(append(append(diff[:min(len(diff), 40)], broken[:min(len(broken), 60)]...), a.ended...), "\n"))
 	}
 	return nil
@@ -213,6 +237,11 @@ func runApart(ctx context.Context) (err error) {
 		return fmt.Errorf("before any fault: %w", err)
 	} else {
 		a.say("all is captured and applied after %s", took.Round(100*time.Millisecond))
+	}
+	if *admin {
+		if err := a.hire(ctx); err != nil {
+			return err
+		}
 	}
 	rest := a.flows(12)
 	for round := 1; round <= *rounds; round++ {
@@ -238,6 +267,11 @@ func runApart(ctx context.Context) (err error) {
 		}
 	}
 	rest()
+	if a.clerk != nil {
+		if err := a.clerk.close(ctx); err != nil {
+			return err
+		}
+	}
 	return a.verdict(ctx, fmt.Sprintf("%d faults", *rounds))
 }
 

@@ -36,6 +36,8 @@ type flow struct {
 	deletes int // that were asked for at targets
 	asked   []asked
 	under   map[string]int // writes under way, by writer
+	notes   []note
+	selfs   selfs
 }
 
 // asked is a write that a process began at a target.
@@ -65,6 +67,7 @@ func (f *flow) put(source schemas.Slug, i int) {
 		f.at = map[int]time.Time{}
 	}
 	f.at[version] = time.Now()
+	f.note(source, id(i), fmt.Sprintf("the source has version %d", version))
 	f.mu.Unlock()
 	body := fmt.Sprintf(`{"Id":%q,"Name":"Job %d","Group":"Group %d","Description":"version=%d","Stats":{"Active":true},
 		"Variables":[{"Key":"Secret","ValueObject":"dmFsdWU="}],
@@ -86,6 +89,7 @@ func (f *flow) change(source schemas.Slug, n int) {
 		f.version++
 		key := string(source) + "/" + string(id(i))
 		f.history[key] = append(f.history[key], event{f.version, true})
+		f.note(source, id(i), fmt.Sprintf("deleted at the source as of version %d", f.version))
 		f.mu.Unlock()
 		if _, err := f.fleet.Hosts[source].Server.Delete(schemas.Job, id(i)); err != nil {
 			panic(err) // see put
@@ -110,8 +114,11 @@ func (f *flow) watch(target schemas.Slug) func(http.Handler) http.Handler {
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			f.judge(target, r, body)
 			writer := f.fleet.Writer(r)
+			object := string(target) + "/" + string(originOf(idOf(r)))
 			f.way(writer, 1)
 			defer f.way(writer, -1)
+			f.way(object, 1)
+			defer f.way(object, -1)
 			if f.slow > 0 {
 				f.mu.Lock()
 				wait := f.slow/6 + time.Duration(f.rng.Int64N(int64(f.slow*5/6)))
@@ -134,12 +141,16 @@ func (f *flow) way(writer string, n int) {
 
 // judge holds a write against what was before.
 func (f *flow) judge(target schemas.Slug, r *http.Request, body []byte) {
-	id := schemas.ID(r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
+	id := idOf(r)
 	key := string(target) + "/" + string(id)
 	var wrong []string
 	writer := f.fleet.Writer(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.note(target, originOf(id), fmt.Sprintf("%s asks to %s %s version %d", writer, r.Method, id, versionOf(body)))
+	if r.Method == http.MethodPut {
+		wrong = append(wrong, f.elsewhere(target, id)...)
+	}
 	f.asked = append(f.asked, asked{target, writer, time.Now(), r.Method + " " + string(id)})
 	have := f.highest[key]
 	switch r.Method {
@@ -156,7 +167,7 @@ func (f *flow) judge(target schemas.Slug, r *http.Request, body []byte) {
 		f.deletes++
 		// Deleted at the source at some moment after it had the version that the target has.
 		gone := 0
-		for _, e := range f.history[string(f.from[target])+"/"+string(id)] {
+		for _, e := range f.history[string(f.from[target])+"/"+string(originOf(id))] {
 			if e.deleted && e.version > have {
 				gone = e.version
 				break
@@ -173,6 +184,10 @@ func (f *flow) judge(target schemas.Slug, r *http.Request, body []byte) {
 	for _, x := range wrong {
 		f.broken = append(f.broken, time.Now().Format("15:04:05.000 ")+x)
 	}
+}
+
+func idOf(r *http.Request) schemas.ID {
+	return schemas.ID(r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
 }
 
 func versionOf(body []byte) (version int) {

@@ -3,7 +3,8 @@
 // no older version written over a newer one, no two writes of a job at the same
 // time, and no deletion that the source did not make. The stand-in servers run in
 // this process and live on; vcsync is the built binary, a process of its own. With
-// -roles apart it is many: see apart.go.
+// -roles apart it is many: see apart.go. With -admin somebody changes the settings
+// meanwhile: see admin.go.
 package main
 
 import (
@@ -34,6 +35,7 @@ var (
 	binary  = flag.String("binary", "bin/vcsync", "the program under test")
 	roles   = flag.String("roles", "one", "one: everything is one process; apart: broker, control, producers and consumers are processes; frozen: apart, and only the consumer that is writing is frozen, again and again; cluster: apart on a cluster of three brokers, whose members fail in turn")
 	files   = flag.String("files", "deploy/nats", "the configuration of the cluster")
+	admin   = flag.Bool("admin", false, "with -roles one or apart: somebody changes the settings, their pins and their runs meanwhile; see admin.go")
 	settle  = flag.Duration("settle", 5*time.Minute, "how long the targets may take to become equal after the last kill")
 )
 
@@ -53,6 +55,16 @@ func main() {
 	default:
 		fmt.Fprintf(os.Stderr, "chaos: -roles %q: want one, apart, frozen or cluster\n", *roles)
 		os.Exit(2)
+	}
+	if *admin {
+		switch *roles {
+		case "one":
+			do = runOneAdmin
+		case "apart":
+		default:
+			fmt.Fprintf(os.Stderr, "chaos: -admin goes with -roles one and apart, not with %s\n", *roles)
+			os.Exit(2)
+		}
 	}
 	if err := do(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
