@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -229,9 +230,13 @@ func TestAHandEditBetweenTriesIsNotApproved(t *testing.T) {
 				w.StartConsumer()
 				time.Sleep(time.Minute)
 				p, _ := w.Ask(oneSetting, broker.RunScope{})
+				var written atomic.Bool
 				test.SetFaults(func(next http.Handler) http.Handler {
 					return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 						if r.Method != http.MethodPut {
+							if edit && strings.Contains(r.URL.Path, string(jobID(1))) && written.CompareAndSwap(true, false) {
+								putJob(t, test, 1, "by hand") // before the next try reads it
+							}
 							next.ServeHTTP(rw, r)
 							return
 						}
@@ -239,9 +244,7 @@ func TestAHandEditBetweenTriesIsNotApproved(t *testing.T) {
 						b = bytes.Replace(b, []byte(`"new"`), []byte(`"altered by the target"`), 1)
 						r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
 						next.ServeHTTP(rw, r)
-						if edit {
-							time.AfterFunc(100*time.Millisecond, func() { putJob(t, test, 1, "by hand") })
-						}
+						written.Store(true)
 					})
 				})
 				_, entries := w.Approve(p)

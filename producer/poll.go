@@ -330,7 +330,7 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 	}
 	e.Version = s.next(k)
 	e.OriginPath = s.echo.path(l.t, r.ID, n.Digest, k.last())
-	if k != nil && k.digest != n.Digest && e.OriginPath == nil {
+	if k != nil && k.digest != n.Digest && e.OriginPath == nil && !k.foreign {
 		s.changed(l.t, r.ID, n.Digest, k.seq+1, moments)
 	} else if k == nil || k.digest != n.Digest {
 		s.sawMoments(l.t, r.ID, moments)
@@ -451,7 +451,7 @@ func (s *source) relearn(ctx context.Context, key schemas.Key, id schemas.ID) er
 	if err != nil {
 		return err
 	}
-	s.base[key.Type][id] = &known{version: last.Head.Version, digest: last.Head.Digest, seq: last.Seq, spoiled: last.Spoiled}
+	s.base[key.Type][id] = &known{version: last.Head.Version, digest: last.Head.Digest, seq: last.Seq, spoiled: last.Spoiled, foreign: true}
 	return nil
 }
 

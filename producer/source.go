@@ -81,6 +81,9 @@ type known struct {
 	// spoiled tells that what stands last in the stream is not this state: the object
 	// has to be published anew, equal or not.
 	spoiled bool
+	// foreign tells that another than this process said it last: what the source has is
+	// not a way back from there.
+	foreign bool
 }
 
 // last returns the digest that was last published, "" where none was.
