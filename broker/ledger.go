@@ -74,7 +74,8 @@ type Entry struct {
 	Own      string   `json:"own,omitzero"`
 	LeftKept []string `json:"leftKept,omitzero"`
 	// Open tells of an Intent to create a job that deletes itself that a write may have
-	// arrived: the job may have run and gone.
+	// arrived, and of what was Removed that vcsync found it gone: a job may have run and
+	// gone.
 	Open bool `json:"open,omitzero"`
 	// Ours tells of an Intent that the object was Applied or Adopted before; the
 	// intent alone is no ownership, since the write may have been refused (G4).
@@ -168,7 +169,7 @@ func (e Entry) Displacing(before Entry) Entry {
 	without := func(d Displaced) {
 		out = slices.DeleteFunc(out, func(o Displaced) bool { return o == d })
 	}
-	if was := (Displaced{before.Source, before.From()}); before.ID != "" && was != (Displaced{e.Source, e.From()}) && (before.Owned() || before.State == Intent && before.Open) {
+	if was := (Displaced{before.Source, before.From()}); before.ID != "" && was != (Displaced{e.Source, e.From()}) && (before.Owned() || before.Open) {
 		without(was)
 		out = append(out, was)
 	}

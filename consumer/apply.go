@@ -547,6 +547,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	switch d.Act {
 	case decide.Delete:
 	case decide.Adopt:
+		record.Open = true // a job may have run here, and gone by itself
 		return false, l.record(ctx, record)
 	case decide.Wait:
 		return false, &errWindow{l.opens, l.setting, v.inForce()}

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -268,6 +269,41 @@ func TestWhatChangesByItselfDoesNotPingPong(t *testing.T) {
 		}
 		for _, p := range listParked(t, w) {
 			t.Errorf("parked: %s %s %s: %s", p.Class, p.Type, p.Name, p.Reason)
+		}
+	})
+}
+
+// TestAJobThatRanAndComesBackAtItsSource: it ran at both and was gone at both. Whoever
+// brings it back at the source is asked before it runs at the target once more.
+func TestAJobThatRanAndComesBackAtItsSource(t *testing.T) {
+	t.Parallel()
+	selfWorld(t, func(w *e2e.World, prod, test *e2e.Host) {
+		selfJob(t, prod, 1, true, "runs and goes", removes)
+		selfJob(t, prod, 2, true, "stays", "")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(2 * time.Minute)
+		act(t, test, "removed", 1)
+		act(t, prod, "removed", 1)
+		time.Sleep(10 * time.Minute)
+		selfJob(t, prod, 1, true, "runs and goes", removes)
+		time.Sleep(10 * time.Minute)
+		if _, _, there := jobAt(t, test, 1); there {
+			t.Error("it was made again at the target, where it ran")
+		}
+		if p := parkedAs(w, "test", 1); p.Class != "may have run" {
+			t.Errorf("parked %+v", p)
+		}
+		for _, p := range listParked(t, w) {
+			p.RetryAsked = p.RetryDone + 1
+			w.Do(func(ctx context.Context) error {
+				_, err := w.Broker.PutParked(ctx, p)
+				return err
+			})
+		}
+		time.Sleep(time.Minute)
+		if _, _, there := jobAt(t, test, 1); !there {
+			t.Error("a person asked for it, and it is not there")
 		}
 	})
 }

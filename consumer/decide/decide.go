@@ -157,8 +157,8 @@ type Situation struct {
 	// Unfinished: the version on record was dealt with under other terms, or is to be
 	// completed.
 	Unfinished bool
-	// MayHaveRun: the write that was begun may have arrived, and the object may have
-	// run and gone.
+	// MayHaveRun: the write that was begun may have arrived, or what was brought was found
+	// gone; the object may have run and gone.
 	MayHaveRun bool
 	Elsewhere  Elsewhere
 
@@ -339,7 +339,7 @@ func wantedThere(s Situation) Decision {
 		return nothing(NewOff)
 	case s.Record.IsBrought() && s.RemovesItself:
 		return nothing(HasRun) // it was here, ran and deleted itself: it must not run again
-	case (s.Record == Begun || s.Record == BegunAgain) && s.MayHaveRun && !s.Asked:
+	case (s.Record == Begun || s.Record == BegunAgain || s.Record == Removed && s.RemovesItself) && s.MayHaveRun && !s.Asked:
 		return Decision{Act: Park, Reason: MayHaveRun, Would: Add}
 	}
 	return oneHome(s, edited(s, Decision{Act: Add, Reason: IsNew}))

@@ -74,7 +74,7 @@ var reasons = map[Reason]words{
 	IsNew:          {"the target has none", ""},
 	HasRun:         {"it was here, and deletes itself when it has run", ""},
 	RunsAndGoes:    {"it deletes itself when it has run; nobody deleted it", ""},
-	MayHaveRun:     {"the job deletes itself when it has run, and whether an earlier write of it arrived is not known: it may have run there", "retry to create it again, or discard this version"},
+	MayHaveRun:     {"the job deletes itself when it has run, and it was gone when vcsync looked, or whether an earlier write of it arrived is not known: it may have run there", "retry to create it again, or discard this version"},
 	OtherHome:      {"vcsync brought it to another id at the target before a pin came, changed or went, and there it is: both would run", "remove the old one at the target, or change the pin back; it goes by itself then, within minutes"},
 	RanElsewhere:   {"it was brought to another id at the target, is there no more, and deletes itself when it has run: it may have run there", "retry to create it again, or discard this version"},
 	LeftBehind:     {"vcsync brought it here, and by the pins it belongs to another id now", "remove it at the target, or change the pin back"},
