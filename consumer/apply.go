@@ -430,7 +430,6 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if !l.stands(v, tm, sit) {
 		return true, nil // G13
 	}
-	mayHaveRun := entry.Open && entry.From() == ev.Object.ID
 	// Before a first create: a crash after it and a later deletion would leave an orphan.
 	// Before any write to a server that is a source too: its producer has to recognise the
 	// echo, however early it looks. Before any of a job that deletes itself: it may run and
@@ -468,17 +467,17 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		return false, err
 	}
 	if !l.stands(v, tm, sit) {
-		return true, l.unsent(ctx, intent, mayHaveRun) // G13
+		return true, l.unsent(ctx, intent, entry, known) // G13
 	}
 	if !l.sends() {
-		return true, l.unsent(ctx, intent, mayHaveRun)
+		return true, l.unsent(ctx, intent, entry, known)
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {
-			if uerr := l.unsent(ctx, intent, mayHaveRun); uerr != nil {
+			if uerr := l.unsent(ctx, intent, entry, known); uerr != nil {
 				return false, uerr
 			}
 		}
@@ -494,6 +493,14 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if got.Digest != want.Digest {
 		if l.grant != nil {
 			l.grant.left = got.Digest
+		}
+		if !sit.Edited { // it is nobody's edit that the target stores otherwise
+			if intent.Before, err = l.left(stored, got, record, can.Secrets); err != nil {
+				return false, err
+			}
+			if err := l.put(ctx, intent); err != nil {
+				return false, err
+			}
 		}
 		return false, &errMismatch{visualcron.Differences(want, got, 8)}
 	}

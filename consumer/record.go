@@ -127,9 +127,16 @@ func (l *look) isAsked() bool {
 	return l.hand.RetryAsked > l.hand.RetryDone && l.hand.IsOf(l.hand.Source, l.event.Object.ID)
 }
 
-// unsent takes back that a write may have arrived, unless an earlier one may have.
-func (l *look) unsent(ctx context.Context, intent broker.Entry, before bool) error {
-	if !intent.Open || before {
+// unsent takes back an intent whose write surely did not arrive: what was on record before
+// holds again, also who brought what stands there.
+func (l *look) unsent(ctx context.Context, intent, before broker.Entry, known bool) error {
+	if known {
+		if err := l.ledger.Put(ctx, before); err != nil {
+			return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err)
+		}
+		return nil
+	}
+	if !intent.Open {
 		return nil
 	}
 	intent.Open = false

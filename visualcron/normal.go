@@ -353,12 +353,13 @@ type Moments struct {
 	Local bool
 }
 
-// Back tells whether what a server says now lies before what it said: by more than an
-// hour where it tells local time.
+// Back tells whether what a server says now lies before what it said: by more than ten
+// minutes, since runs may overlap and clocks are set, and by more than an hour where it
+// tells local time.
 func (m Moments) Back(now Moments) bool {
-	var slack time.Duration
+	slack := 10 * time.Minute
 	if m.Local || now.Local {
-		slack = time.Hour
+		slack += time.Hour
 	}
 	back := func(was, is time.Time) bool { return !was.IsZero() && !is.IsZero() && is.Add(slack).Before(was) }
 	return back(m.Ran, now.Ran) || back(m.Edited, now.Edited)
