@@ -79,8 +79,12 @@ type Entry struct {
 	Open bool `json:"open,omitzero"`
 	// Ours tells of an Intent that the object was Applied or Adopted before; the
 	// intent alone is no ownership, since the write may have been refused (G4).
-	Ours bool      `json:"ours,omitzero"`
-	At   time.Time `json:"at"`
+	Ours bool `json:"ours,omitzero"`
+	// Again tells of an Intent that the version was dealt with before under the same
+	// terms: who asked for this write wanted it, an approval or an audit that heals, and
+	// nobody else does.
+	Again bool      `json:"again,omitzero"`
+	At    time.Time `json:"at"`
 	// Applied counts the versions of the object that were dealt with at the target:
 	// written, found equal, removed or found gone. Superseded counts those that a newer
 	// one overtook on the way. Together they are the revision of Version; see Counted

@@ -248,6 +248,8 @@ func recordOf(e broker.Entry, known bool) decide.Record {
 		return decide.NoRecord
 	case e.State == broker.Removed:
 		return decide.Removed
+	case e.State == broker.Intent && e.Ours && e.Again:
+		return decide.Brought // what else was begun, this version is on record
 	case e.State == broker.Intent && e.Ours:
 		return decide.BegunAgain
 	case e.State == broker.Intent:
@@ -460,6 +462,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	if ours {
 		intent.Version, intent.Ours = entry.Version, owned(entry)
+		intent.Again = sit.Record == decide.Brought && sit.Age == decide.Same && !sit.Unfinished
 	} else {
 		intent.Version = schemas.Version{}
 	}

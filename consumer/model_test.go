@@ -246,6 +246,7 @@ func (a *actor) do(p *plain, o decide.Occasion, approved bool, f fault) decide.D
 		intent := rec
 		intent.State, intent.Ours = broker.Intent, a.known && owned(a.entry) && a.entry.Source == "s"
 		intent.Version = a.entry.Version
+		intent.Again = sit.Record == decide.Brought && sit.Age == decide.Same && !sit.Unfinished
 		if p.source == "" {
 			intent.AtTarget, intent.Ours = "", true
 		}
@@ -463,7 +464,7 @@ func (r *reference) note(a *actor, p plain, before string, d decide.Decision, f 
 				r.left = []string{"", before}
 			}
 		}
-		r.isDone = false
+		r.isDone = r.isDone && r.done == p.revision && p.source != "" // who asked for a heal asks again
 		return // parked or asked as before
 	case d.Act == decide.Park:
 		r.waits, r.givenUp, r.asked = p.revision, false, false

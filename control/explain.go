@@ -172,7 +172,7 @@ func explain(f facts) ExplainRecord {
 		r.Name, r.Version = f.newest.Name, f.newest.Version.String()
 	}
 	e := f.outlook.Entry
-	ours := e != nil && e.Source == v.Source && e.From() == f.id && !e.Version.IsZero() && e.State != broker.Intent
+	ours := e != nil && e.Source == v.Source && e.From() == f.id && !e.Version.IsZero() && (e.State != broker.Intent || e.Again)
 	if ours {
 		r.Record, r.Since = e.Version.String(), e.At
 	}

@@ -501,7 +501,7 @@ func (s *Server) places(ctx context.Context, n broker.Newest) ([]PlaceRecord, er
 				p.ID = string(e.ID)
 			}
 			if !e.Version.IsZero() {
-				p.Version, p.Newest = e.Version.String(), e.Version == n.Version && e.State != broker.Intent
+				p.Version, p.Newest = e.Version.String(), e.Version == n.Version && (e.State != broker.Intent || e.Again)
 			}
 			if err := s.holdOf(ctx, &p, n, e.ID, takers); err != nil {
 				return nil, err

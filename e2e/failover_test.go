@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
 )
@@ -124,4 +125,51 @@ func TestATakeoverThatDoesNotArriveTakesNothing(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestADroppedRunHealsNothing: a person approves a plan that undoes an edit at the target,
+// the target is busy, and the run is dropped, or its approval expires. From then on nobody
+// wants that write.
+func TestADroppedRunHealsNothing(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"dropped", "expired"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+				prod, test := w.Hosts["production"], w.Hosts["test"]
+				putJob(t, prod, 1, "of the source")
+				w.StartProducer()
+				w.StartConsumer()
+				time.Sleep(2 * time.Minute)
+				putJob(t, test, 1, "by hand")
+				time.Sleep(20 * time.Minute)
+				p, entries := w.Ask(oneSetting, broker.RunScope{})
+				same(t, "plan", entries, "Job 1 different: update (differs)")
+				var n atomic.Int32
+				test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
+					if r.Method == http.MethodPut {
+						n.Add(1)
+					}
+					if n.Load() > 0 {
+						rw.WriteHeader(http.StatusServiceUnavailable)
+					}
+					return n.Load() > 0
+				}))
+				w.Move(oneSetting, broker.RunApplying, p.ID)
+				if how == "dropped" {
+					time.Sleep(5 * time.Minute)
+					w.Move(oneSetting, broker.RunDropped, "")
+				} else {
+					time.Sleep(70 * time.Minute)
+					w.Finish(p)
+				}
+				time.Sleep(5 * time.Minute)
+				test.SetFaults(nil)
+				time.Sleep(40 * time.Minute)
+				if got := description(t, test, 1); got != "by hand" || n.Load() == 0 {
+					t.Errorf("the target has %q after %d tries and a run that was %s", got, n.Load(), how)
+				}
+			})
+		})
+	}
 }
