@@ -465,7 +465,7 @@ func (r *reference) note(a *actor, p plain, before string, d decide.Decision, f 
 			}
 		}
 		r.isDone = r.isDone && r.done == p.revision && p.source != "" // who asked for a heal asks again
-		return // parked or asked as before
+		return                                                        // parked or asked as before
 	case d.Act == decide.Park:
 		r.waits, r.givenUp, r.asked = p.revision, false, false
 		return
