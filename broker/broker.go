@@ -80,7 +80,8 @@ type Config struct {
 	// EventsMaxBytes limits VCS_EV when it is created, and VCS_BODY by as much, at
 	// least 1 GiB; 8 GiB where 0. A full stream refuses new events, it forgets none.
 	EventsMaxBytes int64
-	// AcceptLoss goes on with a store that went backwards, under new epochs.
+	// AcceptLoss goes on with a store that went backwards, or whose damaged streams were
+	// moved aside, under new epochs.
 	AcceptLoss bool
 	// LazySync leaves writing to disk to the operating system. A power cut then
 	// loses what was acknowledged; for simulations only.
@@ -129,7 +130,7 @@ type Broker struct {
 // and buckets, and the high-water check. A role that runs apart waits until ctx ends
 // for a broker that cannot be reached, and Producer and Consumer for what Control
 // has not made yet. It returns errors that wrap ErrInUse, ErrKeyring, ErrLayout,
-// ErrBroker or ErrWentBackwards where one of these stopped it; nothing runs then.
+// ErrBroker or ErrDamaged or ErrWentBackwards where one of these stopped it; nothing runs then.
 func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -170,7 +171,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		if !cfg.Role.owns() {
 			return nil, fmt.Errorf("a %s has no broker of its own: say where it is with VCSYNC_NATS_URL, such as tls://host:4222", cfg.Role)
 		}
-		if b.srv, err = startEmbedded(ctx, cfg); err != nil {
+		if b.srv, err = startEmbedded(ctx, cfg, b.mark.sequence); err != nil {
 			return nil, err
 		}
 	} else if b.signIn, err = signInOptions(cfg); err != nil {
@@ -231,7 +232,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 }
 
 // Lost yields the error of a store that went backwards while it was in use: its
-// user has to end then. It never yields where the broker is embedded.
+// user has to end then.
 func (b *Broker) Lost() <-chan error { return b.lost }
 
 // JS returns the JetStream context of the broker's own connection.

@@ -38,9 +38,10 @@ type embedded struct {
 	server *server.Server
 	key    nkeys.KeyPair
 	public string
+	damage []string // of streams that were moved aside, since their loss was accepted
 }
 
-func startEmbedded(ctx context.Context, cfg Config) (_ *embedded, err error) {
+func startEmbedded(ctx context.Context, cfg Config, reached func(stream string) uint64) (_ *embedded, err error) {
 	host, port, err := loopback(cfg.Listen)
 	if err != nil {
 		return nil, err
@@ -60,6 +61,9 @@ func startEmbedded(ctx context.Context, cfg Config) (_ *embedded, err error) {
 			letGo(o)
 		}
 		return o
+	}
+	if e.damage, err = settleDamage(ctx, cfg.Log, cfg.Dir, filepath.Join(cfg.Dir, storeFolder), cfg.AcceptLoss, reached); err != nil {
+		return nil, err
 	}
 	if err := e.settleUnclean(ctx, cfg.Log, true, func() *server.Options { return opts(false) }); err != nil {
 		return nil, err

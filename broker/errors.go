@@ -13,6 +13,8 @@ var (
 	ErrBroker = errors.New("the broker cannot be used")
 	// ErrWentBackwards says that a stream holds less than it once held.
 	ErrWentBackwards = errors.New("the store went backwards")
+	// ErrDamaged says that files of the store are not what the broker wrote.
+	ErrDamaged = errors.New("the store is damaged")
 	// ErrConflict says that the record or object was changed by somebody else since
 	// it was read.
 	ErrConflict = errors.New("changed by somebody else meanwhile")

@@ -61,6 +61,18 @@ type highWaterRecord struct {
 type streamMark struct {
 	Incarnation string `json:"incarnation"`
 	Sequence    uint64 `json:"sequence"`
+	// Subjects is how many subjects the stream held, which in a stream that forgets
+	// nothing never gets less. A purge leaves the sequence as it was. 0 is not known.
+	Subjects uint64 `json:"subjects,omitzero"`
+}
+
+// markOf is the mark of a stream as it stands.
+func markOf(name string, info *jetstream.StreamInfo) streamMark {
+	m := streamMark{Incarnation: info.Config.Metadata[incarnationKey], Sequence: info.State.LastSeq}
+	if info.Config.MaxAge == 0 && name != streamBodies { // the bodies are purged by control
+		m.Subjects = info.State.NumSubjects
+	}
+	return m
 }
 
 func openHighWater(dir string) (*highWater, error) {
@@ -93,6 +105,12 @@ func (h *highWater) stream(name string) (streamMark, bool) {
 	return m, ok
 }
 
+// sequence is how far a stream is known to have come, 0 where that is not known.
+func (h *highWater) sequence(name string) uint64 {
+	m, _ := h.stream(name)
+	return m.Sequence
+}
+
 // save writes the file where it changed.
 func (h *highWater) save() error {
 	h.mu.Lock()
@@ -119,6 +137,8 @@ func (b *Broker) behind(infos map[string]*jetstream.StreamInfo) (lost []string) 
 			lost = append(lost, name+" was created anew")
 		case info.State.LastSeq < m.Sequence:
 			lost = append(lost, fmt.Sprintf("%s stands at %d and had reached %d", name, info.State.LastSeq, m.Sequence))
+		case markOf(name, info).Subjects < m.Subjects:
+			lost = append(lost, fmt.Sprintf("%s holds %d subjects and had %d: it was purged, or lost messages", name, info.State.NumSubjects, m.Subjects))
 		}
 	}
 	return lost
@@ -147,6 +167,9 @@ func (b *Broker) checkHighWater(ctx context.Context, accept bool) error {
 	mine := b.mark.rec.Generation
 	b.mark.mu.Unlock()
 	lost := b.behind(infos)
+	if b.srv != nil {
+		lost = append(lost, b.srv.damage...)
+	}
 	if mine > stored {
 		lost = append(lost, fmt.Sprintf("%s is of a time before a loss that was accepted since", BucketConfig))
 	}
@@ -183,7 +206,7 @@ func (b *Broker) checkHighWater(ctx context.Context, accept bool) error {
 	b.mark.mu.Lock()
 	b.mark.rec.Generation = stored
 	for name, info := range infos {
-		b.mark.rec.Streams[name] = streamMark{info.Config.Metadata[incarnationKey], info.State.LastSeq}
+		b.mark.rec.Streams[name] = markOf(name, info)
 	}
 	b.mark.mu.Unlock()
 	return b.mark.save()
@@ -245,8 +268,9 @@ func (b *Broker) takeMarks(infos map[string]*jetstream.StreamInfo) (moved bool) 
 	for name, m := range b.mark.rec.Streams {
 		if info := infos[name]; info != nil && m.Incarnation == info.Config.Metadata[incarnationKey] && info.State.LastSeq > m.Sequence {
 			moved = moved || name != "KV_"+BucketLease && name != "KV_"+BucketStatus
-			m.Sequence = info.State.LastSeq
-			b.mark.rec.Streams[name] = m
+			now := markOf(name, info)
+			now.Subjects = max(now.Subjects, m.Subjects)
+			b.mark.rec.Streams[name] = now
 		}
 	}
 	return moved
@@ -255,9 +279,13 @@ func (b *Broker) takeMarks(infos map[string]*jetstream.StreamInfo) (moved bool) 
 // saveLeast is how often the high-water file is written where only leases moved.
 const saveLeast = time.Minute
 
+func wentBackwardsInUse(lost []string) error {
+	return fmt.Errorf("%w while it was in use: %s: this process ends, since what it remembers is of the time before; its next start says what to do", ErrWentBackwards, strings.Join(lost, ", "))
+}
+
 // keepMark writes the high-water file every second in which something moved. It also
-// looks whether an external store went backwards while it was in use, which nobody
-// would notice at its next start: by then the lost numbers may be given out again.
+// looks whether the store went backwards while it was in use, which nobody would notice
+// at its next start: by then the lost numbers may be given out again.
 func (b *Broker) keepMark(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -270,6 +298,19 @@ func (b *Broker) keepMark(ctx context.Context) {
 		case <-tick.C:
 		}
 		infos, err := b.streams(ctx)
+		if err == nil && b.srv != nil {
+			// Nobody takes over here, so nothing lags or is offline.
+			lost := b.behind(infos)
+			for _, name := range layoutNames() {
+				if infos[name] == nil {
+					lost = append(lost, name+" is gone")
+				}
+			}
+			if lost != nil {
+				b.lost <- wentBackwardsInUse(lost)
+				return
+			}
+		}
 		if err == nil && b.srv == nil {
 			lost := b.behind(infos)
 			switch {
@@ -284,7 +325,7 @@ func (b *Broker) keepMark(ctx context.Context) {
 				lost, over = append(lost, fmt.Sprintf("the store was exchanged, or a loss was accepted in it: generation %d in place of %d", now, b.mark.generation())), true
 			}
 			if over {
-				b.lost <- fmt.Errorf("%w while it was in use: %s: this process ends, since what it remembers is of the time before; its next start says what to do", ErrWentBackwards, strings.Join(lost, ", "))
+				b.lost <- wentBackwardsInUse(lost)
 				return
 			}
 		}

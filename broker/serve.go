@@ -32,6 +32,8 @@ type ServeConfig struct {
 	// Reload makes the broker read its users, certificates or File again. Each is
 	// logged. May be nil.
 	Reload <-chan os.Signal
+	// AcceptLoss moves damaged streams aside. Control then needs it too, to make them anew.
+	AcceptLoss bool
 	// Log is where the broker speaks; slog.Default() where nil.
 	Log *slog.Logger
 	// Ready is called once, when the broker takes connections, with its address.
@@ -41,8 +43,9 @@ type ServeConfig struct {
 // Serve runs a broker until ctx ends, and returns when all is on disk. It lets in
 // only the keys of users.conf, over TLS 1.3, and writes to disk before it
 // acknowledges. After an unclean stop of a single broker it starts and stops it once
-// before anybody connects. Errors wrap ErrInUse or ErrBroker where one of these
-// stopped it.
+// before anybody connects. Before that it reads the files of the streams, unless it is a
+// member of a cluster, and refuses damaged ones. Errors wrap ErrInUse, ErrBroker or
+// ErrDamaged where one of these stopped it.
 func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -68,6 +71,11 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 	}
 	e := &embedded{dir: cfg.Dir}
 	clustered := opts.Cluster.Port != 0
+	if !clustered {
+		if _, err := settleDamage(ctx, cfg.Log, cfg.Dir, opts.StoreDir, cfg.AcceptLoss, nil); err != nil {
+			return err
+		}
+	}
 	// The store of a cluster's member is never opened outside of the cluster. There the
 	// others go on while one comes back.
 	if err := e.settleUnclean(ctx, cfg.Log, !clustered, func() *server.Options { return aside(opts) }); err != nil {

@@ -21,6 +21,7 @@ import (
 
 func newBrokerCommand(a *app) *cobra.Command {
 	var file string
+	var acceptLoss bool
 	c := &cobra.Command{
 		Use:   "broker",
 		Short: "Run the broker alone, for producers, consumers and control elsewhere",
@@ -32,7 +33,10 @@ With --config it runs a NATS configuration in place of these, such as that of a
 cluster in deploy/nats; VCSYNC_DATA then holds the lock, and the store where the
 file names no other place.
 
-SIGHUP makes it read users.conf and the certificates again, or the file.`,
+SIGHUP makes it read users.conf and the certificates again, or the file.
+
+A store whose files are damaged is refused, unless the broker is of a cluster. To go on
+without what is damaged, start this once with --accept-loss, and then control.`,
 		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfigOf(true)
@@ -46,7 +50,7 @@ SIGHUP makes it read users.conf and the certificates again, or the file.`,
 			defer signal.Stop(reload)
 			ready := false
 			err = broker.Serve(cmd.Context(), broker.ServeConfig{Dir: cfg.Data, Keys: cmp.Or(cfg.Keys, cfg.Data), Listen: cmp.Or(cfg.NATSListen, defaultNATSListen),
-				File: file, Reload: reload, Log: log, Ready: func(address string) error {
+				File: file, AcceptLoss: acceptLoss, Reload: reload, Log: log, Ready: func(address string) error {
 					ready = true
 					_, err := fmt.Fprintf(a.out, "vcsync %s: the broker is ready at tls://%s\n", buildVersion(), address)
 					return err
@@ -63,6 +67,7 @@ SIGHUP makes it read users.conf and the certificates again, or the file.`,
 		},
 	}
 	c.Flags().StringVar(&file, "config", "", "NATS configuration to run, such as deploy/nats/node1.conf")
+	c.Flags().BoolVar(&acceptLoss, "accept-loss", false, "move damaged streams aside and go on without them")
 	c.AddCommand(newBrokerInitCommand(a))
 	return c
 }

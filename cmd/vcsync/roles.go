@@ -76,7 +76,7 @@ func roleCommand(a *app, role broker.Role, c *cobra.Command) *cobra.Command {
 		})
 	}
 	if role == broker.Control {
-		c.Flags().BoolVar(&acceptLoss, "accept-loss", false, "go on with a store that holds less than it once held, under new epochs")
+		c.Flags().BoolVar(&acceptLoss, "accept-loss", false, "go on with a store that is damaged or holds less than it once held, under new epochs and in safe mode")
 	}
 	return c
 }

@@ -33,6 +33,6 @@ configuration comes from the environment; see docs/configuration.md.`,
 			})
 		},
 	}
-	c.Flags().BoolVar(&acceptLoss, "accept-loss", false, "go on with a store that holds less than it once held, under new epochs")
+	c.Flags().BoolVar(&acceptLoss, "accept-loss", false, "go on with a store that is damaged or holds less than it once held, under new epochs and in safe mode")
 	return c
 }
