@@ -108,7 +108,9 @@ type World struct {
 	Lease  broker.LeaseTimes
 	// ListTimeout bounds a listing; as long as the connector itself bounds it where zero.
 	ListTimeout time.Duration
-	Log         *slog.Logger
+	// AcceptLoss opens the broker with --accept-loss.
+	AcceptLoss bool
+	Log        *slog.Logger
 
 	producer, consumer, durables *role
 	// Prod and Cons are the running managers, nil when stopped.
@@ -132,11 +134,18 @@ func NewWorld(t testing.TB) *World {
 // OpenBroker opens the broker on the world's folder.
 func (w *World) OpenBroker() {
 	w.T.Helper()
-	b, err := broker.Open(context.Background(), broker.Config{Dir: w.Dir + "/data", LazySync: true, Settle: 5 * time.Second, EventsMaxBytes: 1 << 30, Log: w.Log})
-	if err != nil {
+	if err := w.TryBroker(); err != nil {
 		w.T.Fatalf("open broker: %v", err)
 	}
-	w.Broker = b
+}
+
+// TryBroker is OpenBroker where that may fail.
+func (w *World) TryBroker() error {
+	b, err := broker.Open(context.Background(), broker.Config{Dir: w.Dir + "/data", LazySync: true, Settle: 5 * time.Second, EventsMaxBytes: 1 << 30, AcceptLoss: w.AcceptLoss, Log: w.Log})
+	if err == nil {
+		w.Broker = b
+	}
+	return err
 }
 
 // NewHost opens a stand-in in memory, watched, as with changes its configuration.
@@ -189,13 +198,19 @@ func (w *World) AddHost(name schemas.Slug, with ...func(*standin.Config)) *Host 
 		h.Server.Close()
 	})
 	w.Hosts[name] = h
+	w.Register(h)
+	return h
+}
+
+// Register stores a host's server record and password, in a store that has none.
+func (w *World) Register(h *Host) {
+	w.T.Helper()
 	w.Do(func(ctx context.Context) error {
-		if _, err := w.Broker.PutServer(ctx, schemas.Server{ID: name, Connector: "bridge", Address: "http://" + string(name) + ".invalid", User: h.user}, 0); err != nil {
+		if _, err := w.Broker.PutServer(ctx, schemas.Server{ID: h.Name, Connector: "bridge", Address: "http://" + string(h.Name) + ".invalid", User: h.user}, 0); err != nil {
 			return err
 		}
-		return w.Broker.SetPassword(ctx, name, Password)
+		return w.Broker.SetPassword(ctx, h.Name, Password)
 	})
-	return h
 }
 
 func (h *Host) observe(x standin.Write) func(standin.Result) {
@@ -435,10 +450,16 @@ func (h *Host) holds(t schemas.Type, source, own []byte, policy schemas.ActivePo
 // again: it is this process's own, so its leases are a dead one's.
 func (w *World) Crash() {
 	w.T.Helper()
+	w.Die()
+	w.OpenBroker()
+}
+
+// Die ends everything as the death of the process would.
+func (w *World) Die() {
+	w.T.Helper()
 	w.StopProducer(consumer.ErrCrash)
 	w.StopConsumer(consumer.ErrCrash)
 	if err := w.Broker.Close(); err != nil {
 		w.T.Fatal(err)
 	}
-	w.OpenBroker()
 }

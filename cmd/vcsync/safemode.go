@@ -21,9 +21,9 @@ func newSafeModeCommand(a *app) *cobra.Command {
 the entries of a plan that a person approved (vcsync rebuild, vcsync sync). Capture,
 plans and audits go on, and what is equal is put on record.
 
-vcsync enters it by itself where what it remembers may not be true: after a start with
---accept-loss, after a restore, and where a start finds the store damaged. Only a person
-leaves it.
+vcsync enters it by itself where what it remembers may not be true: after a restore, and
+where it was started with --accept-loss on a store that is damaged or went backwards,
+which any other start refuses. Only a person leaves it.
 
 Exit codes: 0 it is off, or the change was made; 1 it is on, or it is as asked for
 already; 2 a reason is missing.`,
