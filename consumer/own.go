@@ -225,14 +225,8 @@ func (l *look) elsewhere(ctx context.Context, v *view, tm terms, sit decide.Situ
 	for _, id := range l.ledger.Displaced(source, l.key.t, from) {
 		found, l.otherHome = decide.GoneElsewhere, id // who overwrote it could not know whether it had run
 	}
-	if e, ok := l.ledger.Get(l.key.t, l.key.id); ok {
-		was := e.Displaced
-		if n := len(was); n > 0 && e.State == broker.Intent && sit.Target != decide.Absent {
-			was = was[:n-1] // where the write did not arrive, that one stands here
-		}
-		if slices.ContainsFunc(was, func(d broker.Displaced) bool { return d.ID == from }) {
-			found, l.otherHome = decide.GoneElsewhere, l.key.id
-		}
+	if e, ok := l.ledger.Get(l.key.t, l.key.id); ok && slices.ContainsFunc(e.Displaced, func(d broker.Displaced) bool { return d.ID == from }) {
+		found, l.otherHome = decide.GoneElsewhere, l.key.id
 	}
 	for _, e := range l.ledger.Homes(source, l.key.t, from) {
 		key := objectKey{e.Type, e.ID}
