@@ -285,9 +285,9 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		now[key] = true
 		act := decide.Act(e.Act)
 		switch {
+		case e.Reason == string(decide.LeftBehind): // whatever a lane does there
 		case busy[key] && !a.lanes.isShut(key):
 			continue // it is being dealt with
-		case e.Reason == string(decide.LeftBehind):
 		case !act.Writes() && act != decide.Adopt && !a.movedSince(key, y.began) && !a.drift.wasSettled(key):
 			// What is only held or left alone is as it was listed: asking again for each of
 			// many objects would take longer than one audit may.
