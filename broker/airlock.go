@@ -84,6 +84,9 @@ type AirlockDecision struct {
 	From   string    `json:"from,omitzero"`
 	At     time.Time `json:"at"`
 	Reason string    `json:"reason"`
+	// Since is when the first of the batch was held; Decide gives it. Zero where an older
+	// release decided.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Verdict is a decision about a deletion that is held.
@@ -106,6 +109,12 @@ func (a Airlock) Of(o AirlockObject) (AirlockDecision, bool) {
 		return AirlockDecision{}, false
 	}
 	return a.Decisions[i], true
+}
+
+// Waits tells whether nothing is decided about an object.
+func (a Airlock) Waits(o AirlockObject) bool {
+	_, decided := a.Of(o)
+	return !decided
 }
 
 // Find returns the place of an object in a.Objects, and false where it is not there.
@@ -137,7 +146,7 @@ func (a Airlock) In(batch string, o AirlockObject) bool {
 
 // Decide gives a verdict, in place of an earlier one, to those objects of d.Batch that
 // which takes, brings the record to its normal form and returns how many they were. The
-// number of d is given here.
+// number of d and its Since are given here.
 func (a *Airlock) Decide(d AirlockDecision, which func(AirlockObject) bool) int {
 	d.Number = 1
 	for _, x := range a.Decisions {
@@ -147,6 +156,13 @@ func (a *Airlock) Decide(d AirlockDecision, which func(AirlockObject) bool) int 
 	for i, o := range a.Objects {
 		if had, _ := a.Of(o); a.In(d.Batch, o) && had.Verdict != d.Verdict && which(o) {
 			chosen = append(chosen, i)
+			since := had.Since
+			if had.Number == 0 {
+				since = a.Since
+			}
+			if d.Since.IsZero() || since.Before(d.Since) {
+				d.Since = since
+			}
 		}
 	}
 	a.Objects, a.Decisions = slices.Clone(a.Objects), append(slices.Clone(a.Decisions), d)

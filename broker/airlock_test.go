@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/broker/brokertest"
@@ -38,16 +39,21 @@ func TestABatchIsItsObjectsAndTheirVersions(t *testing.T) {
 	all := func(broker.AirlockObject) bool { return true }
 	one := func(o broker.AirlockObject) bool { return o.ID == "y" }
 	first, was := a.Batch, slices.Clone(a.Objects)
+	since := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+	a.Since = since
 	if n := a.Decide(broker.AirlockDecision{Batch: "other", Verdict: broker.Approved}, all); n != 0 || a.Batch != first || len(a.Decisions) != 0 {
 		t.Errorf("%d objects of another batch: %+v", n, a)
 	}
 	if n := a.Decide(broker.AirlockDecision{Batch: first, Verdict: broker.Rejected}, one); n != 1 || a.Batch == first || a.Batch == "" || a.Count("") != 2 || a.Count(broker.Rejected) != 1 || was[1].Decision != 0 {
 		t.Errorf("%d rejected: %+v", n, a)
 	}
+	if a.Since = since.Add(time.Hour); !a.Decisions[0].Since.Equal(since) { // others are held later
+		t.Errorf("what was held at %s and rejected is said to wait since %s", since, a.Decisions[0].Since)
+	}
 	if n := a.Decide(broker.AirlockDecision{Batch: a.Batch, Verdict: broker.Approved}, all); n != 2 || a.Batch != "" || a.Class != "" || a.Count(broker.Approved) != 2 {
 		t.Errorf("%d approved: %+v", n, a)
 	}
-	if n := a.Decide(broker.AirlockDecision{Batch: first, Verdict: broker.Approved}, all); n != 1 || a.Count(broker.Rejected) != 0 || len(a.Decisions) != 2 {
+	if n := a.Decide(broker.AirlockDecision{Batch: first, Verdict: broker.Approved}, all); n != 1 || a.Count(broker.Rejected) != 0 || len(a.Decisions) != 2 || !a.Decisions[1].Since.Equal(since) {
 		t.Errorf("%d approved that were rejected: %+v", n, a)
 	}
 }

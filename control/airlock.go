@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/producer"
 	"github.com/vcsync/vcsync/schemas"
 )
 
@@ -69,6 +70,7 @@ type ObjectRef struct {
 // AirlockDecided is the answer to a verdict.
 type AirlockDecided struct {
 	Decided int            `json:"decided" doc:"To how many objects the verdict was given."`
+	Waits   string         `json:"waits,omitzero" doc:"Why what was approved does not go out with the next listing: the listing of the type is not believed now."`
 	Left    []AirlockBatch `json:"left" nullable:"false" doc:"What there is of the type at the source now."`
 }
 
@@ -97,6 +99,12 @@ func batchesOf(a broker.Airlock) []AirlockBatch {
 	}
 	for _, d := range a.Decisions {
 		b := of
+		// An older release did not note it, and the record's own is that of what waits now.
+		if b.Since = d.Since; b.Since.IsZero() {
+			if b.Since = a.Since; !d.At.IsZero() && d.At.Before(a.Since) {
+				b.Since = d.At
+			}
+		}
 		b.Batch, b.State, b.Who, b.At, b.Reason = d.Batch, string(d.Verdict), d.Who, d.At, d.Reason
 		for _, o := range a.Objects {
 			if o.Decision == d.Number {
@@ -153,6 +161,126 @@ func (s *Server) getAirlock(ctx context.Context, in *BatchPath) (*output[Airlock
 	return out, nil
 }
 
+// movedOn says that an object still waits, in a batch that has another name than the one
+// that was looked at: what was decided beside it, or went since, gave it that.
+func movedOn(t schemas.Type, id, was, is string) error {
+	return huma.Error409Conflict(fmt.Sprintf("%s/%.64s waits in batch %s by now, as what waits with it is no more what it was in batch %s; nothing was decided. Look at it, and name that batch: vcsync airlock show %s.", t, id, is, was, is))
+}
+
+// waitsElsewhere is the error about the first of some objects that waits, though not in
+// the batch, which is not there any more; nil where none waits.
+func (s *Server) waitsElsewhere(ctx context.Context, batch string, objects []ObjectRef) error {
+	all, err := s.airlocks(ctx)
+	if err != nil {
+		return nil // the error at hand says more
+	}
+	for _, ref := range objects {
+		for _, a := range all {
+			if i, ok := a.Find(schemas.ID(ref.ID).Token()); ok && string(a.Type) == ref.Type && a.Waits(a.Objects[i]) {
+				return movedOn(a.Type, ref.ID, batch, a.Batch)
+			}
+		}
+	}
+	return nil
+}
+
+// notBelieved says why the last listing of a type did not end well, "" where it did: what
+// is approved goes out only with one that does.
+func (s *Server) notBelieved(source schemas.Slug, t schemas.Type) string {
+	if s.cfg.Sources == nil {
+		return ""
+	}
+	for _, p := range s.cfg.Sources.Status() {
+		y := p.Types[t]
+		switch {
+		case p.Server != source:
+		case y.Class != "" || y.Reason != "":
+			return cmp.Or(y.Reason, y.Class)
+		case p.State == producer.Degraded && !p.Partly:
+			return p.Reason
+		}
+	}
+	return ""
+}
+
+// decidedNow corrects what producers said of deletions that wait by the records: a
+// producer that gets no listing that it believes looks at no verdict.
+func (s *Server) decidedNow(ctx context.Context, sources []SourceReport) error {
+	waits := func(y SourceTypeReport) bool { return y.Held > 0 }
+	if !slices.ContainsFunc(sources, func(r SourceReport) bool { return slices.ContainsFunc(r.Types, waits) }) {
+		return nil
+	}
+	all, err := s.airlocks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		for _, r := range sources {
+			for i, y := range r.Types {
+				if r.Server == string(a.Source) && y.Type == string(a.Type) && waits(y) {
+					r.Types[i].Held, r.Types[i].Rejected, r.Types[i].Approved, r.Types[i].Batch, r.Types[i].HeldWhy = a.Count(""), a.Count(broker.Rejected), a.Count(broker.Approved), a.Batch, a.Why
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// waitingAtSource says which deletions the source of a plan has not published, of the
+// types that the plan looked at, or of the objects where it is about some.
+func (s *Server) waitingAtSource(ctx context.Context, p broker.Plan, objects []broker.RunObject) (out []string, err error) {
+	all, err := s.broker.Airlocks(ctx, p.Source)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range schemas.ApplyOrder() {
+		if !slices.ContainsFunc(p.Counts, func(c broker.PlanCount) bool { return c.Type == t }) {
+			continue
+		}
+		for _, a := range all {
+			if a.Type != t {
+				continue
+			}
+			n := map[broker.Verdict]int{"": a.Count(""), broker.Rejected: a.Count(broker.Rejected), broker.Approved: a.Count(broker.Approved)}
+			if len(objects) > 0 {
+				clear(n)
+				for _, o := range objects {
+					if i, ok := a.Find(o.ID.Token()); ok && o.Type == t {
+						d, _ := a.Of(a.Objects[i])
+						n[d.Verdict]++
+					}
+				}
+			}
+			const as = "what is gone there counts as it was before"
+			if n[""] > 0 {
+				out = append(out, fmt.Sprintf("%s of %s at %s %s for a person, and %s: vcsync airlock show %s", deletions(n[""]), t, a.Source, verb(n[""], "waits", "wait"), as, a.Batch))
+			}
+			if n[broker.Rejected] > 0 {
+				out = append(out, fmt.Sprintf("%s of %s at %s %s rejected, and %s: vcsync airlock list", deletions(n[broker.Rejected]), t, a.Source, verb(n[broker.Rejected], "is", "are"), as))
+			}
+			if n[broker.Approved] > 0 {
+				out = append(out, fmt.Sprintf("%s of %s at %s %s approved and not published yet, and %s: vcsync airlock list", deletions(n[broker.Approved]), t, a.Source, verb(n[broker.Approved], "is", "are"), as))
+			}
+		}
+	}
+	return out, nil
+}
+
+// deletions counts them for people.
+func deletions(n int) string {
+	if n == 1 {
+		return "1 deletion"
+	}
+	return fmt.Sprintf("%d deletions", n)
+}
+
+func verb(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
 func idOf(o broker.AirlockObject) string {
 	if id, ok := o.Token.ID(); ok && o.ID == "" {
 		return string(id)
@@ -186,7 +314,7 @@ func (s *Server) judgeAirlock(ctx context.Context, batch string, v broker.Verdic
 	defer s.writes.Unlock()
 	a, seen, err := s.airlock(ctx, batch)
 	if err != nil {
-		return nil, err
+		return nil, cmp.Or(s.waitsElsewhere(ctx, batch, in.Objects), err)
 	}
 	tokens := map[schemas.Token]bool{}
 	for _, ref := range in.Objects {
@@ -206,6 +334,9 @@ func (s *Server) judgeAirlock(ctx context.Context, batch string, v broker.Verdic
 			}
 		}
 		if t != a.Type || !ok || !a.In(batch, a.Objects[i]) {
+			if t == a.Type && ok && a.Waits(a.Objects[i]) {
+				return nil, movedOn(t, ref.ID, batch, a.Batch)
+			}
 			return nil, huma.Error409Conflict(fmt.Sprintf("%s/%.64s is not in batch %s: its deletion does not wait, or the object is back. Look at it: vcsync airlock show %s.", t, ref.ID, batch, batch))
 		}
 		tokens[token] = true
@@ -215,7 +346,11 @@ func (s *Server) judgeAirlock(ctx context.Context, batch string, v broker.Verdic
 	out := &output[AirlockDecided]{}
 	after := a
 	if out.Body.Decided = after.Decide(d, which); out.Body.Decided == 0 {
-		return nil, huma.Error409Conflict(fmt.Sprintf("Nothing of batch %s is left to be %s.", batch, v))
+		text := fmt.Sprintf("Nothing of batch %s is left to be %s", batch, v)
+		if n := a.Count(""); n > 0 && a.Batch != batch {
+			text += fmt.Sprintf("; %s of %s at %s %s as batch %s. Look at it: vcsync airlock show %s", deletions(n), a.Type, a.Source, verb(n, "waits", "wait"), a.Batch, a.Batch)
+		}
+		return nil, huma.Error409Conflict(text + ".")
 	}
 	what := fmt.Sprintf("%d of %d deletions of %s, which waited because of %s: %s", out.Body.Decided, seen.Count, a.Type, cmp.Or(seen.Class, "what was decided before"), reason)
 	err = s.act(ctx, broker.AuditRecord{Action: "airlock." + map[broker.Verdict]string{broker.Approved: "approve", broker.Rejected: "reject"}[v],
@@ -232,6 +367,8 @@ func (s *Server) judgeAirlock(ctx context.Context, batch string, v broker.Verdic
 	if s.cfg.Sources != nil {
 		s.cfg.Sources.Poke(a.Source)
 	}
-	out.Body.Left = batchesOf(after)
+	if out.Body.Left = batchesOf(after); v == broker.Approved {
+		out.Body.Waits = s.notBelieved(a.Source, a.Type)
+	}
 	return out, nil
 }

@@ -160,7 +160,9 @@ type heldAtSource struct {
 	// listed tells that the batch names its objects, and this that the object is one of
 	// them; why says what is held, and what to do about it.
 	listed, this bool
-	why, fix     string
+	// approved tells that only a listing that is believed is missing.
+	approved bool
+	why, fix string
 }
 
 // explain says how every gate stands, and which one holds the object. It asks nobody: what
@@ -192,7 +194,7 @@ func explain(f facts) ExplainRecord {
 		r.Held = GateSource
 	case d.gate != "" && isShut(d.gate):
 		r.Held = d.gate
-	case settled && f.atSource.this:
+	case settled && f.atSource.this && !(f.atSource.approved && isShut(GateSource)):
 		r.Held = GateAirlock
 	case settled && isShut(GateSource):
 		r.Held = GateSource // what changed there since is not known
@@ -377,6 +379,8 @@ func (f facts) gate(g Gate, d foreseen) GateRecord {
 		return open("")
 	case GateAirlock:
 		switch h := f.atSource; {
+		case h.this && h.approved && f.sourceGate(open, shut).State == gateShut:
+			return open("%s", h.why)
 		case h.this:
 			return shut(h.fix, "%s", h.why)
 		case h.count > 0 && !h.listed:
@@ -427,6 +431,8 @@ func (f facts) sourceGate(open func(string, ...any) GateRecord, shut func(string
 	switch {
 	case p.State == producer.Degraded && !p.Partly:
 		return shut("correct the source; nothing is deleted meanwhile", "%s is degraded since %s: %s", v.Source, p.Since.UTC().Format(time.RFC3339), p.Reason)
+	case (y.Class != "" || y.Reason != "") && f.atSource.approved:
+		return shut("the approved deletion goes out with the next listing that is believed; the reason says what to do", "%s could not be listed at %s: %s", f.t, v.Source, cmp.Or(y.Reason, y.Class))
 	case y.Class != "" || y.Reason != "":
 		return shut("correct the source; nothing is deleted meanwhile", "%s could not be listed at %s: %s", f.t, v.Source, cmp.Or(y.Reason, y.Class))
 	case f.awaits:
@@ -493,6 +499,7 @@ func waitingAt(a broker.Airlock, token schemas.Token) heldAtSource {
 		out.why, out.fix = fmt.Sprintf("it is gone at %s, and a person has rejected its deletion: %s", a.Source, d.Reason),
 			fmt.Sprintf("it stays until the source has it again, or its deletion is approved: vcsync airlock approve %s", d.Batch)
 	default:
+		out.approved = true
 		out.why, out.fix = fmt.Sprintf("it is gone at %s, and its deletion was approved and is not published yet", a.Source), "wait for two complete listings that lack it"
 	}
 	return out

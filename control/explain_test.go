@@ -142,6 +142,11 @@ func TestExplain(t *testing.T) {
 			onRecord(f)
 			f.atSource = heldAtSource{count: 9, listed: true, this: true, why: "9 deletions wait", fix: "approve them"}
 		}, "held", GateAirlock, "9 deletions wait; version 1.2 is on record"},
+		{"approved at the source, and its listing is not believed", func(f *facts, _ *schemas.Setting) {
+			onRecord(f)
+			f.atSource = heldAtSource{listed: true, this: true, approved: true, why: "approved", fix: "wait for two listings"}
+			f.source.Types[schemas.Job] = producer.TypeStatus{Complete: at, Class: "empty listing", Reason: "it is empty; create one object"}
+		}, "held", GateSource, "it is empty; create one object"},
 		{"others are held at the source", func(f *facts, _ *schemas.Setting) {
 			onRecord(f)
 			f.atSource = heldAtSource{count: 9, listed: true}

@@ -79,7 +79,9 @@ type PlanRecord struct {
 	Entries  int           `json:"entries" doc:"Objects of which there is something to say."`
 	Pages    int           `json:"pages"`
 	Warnings []string      `json:"warnings,omitzero"`
-	Failed   string        `json:"failed,omitzero"`
+	// Waiting is of the time of the answer, not of the plan.
+	Waiting []string `json:"waitingAtSource,omitzero" doc:"What the plan cannot know of the types that it looked at: deletions that wait at the source for a person, were rejected, or are approved and not published yet. These objects count as they were."`
+	Failed  string   `json:"failed,omitzero"`
 }
 
 // TypeProgress is how far one type of a plan has come.
@@ -195,6 +197,9 @@ func (s *Server) runRecord(ctx context.Context, r broker.StoredRun) (RunRecord, 
 	switch {
 	case err == nil && p.Run == r.ID:
 		out.Plan = planRecord(p)
+		if out.Plan.Waiting, err = s.waitingAtSource(ctx, p, r.Scope.Objects); err != nil {
+			return out, err
+		}
 	case err != nil && !errors.Is(err, broker.ErrNotFound):
 		return out, err
 	}

@@ -138,6 +138,7 @@ type SourceTypeReport struct {
 	HeldWhy    string    `json:"heldWhy,omitzero"`
 	Batch      string    `json:"batch,omitzero" doc:"The name of what waits, for vcsync airlock."`
 	Rejected   int       `json:"rejected,omitzero" doc:"Deletions that a person turned down."`
+	Approved   int       `json:"approved,omitzero" doc:"Deletions that a person approved and that are not published yet."`
 	Refused    int       `json:"refused,omitzero" doc:"Objects that could not be captured."`
 	RefusedWhy string    `json:"refusedWhy,omitzero"`
 }
@@ -233,6 +234,9 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 			r.Sources = append(r.Sources, sourceReport(p))
 		}
 		slices.SortFunc(r.Sources, func(a, b SourceReport) int { return cmp.Compare(a.Server, b.Server) })
+	}
+	if err := s.decidedNow(ctx, r.Sources); err != nil {
+		return r, err
 	}
 	r.Processes = s.processes()
 	held := heldOf(r.Sources)
@@ -479,7 +483,7 @@ func sourceReport(p producer.Status) SourceReport {
 			if r.Objects, r.BuiltIn, r.Published = r.Objects+v.Objects, r.BuiltIn+v.BuiltIn, r.Published+v.Published; len(r.Types) == 0 || v.Complete.Before(r.Complete) {
 				r.Complete = v.Complete
 			}
-			r.Types = append(r.Types, SourceTypeReport{string(t), v.Complete, v.Objects, v.BuiltIn, v.Published, v.Held, v.HeldWhy, v.Batch, v.Rejected, v.Refused, v.RefusedWhy})
+			r.Types = append(r.Types, SourceTypeReport{string(t), v.Complete, v.Objects, v.BuiltIn, v.Published, v.Held, v.HeldWhy, v.Batch, v.Rejected, 0, v.Refused, v.RefusedWhy})
 		}
 	}
 	return r

@@ -13,12 +13,21 @@ import (
 )
 
 func newAirlockCommand(a *app) *cobra.Command {
+	list := newAirlockList(a)
 	c := group("airlock", "Deletions that wait for a person",
-		newAirlockList(a), newAirlockShow(a), newAirlockVerdict(a, "approve"), newAirlockVerdict(a, "reject"))
+		list, newAirlockShow(a), newAirlockVerdict(a, "approve"), newAirlockVerdict(a, "reject"))
 	c.Long = `Deletions at a source wait where they are more than the server's measure (see vcsync
 server edit), where the account that lists is another or has other rights than when the
 objects were seen last, and where the server looks restored from an older state. While
-they wait, nothing of their type is deleted anywhere because of that source.`
+they wait, nothing of their type is deleted anywhere because of that source. Without a command, they are
+listed.`
+	wrong := c.RunE
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return list.RunE(cmd, args)
+		}
+		return wrong(cmd, args)
+	}
 	return c
 }
 
@@ -71,7 +80,7 @@ func newAirlockShow(a *app) *cobra.Command {
 
 // printBatch shows a batch and its objects.
 func (a *app) printBatch(b control.AirlockDetail) error {
-	if _, err := fmt.Fprintf(a.out, "%d deletions of %s at %s, %s since %s: %s\n", b.Count, b.Type, b.Source, b.State, when(b.Since), clean(dash(airlockWhy(b.AirlockBatch)))); err != nil {
+	if _, err := fmt.Fprintf(a.out, "%s of %s at %s, %s since %s: %s\n", count(b.Count, "deletion"), b.Type, b.Source, b.State, when(b.Since), clean(dash(airlockWhy(b.AirlockBatch)))); err != nil {
 		return err
 	}
 	t := newTable("OBJECT", "NAME", "GROUP", "VERSION")
@@ -90,6 +99,10 @@ func newAirlockVerdict(a *app, verb string) *cobra.Command {
 	var reason string
 	var dryRun, yes bool
 	approve := verb == "approve"
+	whole, single := "the cleanup of last Friday", "only this one"
+	if !approve {
+		whole, single = "the warehouse still needs them", "this one was deleted by mistake"
+	}
 	c := &cobra.Command{
 		Use:   verb + " BATCH --reason TEXT",
 		Short: map[bool]string{true: "Let deletions go on", false: "Keep the objects as they are"}[approve],
@@ -98,8 +111,8 @@ complete listings of the source still lack, and that is still the version that w
 			false: `Keeps the objects of a batch, or some of them, as they are in the stream and at the
 targets. That ends when the source has the object again. It can be approved later, by the
 name of the batch in which it was rejected.`}[approve],
-		Example: `  vcsync airlock ` + verb + ` 3f2c1a50bb01 --reason "the cleanup of last Friday"
-  vcsync airlock ` + verb + ` 3f2c1a50bb01 --object Job/3f2c1a50-... --reason "only this one"`,
+		Example: `  vcsync airlock ` + verb + ` 3f2c1a50bb01 --reason "` + whole + `"
+  vcsync airlock ` + verb + ` 3f2c1a50bb01 --object Job/3f2c1a50-... --reason "` + single + `"`,
 		Args: exactly(1, "a batch's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := control.AirlockVerdict{Reason: strings.TrimSpace(reason)}
@@ -157,7 +170,7 @@ func (a *app) airlockVerdict(ctx context.Context, api *client, verb, batch strin
 		if len(in.Objects) > 0 {
 			n = len(in.Objects)
 		}
-		if err := a.confirm(ctx, fmt.Sprintf("%s %d deletions of %s at %s?", strings.ToUpper(verb[:1])+verb[1:], n, b.Type, b.Source)); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("%s %s of %s at %s?", strings.ToUpper(verb[:1])+verb[1:], count(n, "deletion"), b.Type, b.Source)); err != nil {
 			return err
 		}
 	}
@@ -167,11 +180,32 @@ func (a *app) airlockVerdict(ctx context.Context, api *client, verb, batch strin
 		return err
 	}
 	return a.show(raw, func() error {
-		text := "%d deletions are approved; those of objects that the source still lacks go out with its next listing.\n"
-		if verb == "reject" {
-			text = "%d deletions are rejected: the objects stay as they are, until the source has them again.\n"
+		for _, line := range verdictLines(verb, out) {
+			if _, err := fmt.Fprintln(a.out, clean(line)); err != nil {
+				return err
+			}
 		}
-		_, err := fmt.Fprintf(a.out, text, out.Decided)
-		return err
+		return nil
 	})
+}
+
+// verdictLines says what a verdict does, and what is left without one.
+func verdictLines(verb string, out control.AirlockDecided) []string {
+	one := out.Decided == 1
+	is := map[bool]string{true: " is ", false: " are "}[one]
+	var lines []string
+	switch what := count(out.Decided, "deletion") + is; {
+	case verb == "reject":
+		lines = append(lines, what+"rejected: the "+map[bool]string{true: "object stays as it is, until the source has it again.", false: "objects stay as they are, until the source has them again."}[one])
+	case out.Waits != "":
+		lines = append(lines, what+"approved, and "+map[bool]string{true: "goes", false: "go"}[one]+" out only once the listing of the type at the source is believed. Now it is not: "+strings.TrimSuffix(out.Waits, ".")+".")
+	default:
+		lines = append(lines, what+"approved; "+map[bool]string{true: "it goes out with the source's next listing if that still lacks the object.", false: "those of objects that the source still lacks go out with its next listing."}[one])
+	}
+	for _, b := range out.Left {
+		if b.State == "held" {
+			lines = append(lines, fmt.Sprintf("%s of %s at %s %s: vcsync airlock show %s", count(b.Count, "other deletion"), b.Type, b.Source, map[bool]string{true: "waits", false: "wait"}[b.Count == 1], b.Batch))
+		}
+	}
+	return lines
 }

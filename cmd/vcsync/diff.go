@@ -25,6 +25,9 @@ type DiffReport struct {
 	Counts  []control.CountRecord `json:"counts"`
 	// Gone are listed objects that are gone at the source.
 	Gone []control.GoneRecord `json:"gone,omitzero"`
+	// Waiting tells of deletions that the source has not published: they make no
+	// difference here.
+	Waiting []string `json:"waitingAtSource,omitzero"`
 	// Objects are those that are not equal.
 	Objects []control.EntryRecord `json:"objects"`
 }
@@ -42,7 +45,8 @@ Exit codes: 0 equal, 1 different and nothing else, 2 no such setting, type or ob
 could not be compared, such as while a Sync now is under way; the end of another diff is
 waited for. Owned objects count as equal. What is only at the
 target and never came from the source is not what the setting is about: it is counted,
-and makes no difference.`,
+and makes no difference. So is what is gone at the source while its deletion waits in the
+airlock or is rejected: a warning says so.`,
 		Args: exactly(1, "a sync setting's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, err := f.scope()
@@ -59,7 +63,7 @@ and makes no difference.`,
 				return err
 			}
 			rows = slices.DeleteFunc(rows, func(e control.EntryRecord) bool { return e.Difference == string(broker.Equal) })
-			r := DiffReport{run.Setting, run.Plan.Source, run.Plan.Target, true, run.Plan.Counts, nil, rows}
+			r := DiffReport{run.Setting, run.Plan.Source, run.Plan.Target, true, run.Plan.Counts, nil, run.Plan.Waiting, rows}
 			var s control.SettingRecord
 			if _, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("settings", args[0]), nil, nil, &s); err != nil {
 				return err
@@ -89,6 +93,11 @@ var differences = []broker.Difference{broker.Different, broker.OnlySource, broke
 
 func (a *app) printDiff(r DiffReport, all bool) error {
 	fmt.Fprintf(a.out, "%s: %s and %s\n", clean(r.Setting), clean(r.Source), clean(r.Target))
+	for _, w := range r.Waiting {
+		for i, line := range wrap("Warning: "+clean(w), planWidth-2) {
+			fmt.Fprintf(a.out, "%s%s\n", map[bool]string{true: "", false: "  "}[i == 0], line)
+		}
+	}
 	rows := slices.DeleteFunc(slices.Clone(r.Objects), func(e control.EntryRecord) bool { return control.Same(e.Difference, e.Act) && !all })
 	a.printEntries(a.out, rows, all, func(e control.EntryRecord) (int, string, bool) {
 		text := e.Difference

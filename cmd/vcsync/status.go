@@ -78,7 +78,10 @@ func (a *app) printStatus(r control.StatusReport) error {
 		for _, v := range s.Types {
 			var notes []string
 			if v.Held > 0 {
-				notes = append(notes, fmt.Sprintf("%d deletions wait: vcsync airlock show %s", v.Held, v.Batch))
+				notes = append(notes, fmt.Sprintf("%s %s: vcsync airlock show %s", count(v.Held, "deletion"), map[bool]string{true: "waits", false: "wait"}[v.Held == 1], v.Batch))
+			}
+			if v.Approved > 0 {
+				notes = append(notes, fmt.Sprintf("%s approved, to go out once %s is listed and the listing believed: vcsync airlock list", count(v.Approved, "deletion"), v.Type))
 			}
 			if v.Refused > 0 {
 				notes = append(notes, fmt.Sprintf("%d not captured: %s", v.Refused, shorten(v.RefusedWhy, 120)))

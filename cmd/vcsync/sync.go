@@ -615,7 +615,7 @@ func (a *app) printPlan(run control.RunRecord, rows []control.EntryRecord, all b
 			fmt.Fprintln(a.out, line)
 		}
 	}
-	for _, w := range p.Warnings {
+	for _, w := range slices.Concat(p.Warnings, p.Waiting) {
 		for i, line := range wrap("Warning: "+clean(w), planWidth-2) {
 			fmt.Fprintf(a.out, "%s%s\n", map[bool]string{true: "", false: "  "}[i == 0], line)
 		}
