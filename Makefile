@@ -50,7 +50,7 @@ test:
 # What runs under the race detector, which makes everything several times slower: the
 # packages, and of the whole fleets those in which most happens at the same time.
 # `make race` takes them all.
-SLOW := TestAClusterOfThree|TestAMemberThatComesBack|TestTheLeasesAreWatchedAgain
+SLOW := TestAClusterOfThree|TestAMemberThatComesBack|TestTheLeasesAreWatchedAgain|TestScripts
 RACED := TestSimulation|TestTheAccountsBalanceUnderLoad|TestTheAccountsOfARing|TestConsumersShare|TestOfTwoProducers|TestWho|TestASettingOff|TestAPlanOf|TestASettingIsOff|TestTheEndOfOneWait|TestABlackHole|TestAnOverloaded|TestARefusedObject|TestATypeThatDrips|TestAFeedOfOneType|TestAWriteThatLandsLate|TestARetryOfAConflict|TestADiscardWhile|TestAWatchSeesAgain|TestAWidened|TestAnEditAnAdd|TestARestart|TestAReactivated|TestDishonest|TestATargetThatBegins|TestAStrangersEvent|TestARun|TestADroppedRun|TestDriftIs|TestAWriteWaits|TestPinned
 
 # What must hold before a change goes in: the cheapest first, then the race

@@ -53,7 +53,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		UpdateScripts:       *updateScripts,
 		// A script that hangs ends with its own log instead of all goroutines.
-		Deadline: time.Now().Add(3 * time.Minute),
+		Deadline: time.Now().Add(10 * time.Minute),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("TZ", "UTC")
 			for i := range 4 {
