@@ -265,7 +265,7 @@ func (a *app) printRebuild(r RebuildReport) error {
 		return err
 	}
 	if slices.ContainsFunc(r.Settings, func(v RebuildSetting) bool { return v.Orphans > 0 }) {
-		fmt.Fprintln(a.out, "Orphans are at the target and not known to come from the source: they stay. vcsync diff SETTING names them.")
+		fmt.Fprintln(a.out, "Orphans are at the target and not known to come from the source: they stay. vcsync diff SETTING --all names them.")
 	}
 	return nil
 }
