@@ -30,7 +30,7 @@ type NewRun struct {
 	Dependencies bool              `json:"dependencies,omitzero" doc:"Beside objects: also what they refer to, directly or through others, where the target has none."`
 	DryRun       bool              `json:"dryRun,omitzero" doc:"It ends when the plan is there."`
 	Fields       bool              `json:"fields,omitzero" doc:"The plan tells old and new values of what differs, without secrets."`
-	Replay       *NewReplay        `json:"replay,omitempty" doc:"Apply again what is stored: the newest state of every object in scope of which something was captured in this range. The source is not listed."`
+	Replay       *NewReplay        `json:"replay,omitzero" doc:"Apply again what is stored: the newest state of every object in scope of which something was captured in this range. The source is not listed."`
 }
 
 // NewReplay is the range of a replay: since a time or from an event on, to now. With

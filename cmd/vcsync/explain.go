@@ -50,7 +50,11 @@ what is stored and what the processes say. TYPE/ID is with the id at the source.
 }
 
 func (a *app) printExplain(r control.ExplainRecord) error {
-	fmt.Fprintf(a.out, "%s/%s %s: %s -> %s\n\n", r.Type, clean(r.ID), clean(r.Name), r.Source, r.Target)
+	object := fmt.Sprintf("%s/%s", r.Type, clean(r.ID))
+	if r.Name != "" {
+		object += " " + clean(r.Name)
+	}
+	fmt.Fprintf(a.out, "%s: %s -> %s\n\n", object, r.Source, r.Target)
 	t := newTable("GATE", "", "WHY")
 	var todo string
 	for _, g := range r.Gates {

@@ -19,9 +19,12 @@ import (
 // objectArg reads TYPE/ID. Where the id is not known, its token in the API will do.
 func objectArg(text string) (schemas.Type, schemas.ID, error) {
 	name, object, ok := strings.Cut(text, "/")
-	t, err := schemas.ParseType(name)
-	if !ok || err != nil {
+	if !ok {
 		return "", "", usageError("%q: want TYPE/ID, such as Job/3f2c1a50-...", text)
+	}
+	t, err := schemas.ParseType(name)
+	if err != nil {
+		return "", "", usageError("%q: %w; want TYPE/ID, such as Job/3f2c1a50-...", text, err)
 	}
 	id, err := schemas.ParseID(object)
 	if err != nil {
