@@ -185,7 +185,9 @@ func (s *session) makePlan(ctx context.Context, y *survey) error {
 	}
 	if r.run.Scope.Objects != nil || r.run.Scope.Dependencies || r.run.Scope.IsReplay() {
 		// What is only at the target is no part of such a run.
-		y.entries = slices.DeleteFunc(y.entries, func(e broker.PlanEntry) bool { return e.Reason == string(decide.NotFromHere) })
+		y.entries = slices.DeleteFunc(y.entries, func(e broker.PlanEntry) bool {
+			return e.Reason == string(decide.NotFromHere) || e.Reason == string(decide.Orphan) && r.run.Scope.IsReplay()
+		})
 	}
 	if err == nil && !r.run.Scope.Dependencies && !r.run.Scope.IsReplay() && len(r.run.Scope.Objects)+len(r.run.Scope.Types) == 0 {
 		s.drift.ask(auditAsked)

@@ -174,7 +174,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 			return y.onlyHere(t, r, decide.NotFromHere)
 		}
 		if !known { // its history went with a store that was lost
-			return y.onlyHere(t, r, decide.Orphan)
+			return y.orphan(t, r)
 		}
 		if y.isAsLeft(t, r.ID, n, r.Body) {
 			y.equal[t]++
@@ -215,6 +215,21 @@ func (y *survey) onlyHere(t schemas.Type, r visualcron.Row, why decide.Reason) e
 	}
 	return y.add(broker.PlanEntry{Type: t, ID: r.ID, Name: n.Name, Group: n.Group, Difference: broker.OnlyTarget,
 		Act: string(decide.Nothing), Reason: string(why), Why: why.Text()})
+}
+
+// orphan notes an object that vcsync brought and of which nothing is known from the source
+// any more: it is for a person to decide about, so it counts as a difference.
+func (y *survey) orphan(t schemas.Type, r visualcron.Row) error {
+	e, _ := y.ledger.Get(t, r.ID)
+	if !owned(e) || !y.set.MayTake(t, e.From()) || y.run != nil && !y.run.run.Scope.Takes(t, e.From()) {
+		return y.onlyHere(t, r, decide.NotFromHere)
+	}
+	n, err := visualcron.View{Digest: y.cfg.Broker.Keys.Digest}.Normalize(t, r.Body)
+	if err != nil || n.BuiltIn {
+		return nil
+	}
+	return y.add(broker.PlanEntry{Type: t, ID: e.From(), TargetID: otherID(e.ID, e.From()), Name: n.Name, Group: n.Group, Difference: broker.OnlyTarget,
+		Act: string(decide.Hold), Reason: string(decide.Orphan), Source: e.Source, Version: e.Version, Why: decide.Orphan.Text()})
 }
 
 // isLeftBehind tells whether vcsync brought an object to where a pin has no room for it
@@ -509,8 +524,12 @@ func (y *survey) warnMissing(ctx context.Context) error {
 				y.warnings = append(y.warnings, "more objects refer to what is not at the target and not in this plan")
 				return nil
 			}
-			what := "--with-dependencies takes it along"
-			if y.run != nil && y.run.run.Scope.Dependencies {
+			what := "--with-dependencies takes it along where the source has it"
+			lacks, err := y.sourceLacks(ctx, key)
+			if err != nil {
+				return err
+			}
+			if lacks || y.run != nil && y.run.run.Scope.Dependencies {
 				what = "the source has none either"
 			}
 			y.warnings = append(y.warnings, fmt.Sprintf("%s %q refers to %s %s, which is not at the target and not in this plan; %s", e.Type, e.Name, r.Type, r.ID, what))
@@ -564,9 +583,8 @@ func (y *survey) findDangling(ctx context.Context) error {
 		if there {
 			continue
 		}
-		from, ok := y.v.origin(y.set.Source, key.t, key.id, y.run)
-		n, err := y.cfg.Broker.HeadOf(ctx, schemas.Key{Source: y.set.Source, Type: key.t, Token: from.Token()})
-		if err != nil && !errors.Is(err, broker.ErrNotFound) && !errors.Is(err, schemas.ErrEvent) {
+		lacks, err := y.sourceLacks(ctx, key)
+		if err != nil {
 			return err
 		}
 		for _, by := range y.standing[key] {
@@ -578,11 +596,22 @@ func (y *survey) findDangling(ctx context.Context) error {
 				return nil
 			}
 			what := fmt.Sprintf("vcsync sync %s --object %s/%s --with-dependencies takes it along where the source has it", y.set.ID, by.t, by.id)
-			if !ok || err == nil && n.Kind == schemas.Deleted || err != nil && slices.Contains(y.types, key.t) {
+			if lacks {
 				what = "the source has none either"
 			}
 			y.dangling = append(y.dangling, fmt.Sprintf("%s %q, which is at the target, refers to %s %s, which is not; %s", by.t, by.name, key.t, key.id, what))
 		}
 	}
 	return nil
+}
+
+// sourceLacks tells whether the source is known to have none of an object, which is named
+// by its id at the target.
+func (y *survey) sourceLacks(ctx context.Context, key objectKey) (bool, error) {
+	from, ok := y.v.origin(y.set.Source, key.t, key.id, y.run)
+	n, err := y.cfg.Broker.HeadOf(ctx, schemas.Key{Source: y.set.Source, Type: key.t, Token: from.Token()})
+	if err != nil && !errors.Is(err, broker.ErrNotFound) && !errors.Is(err, schemas.ErrEvent) {
+		return false, err
+	}
+	return !ok || err == nil && n.Kind == schemas.Deleted || err != nil && slices.Contains(y.types, key.t), nil
 }

@@ -165,6 +165,13 @@ type heldAtSource struct {
 	why, fix string
 }
 
+// isOrphan tells whether vcsync brought the object, and nothing is known of it from its
+// source any more: a store was lost.
+func (f facts) isOrphan() bool {
+	e := f.outlook.Entry
+	return f.newest == nil && f.odd == nil && e != nil && e.Owned() && e.Source == f.setting.Source && e.From() == f.id
+}
+
 // explain says how every gate stands, and which one holds the object. It asks nobody: what
 // a look at the target would come to is decided by the code of the apply path.
 func explain(f facts) ExplainRecord {
@@ -257,6 +264,9 @@ func (f facts) decision() foreseen {
 	}
 	blind := f.outlook.Look(decide.Unread)
 	d := take(blind)
+	if d.Reason == decide.NotFromHere && f.isOrphan() {
+		return take(consumer.Foresight{Decision: decide.Decision{Act: decide.Hold, Reason: decide.Orphan}, Why: decide.Orphan.Text()})
+	}
 	if d.Reason == decide.IsParked || d.Reason == decide.GivenUp {
 		p := f.outlook.Parked
 		d.gate, d.why, d.fix = gateOfClass(p.Class), fmt.Sprintf("parked, %s: %s", p.Class, p.Reason), p.Fix
@@ -335,8 +345,15 @@ func (f facts) gate(g Gate, d foreseen) GateRecord {
 		switch {
 		case f.odd != nil:
 			return shut("the next edit at the source puts it right", "the newest message about it cannot be read: %v", f.odd)
+		case f.isOrphan():
+			return shut(decide.Orphan.Fix(), "orphan: %s", decide.Orphan.Text())
 		case f.newest == nil:
-			return shut(fmt.Sprintf("compare the id: vcsync events --source %s --type %s", v.Source, f.t), "nothing was ever captured of it at %s", v.Source)
+			x := shut(fmt.Sprintf("compare the id: vcsync events --source %s --type %s", v.Source, f.t), "nothing was ever captured of it at %s", v.Source)
+			if n := f.builtIns(); n > 0 {
+				x.Why += fmt.Sprintf(", whose %d built-in objects of %s are never captured", n, f.t)
+				x.Fix += "; a built-in object is never synced"
+			}
+			return x
 		case f.newest.Kind == schemas.Deleted:
 			return open("gone at %s since version %s, captured at %s", v.Source, f.newest.Version, f.newest.Time.UTC().Format(time.RFC3339))
 		}
@@ -393,6 +410,9 @@ func (f facts) gate(g Gate, d foreseen) GateRecord {
 		}
 		return open("")
 	case GateBuiltIn, GatePolicy:
+		if n := f.builtIns(); g == GateBuiltIn && n > 0 && f.newest == nil && !f.isOrphan() {
+			return GateRecord{Gate: g, State: gateUnknown, Why: fmt.Sprintf("%s has %d built-in objects of %s, and which ones is not on record", v.Source, n, f.t)}
+		}
 		if d.gate != "" || d.said || !d.Act.Writes() {
 			return open("")
 		}
@@ -445,6 +465,14 @@ func (f facts) sourceGate(open func(string, ...any) GateRecord, shut func(string
 		return open("%s was listed completely at %s; %d objects could not be captured, the first: %s", f.t, y.Complete.UTC().Format(time.RFC3339), y.Refused, y.RefusedWhy)
 	}
 	return open("%s was listed completely at %s", f.t, y.Complete.UTC().Format(time.RFC3339))
+}
+
+// builtIns counts the source's built-in objects of the type, which are never captured.
+func (f facts) builtIns() int {
+	if f.source == nil {
+		return 0
+	}
+	return f.source.Types[f.t].BuiltIn
 }
 
 // selected is what rules go by.

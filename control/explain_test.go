@@ -110,6 +110,16 @@ func TestExplain(t *testing.T) {
 		}, "on record", "", ""},
 		{"no producer, never captured", func(f *facts, _ *schemas.Setting) { f.newest, f.source = nil, nil }, "held", GateSource, "no producer process speaks of production"},
 		{"never captured", func(f *facts, _ *schemas.Setting) { f.newest, f.outlook.Entry = nil, nil }, "held", GateKnown, "nothing was ever captured of it at production; nothing of it is on record at test"},
+		{"never captured, and the source has built-in ones", func(f *facts, _ *schemas.Setting) {
+			f.newest, f.outlook.Entry = nil, nil
+			f.source.Types[schemas.Job] = producer.TypeStatus{Complete: at, BuiltIn: 3}
+		}, "held", GateKnown, "nothing was ever captured of it at production, whose 3 built-in objects of Job are never captured"},
+		{"an orphan", func(f *facts, _ *schemas.Setting) { f.newest = nil }, "held", GateKnown, "orphan: vcsync brought it, and nothing is known of it from its source any more"},
+		{"not known, and not brought", func(f *facts, _ *schemas.Setting) { f.newest, f.outlook.Entry.State = nil, broker.Removed }, "held", GateKnown, "nothing was ever captured of it"},
+		{"approved at the source, and not published", func(f *facts, _ *schemas.Setting) {
+			onRecord(f)
+			f.atSource = heldAtSource{count: 9, listed: true, this: true, approved: true, why: "approved", fix: "wait"}
+		}, "held", GateAirlock, "approved"},
 		{"not taken", func(_ *facts, v *schemas.Setting) {
 			v.Rules = map[schemas.Type]schemas.Rule{schemas.Connection: v.Rules[schemas.Job]}
 		}, "held", GateSelected, "sync setting one does not take it; it stays as it is at test"},

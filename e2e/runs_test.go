@@ -229,6 +229,11 @@ func TestARunTakesDependenciesAlong(t *testing.T) {
 			t.Errorf("warnings of the next plan %q", p.Warnings)
 		}
 		w.Move(oneSetting, broker.RunDropped, "")
+		selfJob(t, prod, 5, true, "first", `,"X":{"Job":"`+string(jobID(6))+`"}`)
+		if p, _ = w.Ask(oneSetting, one(5)); len(p.Warnings) != 1 || !strings.HasSuffix(p.Warnings[0], "the source has none either") {
+			t.Errorf("warnings of a plan of what refers to nothing %q", p.Warnings)
+		}
+		w.Move(oneSetting, broker.RunDropped, "")
 		with := one(2)
 		with.Dependencies = true
 		p, entries = w.Ask(oneSetting, with)

@@ -46,7 +46,8 @@ could not be compared, such as while a Sync now is under way; the end of another
 waited for. Owned objects count as equal. What is only at the
 target and never came from the source is not what the setting is about: it is counted,
 and makes no difference. So is what is gone at the source while its deletion waits in the
-airlock or is rejected: a warning says so.`,
+airlock or is rejected: a warning says so. What vcsync brought, and of which its source
+is not known any more since a store was lost, is a difference: a person decides about it.`,
 		Args: exactly(1, "a sync setting's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, err := f.scope()

@@ -35,7 +35,8 @@ type RebuildSetting struct {
 	// has not got.
 	Differ int `json:"differ"`
 	Add    int `json:"add"`
-	// Orphans are at the target alone and not known to be vcsync's: they stay.
+	// Orphans are at the target alone, and nothing is known of them from the source,
+	// whether or not vcsync brought them: they stay.
 	Orphans int `json:"orphans"`
 	// HeldDeletions are vcsync's and gone at the source: no rebuild deletes them. Others
 	// wait for something, are held or parked.
@@ -227,7 +228,7 @@ func (r *RebuildSetting) count() {
 		case diff == broker.OnlyTarget && act == decide.Nothing:
 			r.Orphans += c.Objects
 		case diff == broker.OnlyTarget:
-			r.HeldDeletions += c.Objects
+			r.HeldDeletions += c.Objects // orphans among them, see below
 		case act == decide.Adopt:
 			r.Adopt += c.Objects
 			r.Equal += c.Objects
@@ -235,6 +236,12 @@ func (r *RebuildSetting) count() {
 			r.Equal += c.Objects
 		default:
 			r.Others += c.Objects
+		}
+	}
+	for _, e := range r.Objects {
+		if e.Reason == string(decide.Orphan) {
+			r.Orphans++
+			r.HeldDeletions--
 		}
 	}
 }
@@ -265,7 +272,10 @@ func (a *app) printRebuild(r RebuildReport) error {
 		return err
 	}
 	if slices.ContainsFunc(r.Settings, func(v RebuildSetting) bool { return v.Orphans > 0 }) {
-		fmt.Fprintln(a.out, "Orphans are at the target and not known to come from the source: they stay. vcsync diff SETTING --all names them.")
+		fmt.Fprintln(a.out, "Orphans are at the target, and nothing is known of them from the source: they stay. vcsync diff SETTING names those that vcsync brought, with --all also the others.")
+	}
+	if changes, _ := r.sums(); changes > 0 {
+		fmt.Fprintln(a.out, "vcsync diff SETTING --fields names the objects, and what differs.")
 	}
 	return nil
 }
