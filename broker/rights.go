@@ -25,7 +25,8 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 	switch role {
 	case Control:
 		r.pub("$JS.API.>", "$JS.FC.>", "$JS.ACK.>", "vcsync.audit.>", PokePrefix+"*", kvSubject(BucketConfig, ">"), kvSubject(BucketSecret, ">"),
-			kvSubject(BucketParked, ">"), kvSubject(BucketLease, ">"), kvSubject(BucketStatus, "control.*"))
+			kvSubject(BucketParked, ">"), kvSubject(BucketLease, ">"), kvSubject(BucketStatus, "control.*"),
+			kvSubject(BucketPlan, planPrefix+">")) // the plan of a person's verdict
 	case Producer:
 		each, all := tokens(sources)
 		r.readsCommon()

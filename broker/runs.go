@@ -40,6 +40,9 @@ import (
 //	          or dropped (G13)                                 by the consumer
 //	done, failed, dropped: it is over; the next run overwrites it
 //
+// A run that carries out a verdict on deletions (Scope.Airlock) has no phases before
+// applying: its Plan is control's, of what the person saw.
+//
 // Control may move any phase to dropped at any time; what is under way then ends after
 // the objects that are being written. A consumer or producer that dies is no end of a
 // run: the next one goes on where it stopped.
@@ -131,6 +134,10 @@ type RunScope struct {
 	// and creates it where it is absent at the target, also what the setting itself does
 	// not take.
 	Dependencies bool `json:"dependencies,omitzero"`
+	// Airlock is the batch of deletions at the target that a person has let through the
+	// airlock; empty for any other run. Control itself makes its plan, of what the person
+	// saw, and the run begins with applying.
+	Airlock string `json:"airlock,omitzero"`
 	// Replay makes it a replay: what is stored is applied again, and the source is not
 	// listed for it.
 	Replay RunReplay `json:"replay,omitzero"`

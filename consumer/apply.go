@@ -27,6 +27,7 @@ func (l *look) apply(ctx context.Context) error {
 		l.session.mu.Lock()
 		delete(l.passedBy, l.key) // found out anew
 		l.session.mu.Unlock()
+		l.usage.keep(l.key, nil)
 		l.take(v)
 		ev, tm, err := l.choose(ctx, v)
 		if err != nil {
@@ -537,6 +538,13 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		}
 	}
 	sit.WindowShut, l.opens = l.window(v, tm, sit)
+	if have != nil {
+		landed, err := l.airlock(ctx, v, entry, tm, &sit, have)
+		if err != nil {
+			return false, err
+		}
+		defer landed()
+	}
 	d := l.decide(sit, tm)
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
@@ -544,9 +552,21 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	if done, stale := l.weigh(d, sit, visualcron.Normal{}, now, have); done || stale {
 		return stale, nil
 	}
+	switch {
+	case d.Act != decide.Hold:
+	case d.Reason == decide.Airlock:
+		if err := l.hold(ctx, entry); err != nil {
+			return false, err
+		}
+	case d.Reason == decide.InUse:
+		l.usage.keep(l.key, l.using)
+	}
 	switch d.Act {
 	case decide.Delete:
 	case decide.Adopt:
+		if entry.State == broker.Intent && entry.Left == broker.Absent {
+			record.Deleted = entry.Deleted // that it arrived was not known
+		}
 		return false, l.record(ctx, record)
 	case decide.Wait:
 		return false, &errWindow{l.opens, l.setting, v.inForce()}
@@ -565,6 +585,9 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	}
 	intent := entry
 	intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
+	if !sit.Cleared { // else a person has answered for it, and it counts in no measure
+		intent.Deleted = l.deleter
+	}
 	if sit.Edited {
 		there = entry.Left // it stays an edit where this deletion does not arrive
 	}
@@ -581,5 +604,6 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		return false, l.openOutcome(ctx, req, err)
 	}
 	l.count(func(s *TargetStatus) { s.Applied++ })
+	record.Deleted = intent.Deleted
 	return false, l.record(ctx, record)
 }

@@ -122,7 +122,7 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		}
 		if views[s.Target] == nil {
 			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, captured: snap.CapturesValues(s.Target),
-				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet, safe: snap.SafeMode.On}
+				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet, safe: snap.SafeMode.On, verdicts: snap.VerdictsAt(s.Target)}
 		}
 		if active {
 			views[s.Target].settings[id] = without(s, awaits[id])

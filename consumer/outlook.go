@@ -47,7 +47,7 @@ type Foresight struct {
 // view is the view of the target as a Manager makes it.
 func (o Outlook) view() *view {
 	snap := o.Snapshot
-	v := &view{settings: map[schemas.Slug]broker.StoredSetting{}, release: visualcron.Release(snap.Versions[o.Target]), releases: map[schemas.Slug]string{}, safe: snap.SafeMode.On}
+	v := &view{settings: map[schemas.Slug]broker.StoredSetting{}, release: visualcron.Release(snap.Versions[o.Target]), releases: map[schemas.Slug]string{}, safe: snap.SafeMode.On, verdicts: snap.VerdictsAt(o.Target)}
 	for id, s := range snap.Settings {
 		awaits := slices.Collect(maps.Keys(snap.Awaits(s)))
 		if id == o.Also {
@@ -120,6 +120,8 @@ func (o Outlook) Look(at decide.Target) Foresight {
 	l.event = c.event
 	sit := l.situation(entry, known, v, c.terms)
 	sit.Target = at
+	sit.Rejected = v.isRejected(c.event)
+	sit.Beyond = known && !entry.Held.IsZero() && entry.Held == c.event.Version
 	sit.WindowShut, out.Opens = l.window(v, c.terms, sit)
 	out.Decision = l.decide(sit, c.terms)
 	out.Setting, out.Source, out.Why = l.setting, c.event.Source, out.Reason.Text()

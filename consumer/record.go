@@ -66,6 +66,10 @@ func (l *look) put(ctx context.Context, e broker.Entry) error {
 	if err := l.ledger.Put(ctx, e); err != nil {
 		return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err) // the ledger takes no more; begin anew
 	}
+	l.deletions.record(before, e)
+	if l.recorded {
+		l.usersOf(l.key)
+	}
 	return nil
 }
 

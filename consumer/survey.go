@@ -53,6 +53,10 @@ type survey struct {
 	ownedListed, flags int
 	// valued counts the entries with values.
 	valued int
+	// deleting are the deletions so far, by the setting that they count for, and after the
+	// objects that are to go before each.
+	deleting map[objectKey]schemas.Slug
+	after    map[objectKey][]objectKey
 }
 
 // named is an object for people.
@@ -75,6 +79,7 @@ func (y *survey) make(ctx context.Context) error {
 	y.present, y.refs = map[objectKey]bool{}, map[objectKey][]visualcron.Reference{}
 	y.listed, y.standing = map[schemas.Type]bool{}, map[objectKey][]named{}
 	y.equal, y.owned = map[schemas.Type]int{}, map[schemas.Type]int{}
+	y.deleting, y.after = map[objectKey]schemas.Slug{}, map[objectKey][]objectKey{}
 	if err := y.probe(ctx); err != nil { // also what it can do, and who it is
 		return err
 	}
@@ -110,6 +115,7 @@ func (y *survey) make(ctx context.Context) error {
 	}
 	y.gate.answered()
 	if y.run != nil {
+		y.holdUsed()
 		if err := y.warnMissing(ctx); err != nil {
 			return err
 		}
@@ -124,6 +130,33 @@ func (y *survey) make(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
 	})
 	return nil
+}
+
+// holdUsed holds the deletions of what others refer to that were to go before, and that are
+// not in the plan.
+func (y *survey) holdUsed() {
+	at := map[objectKey]int{}
+	for i, e := range y.entries {
+		at[keyOf(e)] = i
+	}
+	goes := func(key objectKey) bool {
+		i, ok := at[key]
+		return ok && y.entries[i].Act == string(decide.Delete)
+	}
+	for again := true; again; {
+		again = false
+		for key, users := range y.after {
+			if !goes(key) {
+				continue
+			}
+			if i := slices.IndexFunc(users, func(u objectKey) bool { return !goes(u) }); i >= 0 {
+				e := &y.entries[at[key]]
+				e.Act, e.Would, e.Reason = string(decide.Hold), e.Act, string(decide.InUse)
+				e.Why = fmt.Sprintf("%s: %s %s", decide.InUse.Text(), users[i].t, users[i].id)
+				again = true
+			}
+		}
+	}
 }
 
 // listType compares one type.
@@ -385,6 +418,7 @@ func (y *survey) add(e broker.PlanEntry) error {
 func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlisted bool) (*broker.PlanEntry, error) {
 	l := &look{session: y.session, key: key}
 	l.shown, l.listed, l.unlisted, l.occasion, l.run = &broker.PlanEntry{}, have, unlisted, y.occasion, y.run
+	l.planned = y.deleting
 	defer func() {
 		if l.roomy != nil {
 			l.roomy()
@@ -398,6 +432,9 @@ func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlis
 		if again, err = l.applyUnder(ctx, y.v, tm); err == nil && !again {
 			if y.run != nil && decide.Act(l.shown.Act).Writes() {
 				y.refs[key] = l.refs
+			}
+			if delete(y.deleting, key); l.shown.Act == string(decide.Delete) {
+				y.deleting[key], y.after[key] = l.deleter, l.after
 			}
 			y.flag(l)
 			return l.shown, nil

@@ -56,6 +56,10 @@ type wants struct {
 	// a server of the fleet; both for shown.
 	owned  []string
 	points []visualcron.Points
+	// planned are the deletions that a plan holds already, by the setting that they count
+	// for, and after the objects that are to go before the look's.
+	planned map[objectKey]schemas.Slug
+	after   []objectKey
 	// opens is when the window opens next, zero where it is open or that is not to be
 	// seen.
 	opens time.Time

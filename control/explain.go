@@ -64,6 +64,11 @@ var gateOf = map[decide.Reason]Gate{
 	decide.BuiltIn:     GateBuiltIn,
 
 	decide.SafeMode:      GateSafeMode,
+	decide.Airlock:       GateAirlock,
+	decide.InUse:         GateAirlock,
+	decide.Rejected:      GateAirlock,
+	decide.SwitchedOff:   "",
+	decide.OnGrace:       GateAirlock,
 	decide.OutsideWindow: GateWindow,
 	decide.OnlyReports:   GateMode,
 	decide.NeedsApproval: GateMode,

@@ -100,6 +100,19 @@ const (
 	Newer
 )
 
+// Grace is how far an object is with being switched off before it is deleted.
+type Grace int
+
+// Graces.
+const (
+	// NoGrace: it is deleted at once, or its grace is over.
+	NoGrace Grace = iota
+	// GraceBegins: it is to be switched off first.
+	GraceBegins
+	// InGrace: it is switched off, and not long enough yet.
+	InGrace
+)
+
 // Parked is what is on record about an earlier try of the same version.
 type Parked int
 
@@ -132,6 +145,17 @@ type Situation struct {
 	OtherVersions bool
 	// WindowShut: no sync window is open.
 	WindowShut bool
+
+	// The next count for what is to be deleted. Cleared: a person has let exactly this
+	// deletion through the airlock. Rejected: one has rejected it.
+	Cleared, Rejected bool
+	// Beyond: with it, more would be deleted in 24 hours than the setting's measure, or it
+	// was once and waits since.
+	Beyond bool
+	// InUse: other objects at the target refer to it.
+	InUse bool
+	// Grace says how far it is with being switched off before it is deleted.
+	Grace Grace
 
 	Source Source
 	// RemovesItself: the object deletes itself when it has run. RemovedItself: the
@@ -315,7 +339,11 @@ func wantedGone(s Situation) Decision {
 	case !s.Record.IsBrought() && !s.AsLeft:
 		return nothing(NotOurs) // G4: a write was begun, and this is not what it would have left
 	}
-	return edited(s, Decision{Act: Delete, Reason: GoneAtSource})
+	d := edited(s, Decision{Act: Delete, Reason: GoneAtSource})
+	if d.Act == Delete && s.Grace == GraceBegins && !s.Cleared {
+		return Decision{Act: Update, Reason: SwitchedOff}
+	}
+	return d
 }
 
 // wantedThere: the source has it.
@@ -387,7 +415,13 @@ func reported(s Situation) bool {
 func permitted(s Situation, d Decision) Decision {
 	hold := func(r Reason) Decision { return Decision{Act: Hold, Reason: r, Would: d.Act} }
 	person := s.Occasion == SyncNow || s.Occasion == Replay
+	goes := d.Act == Delete || d.Reason == SwitchedOff
+	if goes {
+		hold = func(r Reason) Decision { return Decision{Act: Hold, Reason: r, Would: Delete} }
+	}
 	switch {
+	case goes && s.Rejected && !s.Cleared:
+		return hold(Rejected)
 	case s.OtherVersions && s.Versions != schemas.AnyVersions:
 		return hold(VersionsDiffer)
 	case s.Mode == schemas.ReportOnly:
@@ -398,6 +432,12 @@ func permitted(s Situation, d Decision) Decision {
 		return hold(Drifted)
 	case s.Mode == schemas.Approve && !person && !s.Approved:
 		return hold(NeedsApproval)
+	case d.Act == Delete && s.Grace == InGrace && !s.Cleared:
+		return Decision{Act: Wait, Reason: OnGrace, Would: Delete}
+	case goes && s.Beyond && !s.Cleared:
+		return hold(Airlock)
+	case goes && s.InUse && !s.Cleared:
+		return hold(InUse)
 	case s.WindowShut:
 		return Decision{Act: Wait, Reason: OutsideWindow, Would: d.Act}
 	}
