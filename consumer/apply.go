@@ -315,7 +315,17 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			return false, err
 		}
 	}
-	made, err := visualcron.Compose(t, source, have, composition)
+	compare, back := have, ours && !entry.Grace.IsZero() && have != nil
+	if back { // it is as it was before it was switched off
+		if compare, _, err = visualcron.SetActive(t, have, entry.Grace.Active); err != nil {
+			return false, err
+		}
+		if !tm.rights.Updated { // then only its flag
+			source, composition = compare, visualcron.Composition{Policy: schemas.Keep, Values: tm.values, Secrets: can.Secrets}
+			tm.rights.Updated, sit.Rights.Updated = true, true
+		}
+	}
+	made, err := visualcron.Compose(t, source, compare, composition)
 	if err != nil {
 		return false, err
 	}
@@ -445,6 +455,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	intent := record
 	intent.State, intent.Open = broker.Intent, want.RemovesItself
+	if back {
+		intent.Grace = entry.Grace // until it is on again
+	}
 	if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
 		return false, err
 	}
@@ -549,6 +562,9 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
 	}
+	if d.Reason == decide.OnGrace {
+		l.opens = l.graceEnds
+	}
 	if done, stale := l.weigh(d, sit, visualcron.Normal{}, now, have); done || stale {
 		return stale, nil
 	}
@@ -568,7 +584,13 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 			record.Deleted = entry.Deleted // that it arrived was not known
 		}
 		return false, l.record(ctx, record)
+	case decide.Update:
+		return l.switchOff(ctx, v, entry, tm, sit, have, now)
 	case decide.Wait:
+		if d.Reason == decide.OnGrace {
+			l.lookAt(l.key, l.graceEnds)
+			return l.leave(ctx, v, d, sit)
+		}
 		return false, &errWindow{l.opens, l.setting, v.inForce()}
 	default:
 		return l.leave(ctx, v, d, sit)

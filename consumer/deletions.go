@@ -157,6 +157,10 @@ func (l *look) airlock(ctx context.Context, v *view, entry broker.Entry, tm term
 	l.deleter = set.ID
 	sit.Cleared = l.grant != nil && l.run.run.Scope.Airlock != ""
 	sit.Rejected = v.isRejected(l.event)
+	var ends time.Time
+	if sit.Grace, ends = graceOf(l.key.t, entry, set, time.Now()); sit.Grace == decide.InGrace {
+		l.graceEnds = ends
+	}
 	goes := func() bool {
 		d := l.decide(*sit, tm)
 		return d.Act == decide.Delete || d.Reason == decide.SwitchedOff
@@ -198,6 +202,8 @@ func (l *look) whyHeld(d decide.Decision) string {
 			return d.Reason.Text()
 		}
 		return fmt.Sprintf("%s (%s: %d deletions of %s in 24 hours, and up to %d of %d are made)", d.Reason.Text(), l.deleter, l.tally.done, l.key.t, l.tally.limit, l.tally.of)
+	case decide.OnGrace:
+		return fmt.Sprintf("%s, at %s", d.Reason.Text(), l.graceEnds.UTC().Format(time.RFC3339))
 	case decide.InUse:
 		return fmt.Sprintf("%s: %s", d.Reason.Text(), l.usedBy)
 	}

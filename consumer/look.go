@@ -114,6 +114,8 @@ type look struct {
 	// using are the objects that keep it from being deleted, usedBy the same for people.
 	using  []objectKey
 	usedBy string
+	// graceEnds is when it is to be deleted that is switched off for now.
+	graceEnds time.Time
 	roomy  func() // gives back the room of a large body; nil where none was taken
 }
 

@@ -121,9 +121,15 @@ func (o Outlook) Look(at decide.Target) Foresight {
 	sit := l.situation(entry, known, v, c.terms)
 	sit.Target = at
 	sit.Rejected = v.isRejected(c.event)
+	if set, ok := v.deleter(c.terms, nil); ok && known {
+		sit.Grace, l.graceEnds = graceOf(o.Type, entry, set, time.Now())
+	}
 	sit.Beyond = known && !entry.Held.IsZero() && entry.Held == c.event.Version
 	sit.WindowShut, out.Opens = l.window(v, c.terms, sit)
 	out.Decision = l.decide(sit, c.terms)
+	if out.Reason == decide.OnGrace {
+		out.Opens = l.graceEnds
+	}
 	out.Setting, out.Source, out.Why = l.setting, c.event.Source, out.Reason.Text()
 	return out
 }

@@ -291,6 +291,7 @@ func TestTheMeasureOfAServer(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		wrote(t, test, "approved", 0, 1)
 		measure(schemas.Measure{Number: 3, Share: 50})
+		changeOne(w, func(s *schemas.Setting) { s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {Share: 100}} }) // here it is the source's that counts
 		w.StopProducer(nil)
 		for i := 1; i < 10; i++ { // 9 of 19
 			deleteJob(t, prod, i)

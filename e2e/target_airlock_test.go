@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -92,7 +93,7 @@ func deleted(t *testing.T, w *e2e.World, what string, deletes, waiting, rejected
 	_, n := test.Count()
 	h := heldAtTarget(w)
 	if n != deletes || len(h.Waiting) != waiting || len(h.Rejected) != rejected {
-		t.Errorf("%s: %d deletions, %d wait and %d are rejected, want %d, %d and %d\n%v", what, n, len(h.Waiting), len(h.Rejected), deletes, waiting, rejected, h)
+		t.Fatalf("%s: %d deletions, %d wait and %d are rejected, want %d, %d and %d\n%v", what, n, len(h.Waiting), len(h.Rejected), deletes, waiting, rejected, h)
 	}
 	test.Reset()
 	for _, s := range settingsOf(w) {
@@ -274,6 +275,309 @@ func TestVerdictsAtTheTarget(t *testing.T) {
 		deleted(t, w, "one more", 0, 1, 0)
 		if d := e2e.Diverged(prod, test, schemas.Keep); len(d) != 1 {
 			t.Errorf("differences: %v", fmt.Sprint(d))
+		}
+	})
+}
+
+// using runs f where a target has a credential of production's (0) and a job that refers to
+// it (1).
+func using(t *testing.T, f func(w *e2e.World, prod, test *e2e.Host)) {
+	t.Helper()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		believeAll(w)
+		changeOne(w, func(s *schemas.Setting) { s.Rules[schemas.Credential] = s.Rules[schemas.Job] })
+		for _, i := range []int{0, 2} { // one is always left: an empty listing is not believed
+			putText(t, prod, schemas.Credential, fmt.Sprintf(`{"Id":%q,"Username":"u","Domain":"d","Password":"p"}`, jobID(i)))
+		}
+		putJobUsing(t, prod, 1, 0)
+		putJob(t, prod, 3, "stays")
+		w.StartProducer()
+		w.StartConsumer()
+		within(t, w, time.Minute, "test")
+		time.Sleep(time.Minute)
+		test.Reset()
+		f(w, prod, test)
+	})
+}
+
+// putJobUsing puts a job that refers to a credential.
+func putJobUsing(t *testing.T, h *e2e.Host, i, credential int) {
+	t.Helper()
+	putJob(t, h, i, "uses it")
+	change(t, h, schemas.Job, jobID(i), func(b map[string]any) { b["Credential"] = jobID(credential) })
+}
+
+func deleteCredential(t *testing.T, h *e2e.Host) {
+	t.Helper()
+	if ok, err := h.Server.Delete(schemas.Credential, jobID(0)); err != nil || !ok {
+		t.Fatalf("delete: %v %v", ok, err)
+	}
+}
+
+// isThere tells whether a host has the credential.
+func isThere(h *e2e.Host) bool {
+	_, ok := h.Server.Get(schemas.Credential, jobID(0))
+	return ok
+}
+
+// TestWhatIsInUseIsNotDeleted: the deletion of an object that others at the target refer to
+// is held, and names them; it goes once they are gone or refer to something else.
+func TestWhatIsInUseIsNotDeleted(t *testing.T) {
+	t.Parallel()
+	t.Run("users of the target's own", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			for i := range 10 {
+				putJobUsing(t, test, 100+i, 0)
+			}
+			deleteJob(t, prod, 1)
+			deleteCredential(t, prod)
+			time.Sleep(2 * time.Minute)
+			h := deleted(t, w, "in use", 1, 1, 0)
+			if e := h.Waiting[0]; e.Type != schemas.Credential || e.Reason != "in-use" || strings.Count(e.Why, "Job ") != 8*2 ||
+				!strings.Contains(e.Why, `"Job 100"`) || !strings.HasSuffix(e.Why, "and perhaps 2 more") {
+				t.Errorf("held: %+v", e)
+			}
+			_, entries := w.Ask(oneSetting, broker.RunScope{})
+			for _, e := range entries {
+				if e.Type == schemas.Credential && (e.Act != "hold" || e.Reason != "in-use") {
+					t.Errorf("Sync now shows %+v", e)
+				}
+			}
+			w.Move(oneSetting, broker.RunDropped, "")
+			for i := range 10 { // by hand: the next audit sees it
+				deleteJob(t, test, 100+i)
+			}
+			time.Sleep(16 * time.Minute)
+			deleted(t, w, "they are gone", 1, 0, 0)
+			if isThere(test) {
+				t.Error("the credential is still there")
+			}
+		})
+	})
+	t.Run("a user that its source changes", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			deleteCredential(t, prod)
+			time.Sleep(2 * time.Minute)
+			deleted(t, w, "in use", 0, 1, 0)
+			putJob(t, prod, 1, "does not use it any more")
+			time.Sleep(time.Minute)
+			deleted(t, w, "not in use any more", 1, 0, 0)
+		})
+	})
+	t.Run("a user that is deleted later", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			deleteCredential(t, prod)
+			time.Sleep(2 * time.Minute)
+			deleted(t, w, "in use", 0, 1, 0)
+			deleteJob(t, prod, 1)
+			time.Sleep(time.Minute)
+			deleted(t, w, "both are gone", 2, 0, 0)
+		})
+	})
+	t.Run("both in one pass", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			var order []string
+			test.SetFaults(fault(func(_ http.ResponseWriter, r *http.Request) bool {
+				if r.Method == http.MethodDelete {
+					if strings.Contains(r.URL.Path, "/Job/") {
+						time.Sleep(3 * time.Second)
+					}
+					order = append(order, r.URL.Path)
+				}
+				return false
+			}))
+			deleteJob(t, prod, 1)
+			deleteCredential(t, prod)
+			time.Sleep(2 * time.Minute)
+			deleted(t, w, "both are gone", 2, 0, 0)
+			if len(order) != 2 || !strings.Contains(order[0], "/Job/") {
+				t.Errorf("deleted in the order %v", order)
+			}
+		})
+	})
+	t.Run("both in one plan", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			changeOne(w, func(s *schemas.Setting) { s.Active = false })
+			deleteJob(t, prod, 1)
+			deleteCredential(t, prod)
+			p, entries := w.Ask(oneSetting, broker.RunScope{})
+			same(t, "plan", entries, "Job 1 only at the target: delete (gone-at-source)", "u@d only at the target: delete (gone-at-source)")
+			end, _ := w.Approve(p)
+			if end.Outcomes[broker.OutcomeDone] != 2 {
+				t.Errorf("outcomes: %v", end.Outcomes)
+			}
+			wrote(t, test, "both are gone", 0, 2)
+		})
+	})
+	t.Run("the user's deletion is held", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			changeOne(w, func(s *schemas.Setting) { s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {}} })
+			deleteJob(t, prod, 1)
+			deleteCredential(t, prod)
+			time.Sleep(2 * time.Minute)
+			h := deleted(t, w, "one is held, and uses the other", 0, 2, 0)
+			if o := approveHeld(w, h.Waiting...); o[broker.OutcomeDone] != 2 {
+				t.Errorf("outcomes: %v", o)
+			}
+			time.Sleep(time.Minute)
+			deleted(t, w, "both are approved", 2, 0, 0)
+		})
+	})
+	t.Run("two that refer to each other", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			for _, i := range []int{5, 6} {
+				putJob(t, prod, i, "refers to the other")
+				change(t, prod, schemas.Job, jobID(i), func(b map[string]any) { b["JobId"] = jobID(11 - i) })
+			}
+			time.Sleep(time.Minute)
+			test.Reset()
+			deleteJob(t, prod, 5)
+			deleteJob(t, prod, 6)
+			time.Sleep(3 * time.Minute)
+			deleted(t, w, "both are gone", 2, 0, 0)
+		})
+	})
+}
+
+// active tells whether a job is at a host, and on.
+func active(t *testing.T, h *e2e.Host, i int) (there, on bool) {
+	t.Helper()
+	b := bodyOf(t, h, schemas.Job, jobID(i))
+	if b == nil {
+		return false, false
+	}
+	stats, _ := b["Stats"].(map[string]any)
+	on, _ = stats["Active"].(bool)
+	return true, on
+}
+
+// TestGrace: a job that is gone at its source is only switched off first, whoever holds the
+// target; it goes when the grace is over, and is as it was when its source has it again.
+func TestGrace(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []schemas.ActivePolicy{schemas.Keep, schemas.Follow} {
+		t.Run(string(policy), func(t *testing.T) {
+			t.Parallel()
+			deleting(t, 4, func(s *schemas.Setting) { s.Grace, s.Policy = "40m", policy }, func(w *e2e.World, prod, test *e2e.Host) {
+				for i := range 3 { // somebody has switched them on there
+					change(t, test, schemas.Job, jobID(i), func(b map[string]any) { b["Stats"].(map[string]any)["Active"] = true })
+				}
+				is := func(what string, i int, there, on bool) {
+					t.Helper()
+					if x, y := active(t, test, i); x != there || y != on {
+						t.Errorf("%s: job %d is there: %v, and on: %v, want %v and %v", what, i, x, y, there, on)
+					}
+				}
+				test.Reset()
+				deleteJobs(t, prod, 0, 4)
+				time.Sleep(time.Minute)
+				for i := range 4 {
+					is("in grace", i, true, false)
+				}
+				offs := 3
+				if policy == schemas.Follow {
+					offs = 4
+				}
+				wrote(t, test, "switched off", offs, 0)
+				inGrace := func(what string, n int) {
+					t.Helper()
+					time.Sleep(3 * time.Second)
+					for _, s := range settingsOf(w) {
+						if a := s.Accounting; s.InGrace != n || a == nil || int(a.Held) != n || a.Unaccounted > 0 || s.DeletesHeld > 0 {
+							t.Errorf("%s: %d in grace, %d held, accounts %+v; want %d in grace", what, s.InGrace, s.DeletesHeld, a, n)
+						}
+					}
+				}
+				inGrace("in grace", 4)
+				w.StopConsumer(nil)
+				w.StartConsumer()
+				time.Sleep(time.Minute)
+				wrote(t, test, "taken over", 0, 0)
+				inGrace("taken over", 4)
+				putJob(t, prod, 1, "first")
+				time.Sleep(time.Minute)
+				is("back as it was", 1, true, true)
+				wrote(t, test, "back", 1, 0)
+				putJob(t, prod, 2, "edited")
+				time.Sleep(time.Minute)
+				is("back, edited", 2, true, true)
+				wrote(t, test, "back", 1, 0)
+				inGrace("two are back", 2)
+				time.Sleep(34 * time.Minute)
+				is("before the end", 0, true, false)
+				time.Sleep(4 * time.Minute)
+				is("after the end", 0, false, false)
+				is("after the end", 3, false, false)
+				wrote(t, test, "after the end", 0, 2)
+				inGrace("after the end", 0)
+			})
+		})
+	}
+}
+
+// TestGraceIsMeasured: what is switched off to be deleted counts as a deletion, and what is
+// beyond the measure is not even switched off; a person's word needs no grace.
+func TestGraceIsMeasured(t *testing.T) {
+	t.Parallel()
+	deleting(t, 8, func(s *schemas.Setting) { s.Grace, s.Policy = "10m", schemas.Follow }, func(w *e2e.World, prod, test *e2e.Host) {
+		deleteJobs(t, prod, 0, 7)
+		time.Sleep(time.Minute)
+		wrote(t, test, "switched off", 5, 0)
+		on := 0
+		for i := range 7 {
+			if _, yes := active(t, test, i); yes {
+				on++
+			}
+		}
+		h := heldAtTarget(w)
+		if on != 2 || len(h.Waiting) != 2 {
+			t.Fatalf("%d are on and %d wait, want 2 and 2", on, len(h.Waiting))
+		}
+		if o := approveHeld(w, h.Waiting[0]); o[broker.OutcomeDone] != 1 {
+			t.Errorf("outcomes: %v", o)
+		}
+		wrote(t, test, "approved", 0, 1)
+		time.Sleep(11 * time.Minute)
+		deleted(t, w, "after the grace", 5, 1, 0)
+	})
+}
+
+// TestGraceOutlivesACrash: what was switched off when the answer was lost is on again as it
+// was.
+func TestGraceOutlivesACrash(t *testing.T) {
+	t.Parallel()
+	deleting(t, 1, func(s *schemas.Setting) {
+		s.Grace, s.Rules[schemas.Job] = "10m", schemas.Rule{Sync: schemas.SyncAll, Rights: schemas.Rights{New: true, Deleted: true}}
+	}, func(w *e2e.World, prod, test *e2e.Host) {
+		change(t, test, schemas.Job, jobID(0), func(b map[string]any) { b["Stats"].(map[string]any)["Active"] = true })
+		deleteJob(t, prod, 0)
+		for range 200 {
+			if _, on := active(t, test, 0); !on {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		w.StopConsumer(consumer.ErrCrash)
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		if e := entryOf(t, w, "test", 0); !e.Grace.Active || e.Grace.Setting != oneSetting {
+			t.Errorf("on record: %+v", e)
+		}
+		putJob(t, prod, 0, "edited, which the setting does not take")
+		time.Sleep(time.Minute)
+		if there, on := active(t, test, 0); !there || !on {
+			t.Errorf("back: there %v, on %v", there, on)
+		}
+		if b := bodyOf(t, test, schemas.Job, jobID(0)); b["Description"] != "first" {
+			t.Errorf("description: %v", b["Description"])
 		}
 	})
 }

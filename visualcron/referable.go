@@ -38,3 +38,22 @@ func (r *rule) refersTo(to schemas.Type, seen map[*rule]bool) bool {
 	}
 	return false
 }
+
+// SetActive returns a body with its Active flag set, and what that was: off where it has
+// none. The error wraps ErrBody.
+func SetActive(t schemas.Type, body []byte, on bool) (out []byte, was bool, err error) {
+	f := forms[t]
+	if f == nil || f.active == nil {
+		return body, false, nil
+	}
+	n, err := parse(body)
+	if err != nil {
+		return nil, false, err
+	}
+	was = isOn(n, f.active)
+	if home := n.get(f.active[0]); len(f.active) > 1 && (home == nil || home.kind != '{') {
+		n.set(f.active[0], &node{kind: '{'})
+	}
+	setAt(n, f.active, boolNode(on))
+	return n.append(nil), was, nil
+}
