@@ -116,7 +116,7 @@ type look struct {
 	usedBy string
 	// graceEnds is when it is to be deleted that is switched off for now.
 	graceEnds time.Time
-	roomy  func() // gives back the room of a large body; nil where none was taken
+	roomy     func() // gives back the room of a large body; nil where none was taken
 }
 
 // room waits until a body of that size may be held in memory: of large ones one at a
