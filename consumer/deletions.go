@@ -161,14 +161,13 @@ func (l *look) airlock(ctx context.Context, v *view, entry broker.Entry, tm term
 	if sit.Grace, ends = graceOf(l.key.t, entry, set, time.Now()); sit.Grace == decide.InGrace {
 		l.graceEnds = ends
 	}
-	goes := func() bool {
-		d := l.decide(*sit, tm)
-		return d.Act == decide.Delete || d.Reason == decide.SwitchedOff
-	}
-	if sit.Cleared || sit.Rejected || !goes() {
+	d := l.decide(*sit, tm)
+	goes := d.Act == decide.Delete || d.Reason == decide.SwitchedOff
+	if sit.Cleared || sit.Rejected || !goes && !(d.Reason == decide.NeedsApproval && d.Would == decide.Delete) {
 		return done, nil
 	}
-	if l.tally, sit.Beyond = l.deletions.beyond(l.key, l.event.Source, set, l.planned, l.shown == nil); !sit.Beyond && l.shown == nil {
+	fly := goes && l.shown == nil
+	if l.tally, sit.Beyond = l.deletions.beyond(l.key, l.event.Source, set, l.planned, fly); !sit.Beyond && fly {
 		done = func() { l.deletions.land(l.key) }
 	}
 	if entry.Held == l.event.Version { // it stays so when the 24 hours are over: a person has seen it wait, or is to

@@ -433,7 +433,7 @@ func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlis
 			if y.run != nil && decide.Act(l.shown.Act).Writes() {
 				y.refs[key] = l.refs
 			}
-			if delete(y.deleting, key); l.shown.Act == string(decide.Delete) {
+			if delete(y.deleting, key); l.shown.Act == string(decide.Delete) || l.shown.Reason == string(decide.SwitchedOff) {
 				y.deleting[key], y.after[key] = l.deleter, l.after
 			}
 			y.flag(l)

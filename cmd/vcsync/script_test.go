@@ -126,6 +126,7 @@ func TestScripts(t *testing.T) {
 			"put":     cmdPut,
 			"park":    cmdPark,
 			"hold":    cmdHold,
+			"holdat":  cmdHoldAt,
 			"sed":     cmdSed,
 
 			"underway": cmdUnderway,
@@ -181,6 +182,26 @@ func cmdHold(ts *testscript.TestScript, neg bool, args []string) {
 	_, err := b.PutAirlock(context.Background(), a)
 	ts.Check(err)
 	ts.Setenv(args[0], a.Batch)
+}
+
+// cmdHoldAt makes deletions wait at the target of a sync setting, as its consumer does, and
+// puts the batch's name into a variable. A word before the ids is the reason.
+func cmdHoldAt(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: holdat VARIABLE setting reason id...")
+	}
+	b := ts.Value(brokerKey{}).(*broker.Broker)
+	ctx := context.Background()
+	snap, err := b.Snapshot(ctx)
+	ts.Check(err)
+	set := snap.Settings[schemas.Slug(args[1])]
+	var entries []broker.PlanEntry
+	for _, text := range args[3:] {
+		entries = append(entries, broker.PlanEntry{Type: schemas.Job, ID: schemas.ID(text), Name: "Job " + text, Difference: broker.OnlyTarget, Act: "hold", Would: "delete", Reason: args[2],
+			Why: "because of " + args[2], Source: set.Source, Version: schemas.Version{Epoch: 1, Revision: 7}})
+	}
+	ts.Check(b.PutDrift(ctx, broker.DriftList{ID: args[0] + args[2], Setting: set.ID, SettingRevision: set.Revision, Source: set.Source, Target: set.Target}, entries))
+	ts.Setenv(args[0], broker.BatchOf(set.ID, entries))
 }
 
 // cmdDial waits until somebody listens on an address.

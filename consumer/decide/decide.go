@@ -428,16 +428,16 @@ func permitted(s Situation, d Decision) Decision {
 		return hold(OnlyReports)
 	case s.SafeMode && (d.Act == Delete || !person && !s.Approved): // whatever the rules say
 		return hold(SafeMode)
-	case reported(s):
-		return hold(Drifted)
-	case s.Mode == schemas.Approve && !person && !s.Approved:
-		return hold(NeedsApproval)
 	case d.Act == Delete && s.Grace == InGrace && !s.Cleared:
 		return Decision{Act: Wait, Reason: OnGrace, Would: Delete}
 	case goes && s.Beyond && !s.Cleared:
 		return hold(Airlock)
 	case goes && s.InUse && !s.Cleared:
 		return hold(InUse)
+	case reported(s):
+		return hold(Drifted)
+	case s.Mode == schemas.Approve && !person && !s.Approved:
+		return hold(NeedsApproval)
 	case s.WindowShut:
 		return Decision{Act: Wait, Reason: OutsideWindow, Would: d.Act}
 	}
