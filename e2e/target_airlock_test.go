@@ -273,8 +273,38 @@ func TestVerdictsAtTheTarget(t *testing.T) {
 		deleteJob(t, prod, 15)
 		time.Sleep(2 * time.Minute)
 		deleted(t, w, "one more", 0, 1, 0)
+		changeOne(w, func(s *schemas.Setting) { s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {Number: 6}} })
+		deleteJob(t, prod, 16)
+		time.Sleep(2 * time.Minute)
+		deleted(t, w, "five and one more are six", 1, 1, 0)
 		if d := e2e.Diverged(prod, test, schemas.Keep); len(d) != 1 {
 			t.Errorf("differences: %v", fmt.Sprint(d))
+		}
+	})
+}
+
+// TestTurnedOnAfterManyDeletions: a setting that is turned on again deletes no more than its
+// measure of what went meanwhile, and one that is turned on for the first time deletes
+// nothing, whatever the source has deleted before.
+func TestTurnedOnAfterManyDeletions(t *testing.T) {
+	t.Parallel()
+	deleting(t, 12, nil, func(w *e2e.World, prod, test *e2e.Host) {
+		changeOne(w, func(s *schemas.Setting) { s.Active = false })
+		deleteJobs(t, prod, 0, 8)
+		time.Sleep(time.Minute)
+		wrote(t, test, "while it is off", 0, 0)
+		changeOne(w, func(s *schemas.Setting) { s.Active = true })
+		time.Sleep(2 * time.Minute)
+		deleted(t, w, "turned on again", 5, 3, 0)
+		other := w.AddHost("other")
+		for i := range 12 {
+			putJob(t, other, i, "first")
+		}
+		w.Setting(e2e.AllJobs("another", "production", "other", schemas.Keep))
+		time.Sleep(16 * time.Minute)
+		wrote(t, other, "turned on for the first time", 0, 0)
+		if n := len(other.Server.Objects(schemas.Job)); n != 14 { // two are built in
+			t.Errorf("%d jobs at the other target", n)
 		}
 	})
 }
@@ -406,6 +436,11 @@ func TestWhatIsInUseIsNotDeleted(t *testing.T) {
 			changeOne(w, func(s *schemas.Setting) { s.Active = false })
 			deleteJob(t, prod, 1)
 			deleteCredential(t, prod)
+			changeOne(w, func(s *schemas.Setting) { s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {}} })
+			_, entries := w.Ask(oneSetting, broker.RunScope{})
+			same(t, "plan without deletions of jobs", entries, "Job 1 only at the target: hold delete (airlock)", "u@d only at the target: hold delete (in-use)")
+			w.Move(oneSetting, broker.RunDropped, "")
+			changeOne(w, func(s *schemas.Setting) { s.Deletes = nil })
 			p, entries := w.Ask(oneSetting, broker.RunScope{})
 			same(t, "plan", entries, "Job 1 only at the target: delete (gone-at-source)", "u@d only at the target: delete (gone-at-source)")
 			end, _ := w.Approve(p)
