@@ -489,6 +489,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
+	if now, err := visualcron.References(t, made.Body); err == nil { // who deletes something is to know
+		l.usage.wrote(l.key, now)
+	}
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {

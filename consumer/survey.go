@@ -107,6 +107,11 @@ func (y *survey) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if y.mayDelete(heads) { // now, and not while another listing stands open
+		if err := y.freshUsage(ctx, usageFor); err != nil {
+			return err
+		}
+	}
 	y.began = time.Now()
 	for _, t := range y.types {
 		if err := y.listType(ctx, t, heads[t]); err != nil {
@@ -130,6 +135,24 @@ func (y *survey) make(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
 	})
 	return nil
+}
+
+// mayDelete tells whether something that others may refer to is gone at the source and not
+// at the target, as far as the ledger knows.
+func (y *survey) mayDelete(heads map[schemas.Type]map[schemas.ID]broker.Newest) bool {
+	for t, all := range heads {
+		if !visualcron.IsReferable(t) {
+			continue
+		}
+		for id, n := range all {
+			if n.Kind == schemas.Deleted {
+				if e, ok := y.ledger.Get(t, y.v.home(y.set.Source, t, id, y.run)); ok && owned(e) && e.Source == y.set.Source && y.takes(t, n.Selected()) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // holdUsed holds the deletions of what others refer to that were to go before, and that are

@@ -34,6 +34,8 @@ type usage struct {
 	mu sync.Mutex
 	at time.Time
 	by map[visualcron.Reference]map[objectKey]bool
+	// next is the one that is being made; until then the older one is asked.
+	next map[visualcron.Reference]map[objectKey]bool
 	// held are the objects that are not deleted because of their users, and these.
 	held map[objectKey][]objectKey
 }
@@ -55,19 +57,16 @@ func (u *usage) wrote(key objectKey, refs []visualcron.Reference) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, r := range refs {
-		u.add(r, key)
+		for _, by := range []map[visualcron.Reference]map[objectKey]bool{u.by, u.next} {
+			if by == nil {
+				continue // it is to be made
+			}
+			if by[r] == nil {
+				by[r] = map[objectKey]bool{}
+			}
+			by[r][key] = true
+		}
 	}
-}
-
-// add needs the lock.
-func (u *usage) add(r visualcron.Reference, key objectKey) {
-	if u.by == nil {
-		return // it is to be made
-	}
-	if u.by[r] == nil {
-		u.by[r] = map[objectKey]bool{}
-	}
-	u.by[r][key] = true
 }
 
 // keep notes which users keep an object from being deleted; none to forget that.
@@ -96,52 +95,53 @@ func (u *usage) heldBy(user objectKey) (out []objectKey) {
 	return out
 }
 
-// freshUsage makes the index where it is too old. Each object is read in a listing of its
+// freshUsage makes the index where it is older than that. Each object is read in a listing of its
 // type; what the target cannot list refers to nothing.
-func (l *look) freshUsage(ctx context.Context) error {
-	done, err := l.usage.making.take(ctx)
+func (s *session) freshUsage(ctx context.Context, oldest time.Duration) error {
+	done, err := s.usage.making.take(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	l.usage.mu.Lock()
-	fresh := l.usage.by != nil && time.Since(l.usage.at) < usageFor
+	s.usage.mu.Lock()
+	fresh := s.usage.by != nil && time.Since(s.usage.at) < oldest
 	if !fresh { // what is written from now on is taken in
-		l.usage.by = map[visualcron.Reference]map[objectKey]bool{}
+		s.usage.next = map[visualcron.Reference]map[objectKey]bool{}
 	}
-	l.usage.mu.Unlock()
+	s.usage.mu.Unlock()
 	if fresh {
 		return nil
 	}
 	began := time.Now()
-	err = l.indexUsers(ctx)
-	l.usage.mu.Lock()
-	defer l.usage.mu.Unlock()
-	if l.usage.at = began; err != nil {
-		l.usage.by = nil
+	err = s.indexUsers(ctx)
+	s.usage.mu.Lock()
+	defer s.usage.mu.Unlock()
+	if err == nil {
+		s.usage.by, s.usage.at = s.usage.next, began
 	}
+	s.usage.next = nil
 	return err
 }
 
-func (l *look) indexUsers(ctx context.Context) error {
+func (s *session) indexUsers(ctx context.Context) error {
 	for _, t := range schemas.Types() {
-		if can, asked := l.capability(t); !visualcron.Supported(t) || asked && !can.List {
+		if can, asked := s.capability(t); !visualcron.Supported(t) || asked && !can.List {
 			continue
 		}
 		// A listing of many takes longer than one request may; it only reads.
-		complete, err := l.conn.List(ctx, t, func(r visualcron.Row) error {
+		complete, err := s.conn.List(ctx, t, func(r visualcron.Row) error {
 			refs, err := visualcron.References(t, r.Body)
 			if err != nil {
 				return nil // nobody can tell; the live path says it of what is ours
 			}
-			l.usage.wrote(objectKey{t, r.ID}, refs)
+			s.usage.wrote(objectKey{t, r.ID}, refs)
 			return nil
 		})
 		if err != nil {
 			return err
 		}
 		if !complete.IsComplete() || complete.Type() != t {
-			return &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: l.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
+			return &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: s.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
 		}
 	}
 	return nil
@@ -172,7 +172,11 @@ func (l *look) isInUse(ctx context.Context, v *view, have []byte) (bool, error) 
 			refs = append(refs, visualcron.Reference{Type: schemas.Job, ID: id, Task: true})
 		}
 	}
-	if err := l.freshUsage(ctx); err != nil {
+	oldest := usageFor
+	if l.shown != nil { // a survey has made it before it began to list
+		oldest = time.Hour
+	}
+	if err := l.freshUsage(ctx, oldest); err != nil {
 		return false, err
 	}
 	var keeping, going []objectKey

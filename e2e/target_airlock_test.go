@@ -317,7 +317,7 @@ func using(t *testing.T, f func(w *e2e.World, prod, test *e2e.Host)) {
 		prod, test := w.Hosts["production"], w.Hosts["test"]
 		believeAll(w)
 		changeOne(w, func(s *schemas.Setting) { s.Rules[schemas.Credential] = s.Rules[schemas.Job] })
-		for _, i := range []int{0, 2} { // one is always left: an empty listing is not believed
+		for _, i := range []int{0, 2, 4} { // one is always left: an empty listing is not believed
 			putText(t, prod, schemas.Credential, fmt.Sprintf(`{"Id":%q,"Username":"u","Domain":"d","Password":"p"}`, jobID(i)))
 		}
 		putJobUsing(t, prod, 1, 0)
@@ -406,6 +406,25 @@ func TestWhatIsInUseIsNotDeleted(t *testing.T) {
 			deleteJob(t, prod, 1)
 			time.Sleep(time.Minute)
 			deleted(t, w, "both are gone", 2, 0, 0)
+		})
+	})
+	t.Run("a user that came just before", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			if ok, err := prod.Server.Delete(schemas.Credential, jobID(2)); err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+			time.Sleep(5 * time.Second) // that has found out who uses what
+			wrote(t, test, "in use by nobody", 0, 1)
+			putJobUsing(t, prod, 7, 4)
+			time.Sleep(5 * time.Second)
+			wrote(t, test, "it came", 1, 0)
+			if ok, err := prod.Server.Delete(schemas.Credential, jobID(4)); err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+			time.Sleep(10 * time.Second)
+			time.Sleep(time.Minute)
+			deleted(t, w, "in use since", 0, 1, 0)
 		})
 	})
 	t.Run("both in one pass", func(t *testing.T) {
