@@ -29,6 +29,12 @@ func (l *look) apply(ctx context.Context) error {
 		l.session.mu.Unlock()
 		l.usage.keep(l.key, nil)
 		l.take(v)
+		if l.grant != nil && l.run.run.Server != "" {
+			if err := l.applyAct(ctx, v); err != nil {
+				return err
+			}
+			continue // what the settings take of it is looked at as ever
+		}
 		ev, tm, err := l.choose(ctx, v)
 		if err != nil {
 			return err
@@ -198,6 +204,9 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 			s.Parked = decide.Waits
 		}
 	}
+	if l.isPaused() {
+		s.Parked = decide.Paused
+	}
 	return s
 }
 
@@ -264,8 +273,8 @@ func (l *look) leave(ctx context.Context, v *view, d decide.Decision, s decide.S
 	switch {
 	case d.Act == decide.Park:
 		return false, &parkError{string(d.Reason), l.whyOf(d), d.Reason.Fix()}
-	case d.Reason == decide.IsParked || d.Reason == decide.GivenUp:
-		l.wasParked = d.Reason == decide.IsParked
+	case d.Reason == decide.IsParked || d.Reason == decide.GivenUp || d.Reason == decide.Undone:
+		l.wasParked = d.Reason != decide.GivenUp
 		return false, nil
 	case s.Target != decide.Unread:
 		err := l.passBy(ctx, d)
@@ -478,7 +487,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	} else {
 		intent.Version = schemas.Version{}
 	}
-	if err := l.put(ctx, intent); err != nil {
+	if err := l.begin(ctx, intent, d.Act, have, want.Digest); err != nil {
 		return false, err
 	}
 	if !l.stands(v, tm, sit) {
@@ -617,7 +626,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		there = entry.Left // it stays an edit where this deletion does not arrive
 	}
 	intent.Left, intent.Before, intent.LeftSecrets = broker.Absent, there, string(can.Secrets)
-	if err := l.put(ctx, intent); err != nil {
+	if err := l.begin(ctx, intent, d.Act, have, ""); err != nil {
 		return false, err
 	}
 	if !l.stands(v, tm, sit) || !l.sends() {

@@ -68,7 +68,11 @@ func (l *look) switchOff(ctx context.Context, v *view, entry broker.Entry, tm te
 	if err := leave(&intent, off, want); err != nil {
 		return false, err
 	}
-	if err := l.put(ctx, intent); err != nil {
+	begin := l.put
+	if was {
+		begin = func(ctx context.Context, e broker.Entry) error { return l.begin(ctx, e, decide.Update, have, want.Digest) }
+	}
+	if err := begin(ctx, intent); err != nil {
 		return false, err
 	}
 	stored := have

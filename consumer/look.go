@@ -116,6 +116,7 @@ type look struct {
 	usedBy string
 	// graceEnds is when it is to be deleted that is switched off for now.
 	graceEnds time.Time
+	acts      bool   // it does what a run at a server says
 	roomy     func() // gives back the room of a large body; nil where none was taken
 }
 

@@ -490,6 +490,8 @@ type session struct {
 	// wishes are what runs and audits want of objects beside what the live path does.
 	wishes map[objectKey][]*wish
 	drift  driftKeeper
+	// bursts are the passes of live and audit writes that are under way, by setting.
+	bursts map[schemas.Slug]burst
 	// comparedAt holds the revisions of the settings that were compared in this session.
 	comparedAt map[schemas.Slug]uint64
 	// unserved holds the settings whose durable consumer does not bring what they take:
@@ -605,7 +607,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	}
 	defer ledger.Close()
 	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
-		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{},
+		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{}, bursts: map[schemas.Slug]burst{},
 		wishes: map[objectKey][]*wish{}, listing: make(baton, 1), unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1), deletions: newDeletions(ledger)}
 	s.usage.making = make(baton, 1)
 	s.gate = newGate(s.probe, s.sayGate(ctx))

@@ -124,6 +124,9 @@ const (
 	Waits
 	// Discarded: a person has given this version up.
 	Discarded
+	// Paused: a person undid what was written of the object. It counts for all versions,
+	// until a person resumes it.
+	Paused
 )
 
 // Situation is all that counts for what becomes of one object. The zero value of
@@ -277,6 +280,8 @@ func wanted(s Situation) Decision {
 		return nothing(NotFromHere)
 	case !s.Rights.Use():
 		return nothing(NotSelected)
+	case s.Parked == Paused:
+		return nothing(Undone)
 	case s.Ours && s.Age == Newer:
 		return nothing(NewerOnRecord) // G3
 	case s.Occasion == Live && settled(s):

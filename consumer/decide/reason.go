@@ -53,6 +53,13 @@ const (
 	Rejected       Reason = "rejected"
 	SwitchedOff    Reason = "switched-off"
 	OnGrace        Reason = "grace"
+	Undone         Reason = "undone"
+	PutBack        Reason = "put-back"
+	AsBefore       Reason = "as-before"
+	MovedOn        Reason = "changed-since"
+	StillUsed      Reason = "still-used"
+	HidesSecrets   Reason = "secrets-changed"
+	Dangles        Reason = "dangles"
 )
 
 type words struct{ text, fix string }
@@ -99,6 +106,13 @@ var reasons = map[Reason]words{
 	Rejected:       {"a person has rejected its deletion: it stays until its source has it again", "vcsync airlock approve deletes it after all"},
 	SwitchedOff:    {"gone at the source: it is switched off, and deleted when its grace is over", ""},
 	OnGrace:        {"gone at the source, and switched off: it is deleted when its grace is over", "bring it back at the source to have it as it was, or let it go"},
+	Undone:         {"what was written of it was undone: it is paused at this target, in every version", "vcsync parked retry resumes it"},
+	PutBack:        {"as it was before", ""},
+	AsBefore:       {"the target holds what it held before", ""},
+	MovedOn:        {"it was changed at the target since", "look at both, and change it at the target by hand"},
+	StillUsed:      {"other objects at the target use it", "change or remove these first"},
+	HidesSecrets:   {"the target gives its secrets in another way than then, so nobody can tell whether it was changed since", "change it at the target by hand"},
+	Dangles:        {"it refers to what is not there", "bring that back first, or do it all the same: --force"},
 	SafeMode:       {"vcsync is in safe mode: it deletes nothing, and writes nothing but what a person has approved", "vcsync rebuild shows what is to be done and does it once approved; vcsync safe-mode off ends it"},
 }
 
