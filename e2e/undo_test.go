@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -129,7 +130,9 @@ func TestUndo(t *testing.T) {
 		pass := passes[0].ID
 
 		// By hand, at the target.
-		edit := func(i int) { selfJob(t, test, i, true, "by hand", fmt.Sprintf(`,"X":{"Credential":%q}`, credential(10))) }
+		edit := func(i int) {
+			selfJob(t, test, i, true, "by hand", fmt.Sprintf(`,"X":{"Credential":%q}`, credential(10)))
+		}
 		edit(105)
 		edit(205)
 		edit(191)
@@ -215,6 +218,273 @@ func TestUndo(t *testing.T) {
 	})
 }
 
-var _ = consumer.ErrCrash
-var _ = http.StatusOK
-var _ atomic.Int32
+// undoWorld is a pass of n updates at a target, from "first" to "second".
+func undoWorld(t *testing.T, n int, policy schemas.ActivePolicy, f func(w *e2e.World, prod, test *e2e.Host, pass string)) {
+	world(t, nil, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.AddHost("test")
+		w.Setting(e2e.AllObjects(oneSetting, "production", "test", policy))
+		for i := range n {
+			selfJob(t, prod, i, true, "first", "")
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(3 * time.Minute)
+		for i := range n {
+			selfJob(t, prod, i, true, "second", "")
+		}
+		time.Sleep(2 * time.Minute)
+		passes := w.Passes("test")
+		if len(passes) != 2 || passes[0].Acts["update"] != n {
+			t.Fatalf("passes %+v", passes)
+		}
+		test.Reset()
+		f(w, prod, test, passes[0].ID)
+	})
+}
+
+func describes(t *testing.T, h *e2e.Host, i int, want string) {
+	t.Helper()
+	if body, _, there := jobAt(t, h, i); !there || !strings.Contains(string(body), fmt.Sprintf("%q", want)) {
+		t.Errorf("job %d at %s is %s, want %s", i, h.Name, body, want)
+	}
+}
+
+// TestAnUndoOutlivesItsConsumer kills the consumer in the middle of an undo and turns the
+// setting off meanwhile. The next holder goes on, and nothing is written twice.
+func TestAnUndoOutlivesItsConsumer(t *testing.T) {
+	t.Parallel()
+	undoWorld(t, 40, schemas.Keep, func(w *e2e.World, prod, test *e2e.Host, pass string) {
+		deleteJob(t, test, 7) // the target lost one
+		p, entries := w.AskAct("test", broker.RunAct{Undo: pass}, broker.RunScope{})
+		tallied(t, "plan", entries, map[string]int{"update": 39, "hold changed-since": 1})
+		var puts atomic.Int32
+		crash := make(chan struct{})
+		test.SetFaults(fault(func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodPut {
+				time.Sleep(200 * time.Millisecond)
+				if puts.Add(1) == 15 {
+					close(crash)
+				}
+			}
+			return false
+		}))
+		w.Move(p.Setting, broker.RunApplying, p.ID)
+		<-crash
+		w.StopConsumer(consumer.ErrCrash)
+		set := e2e.AllObjects(oneSetting, "production", "test", schemas.Keep)
+		set.Active = false
+		w.Setting(set)
+		time.Sleep(time.Minute)
+		test.SetFaults(nil)
+		w.StartConsumer()
+		end, entries := w.Finish(p)
+		if end.Result != broker.RunDone {
+			t.Errorf("progress %+v", end)
+		}
+		tallied(t, "result", entries, map[string]int{"update -> done": 39, "hold changed-since": 1})
+		twice := map[schemas.ID]int{}
+		for _, x := range test.Seen() {
+			if x.Op == "put" && x.Status < 300 {
+				twice[x.ID]++
+			}
+		}
+		for i := range 40 {
+			if i == 7 {
+				continue
+			}
+			describes(t, test, i, "first")
+			if n := twice[jobID(i)]; n != 1 {
+				t.Errorf("job %d was written %d times", i, n)
+			}
+		}
+		set.Active = true
+		w.Setting(set)
+		time.Sleep(20 * time.Minute)
+		for i := range 40 {
+			if i != 7 {
+				describes(t, test, i, "first")
+			}
+		}
+		// A person resumes one: it is as its source again, and the others stay.
+		w.Do(func(ctx context.Context) error {
+			x, err := w.Broker.GetParked(ctx, "test", schemas.Job, jobID(3).Token())
+			if err != nil || x.Class != broker.ClassUndone || !strings.Contains(x.Reason, "somebody") || !strings.Contains(x.Reason, pass) {
+				t.Errorf("parked %+v, %v", x, err)
+			}
+			x.RetryAsked++
+			_, err = w.Broker.PutParked(ctx, x)
+			return err
+		})
+		time.Sleep(10 * time.Minute)
+		describes(t, test, 3, "second")
+		describes(t, test, 4, "first")
+		if a := account(t, w, w.Cons, oneSetting); a.Unaccounted != 0 || a.Open != 0 || a.Parked != 38 || a.Captured != a.Applied+a.Superseded+a.Filtered+a.Parked+a.Held+a.Pending {
+			t.Errorf("accounts %+v", a)
+		}
+	})
+}
+
+// TestAnUndoMakesNothingOurs undoes the first write of an object that the target had of its
+// own. A deletion at the source must not take it then.
+func TestAnUndoMakesNothingOurs(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		selfJob(t, test, 1, true, "the target's own", "")
+		selfJob(t, prod, 1, true, "the source's", "")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(3 * time.Minute)
+		describes(t, test, 1, "the source's")
+		p, _ := w.AskAct("test", broker.RunAct{Undo: w.Passes("test")[0].ID}, broker.RunScope{Objects: []broker.RunObject{{Type: schemas.Job, ID: jobID(1)}}})
+		if end, _ := w.Approve(p); end.Outcomes[broker.OutcomeDone] != 1 {
+			t.Errorf("progress %+v", end)
+		}
+		describes(t, test, 1, "the target's own")
+		deleteJob(t, prod, 1)
+		time.Sleep(5 * time.Minute)
+		w.Do(func(ctx context.Context) error {
+			x, err := w.Broker.GetParked(ctx, "test", schemas.Job, jobID(1).Token())
+			if err != nil {
+				return err
+			}
+			x.RetryAsked++ // also once it is resumed
+			_, err = w.Broker.PutParked(ctx, x)
+			return err
+		})
+		time.Sleep(20 * time.Minute)
+		describes(t, test, 1, "the target's own")
+	})
+}
+
+// TestAnUndoAtATargetThatMasks puts credentials back at a target that shows no secrets: the
+// target's own stay.
+func TestAnUndoAtATargetThatMasks(t *testing.T) {
+	t.Parallel()
+	pairWorld(t, schemas.Keep, func(w *e2e.World, prod, test *e2e.Host) {
+		treat(t, test, visualcron.SecretsMasked)
+		putText(t, prod, schemas.Credential, credentialOf("d1"))
+		putText(t, test, schemas.Credential, strings.Replace(credentialOf("own"), "true-secret-1", "target-secret", 1))
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(3 * time.Minute)
+		p, entries := w.AskAct("test", broker.RunAct{Undo: w.Passes("test")[0].ID}, broker.RunScope{})
+		tallied(t, "plan", entries, map[string]int{"update": 1})
+		if end, _ := w.Approve(p); end.Outcomes[broker.OutcomeDone] != 1 {
+			t.Errorf("progress %+v", end)
+		}
+		body, _ := test.Server.Get(schemas.Credential, someCredential)
+		if !strings.Contains(string(body), `"own"`) || !strings.Contains(string(body), "target-secret") {
+			t.Errorf("the credential is %s", body)
+		}
+	})
+}
+
+// TestAnUndoDoesNotFlowBack undoes at a target that is a source of another server, and of
+// the server from which it has its objects.
+func TestAnUndoDoesNotFlowBack(t *testing.T) {
+	t.Parallel()
+	world(t, nil, func(w *e2e.World) {
+		prod, test, third := w.Hosts["production"], w.AddHost("test"), w.AddHost("third")
+		there := e2e.AllJobs(oneSetting, "production", "test", schemas.Follow)
+		w.Setting(there)
+		back := e2e.AllJobs("back", "test", "production", schemas.Follow)
+		w.Setting(back)
+		w.Setting(e2e.AllJobs("on", "test", "third", schemas.Follow))
+		selfJob(t, prod, 1, true, "first", "")
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(4 * time.Minute)
+		selfJob(t, prod, 1, true, "second", "")
+		selfJob(t, prod, 2, true, "new", "")
+		time.Sleep(4 * time.Minute)
+		describes(t, third, 1, "second")
+		prod.Reset()
+		p, _ := w.AskAct("test", broker.RunAct{Undo: w.Passes("test")[0].ID}, broker.RunScope{})
+		if end, _ := w.Approve(p); end.Outcomes[broker.OutcomeDone] != 2 {
+			t.Errorf("progress %+v", end)
+		}
+		time.Sleep(20 * time.Minute)
+		describes(t, test, 1, "first")
+		describes(t, third, 1, "first")
+		wrote(t, prod, "the undo at test", 0, 0)
+		describes(t, prod, 1, "second")
+		describes(t, prod, 2, "new")
+	})
+}
+
+// TestRevert brings an older version back: at its source, from where it goes to all, and at
+// one target, where it is paused.
+func TestRevert(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test", "standby"}, func(w *e2e.World) {
+		prod, test, standby := w.Hosts["production"], w.Hosts["test"], w.Hosts["standby"]
+		putText(t, prod, schemas.Credential, credentialOf("d"))
+		selfJob(t, prod, 1, true, "first", `,"X":{"Credential":"`+string(someCredential)+`"}`)
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(2 * time.Minute)
+		for _, text := range []string{"second", "third"} {
+			selfJob(t, prod, 1, true, text, "")
+			time.Sleep(2 * time.Minute)
+		}
+		version := func(rev uint64) broker.RunRevert {
+			r := broker.RunRevert{Source: "production", Type: schemas.Job, ID: jobID(1)}
+			w.Do(func(ctx context.Context) error {
+				all, _, err := w.Broker.History(ctx, schemas.Key{Source: "production", Type: schemas.Job, Token: jobID(1).Token()})
+				for _, e := range all {
+					if e.Version.Revision == rev {
+						r.Seq, r.Version = e.Seq, e.Version
+					}
+				}
+				return err
+			})
+			return r
+		}
+		at := version(2)
+		at.Setting = "production-to-test"
+		p, entries := w.AskAct("test", broker.RunAct{Revert: at}, broker.RunScope{})
+		tallied(t, "plan at the target", entries, map[string]int{"update": 1})
+		w.Approve(p)
+		describes(t, test, 1, "second")
+		time.Sleep(20 * time.Minute)
+		describes(t, test, 1, "second")
+		describes(t, prod, 1, "third")
+
+		// What it refers to is not there any more.
+		if ok, err := prod.Server.Delete(schemas.Credential, someCredential); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		r := version(1)
+		_, entries = w.AskAct("production", broker.RunAct{Revert: r}, broker.RunScope{})
+		tallied(t, "plan at the source", entries, map[string]int{"hold dangles": 1})
+		w.Move(broker.ActAt("production"), broker.RunDropped, "")
+		r.Force = true
+		p, entries = w.AskAct("production", broker.RunAct{Revert: r}, broker.RunScope{})
+		tallied(t, "forced", entries, map[string]int{"update": 1})
+		if end, _ := w.Approve(p); end.Outcomes[broker.OutcomeDone] != 1 {
+			t.Errorf("progress %+v", end)
+		}
+		describes(t, prod, 1, "first")
+		time.Sleep(5 * time.Minute)
+		describes(t, standby, 1, "first")
+		describes(t, test, 1, "second") // paused
+		w.Do(func(ctx context.Context) error {
+			n, err := w.Broker.HeadOf(ctx, schemas.Key{Source: "production", Type: schemas.Job, Token: jobID(1).Token()})
+			if err == nil && (n.Version.Revision != 4 || len(n.OriginPath) > 0) {
+				t.Errorf("the newest version is %+v", n)
+			}
+			_, known, lerr := w.Broker.LedgerEntry(ctx, "production", schemas.Job, jobID(1))
+			if known {
+				t.Error("the ledger of the source has an entry")
+			}
+			return cmp.Or(err, lerr)
+		})
+		// A revert is a pass, and can be undone.
+		p, entries = w.AskAct("production", broker.RunAct{Undo: w.Passes("production")[0].ID}, broker.RunScope{})
+		tallied(t, "undo of the revert", entries, map[string]int{"update": 1})
+		w.Approve(p)
+		time.Sleep(5 * time.Minute)
+		describes(t, standby, 1, "third")
+	})
+}
