@@ -105,10 +105,6 @@ func (b *Broker) PutDone(ctx context.Context, d Done) error {
 	fail := func(err error) error {
 		return fmt.Errorf("store what %s held of %s %s before a write: %w", d.Target, d.Type, d.ID, err)
 	}
-	if d.Ledger != nil { // what was here long before is no part of an undo
-		e := *d.Ledger
-		d.Ledger = &e
-	}
 	header, data, err := d.event(time.Now()).Encode()
 	if err != nil {
 		return fail(err)
@@ -222,6 +218,17 @@ func (b *Broker) DoneObject(ctx context.Context, seq uint64) (Done, error) {
 	}
 	d.Object = ev.Object
 	return d, nil
+}
+
+// LastDone returns the last write of an object at a target, by its id there, without its
+// body; ErrNotFound where VCS_DONE holds none.
+func (b *Broker) LastDone(ctx context.Context, target schemas.Slug, t schemas.Type, id schemas.ID) (Done, error) {
+	d := Done{Target: target, Pass: "*", Type: t, ID: id}
+	m, err := b.storedMsg(ctx, StreamDone, msgGet{LastBySubject: d.subject()})
+	if err != nil {
+		return Done{}, fmt.Errorf("last write of %s %s at %s: %w", t, id, target, err)
+	}
+	return parseDone(m.Subject, m.Header, m.Sequence, m.Time)
 }
 
 // Undone is what a pass did with one object, all its writes taken together: what was there

@@ -70,7 +70,9 @@ func (l *look) switchOff(ctx context.Context, v *view, entry broker.Entry, tm te
 	}
 	begin := l.put
 	if was {
-		begin = func(ctx context.Context, e broker.Entry) error { return l.begin(ctx, e, decide.Update, have, want.Digest) }
+		begin = func(ctx context.Context, e broker.Entry) error {
+			return l.begin(ctx, e, decide.Update, have, want.Digest)
+		}
 	}
 	if err := begin(ctx, intent); err != nil {
 		return false, err

@@ -388,12 +388,15 @@ func TestAnUndoDoesNotFlowBack(t *testing.T) {
 		prod, test, third := w.Hosts["production"], w.AddHost("test"), w.AddHost("third")
 		there := e2e.AllJobs(oneSetting, "production", "test", schemas.Follow)
 		w.Setting(there)
-		back := e2e.AllJobs("back", "test", "production", schemas.Follow)
-		w.Setting(back)
-		w.Setting(e2e.AllJobs("on", "test", "third", schemas.Follow))
 		selfJob(t, prod, 1, true, "first", "")
+		selfJob(t, prod, 3, true, "the source's", "")
+		selfJob(t, test, 3, true, "the target's own", "")
 		w.StartProducer()
 		w.StartConsumer()
+		time.Sleep(4 * time.Minute)
+		first := w.Passes("test")[0].ID
+		w.Setting(e2e.AllJobs("back", "test", "production", schemas.Follow))
+		w.Setting(e2e.AllJobs("on", "test", "third", schemas.Follow))
 		time.Sleep(4 * time.Minute)
 		selfJob(t, prod, 1, true, "second", "")
 		selfJob(t, prod, 2, true, "new", "")
@@ -404,9 +407,15 @@ func TestAnUndoDoesNotFlowBack(t *testing.T) {
 		if end, _ := w.Approve(p); end.Outcomes[broker.OutcomeDone] != 2 {
 			t.Errorf("progress %+v", end)
 		}
+		p, _ = w.AskAct("test", broker.RunAct{Undo: first}, broker.RunScope{Objects: []broker.RunObject{{Type: schemas.Job, ID: jobID(3)}}})
+		if end, _ := w.Approve(p); end.Outcomes[broker.OutcomeDone] != 1 {
+			t.Errorf("progress %+v", end)
+		}
 		time.Sleep(20 * time.Minute)
 		describes(t, test, 1, "first")
 		describes(t, third, 1, "first")
+		describes(t, third, 3, "the target's own")
+		describes(t, prod, 3, "the source's")
 		wrote(t, prod, "the undo at test", 0, 0)
 		describes(t, prod, 1, "second")
 		describes(t, prod, 2, "new")
