@@ -55,7 +55,7 @@ func TestDone(t *testing.T) {
 		t.Errorf("last write of a: %+v, %v", d, err)
 	}
 	passes, err := b.Passes(t.Context(), "", time.Time{})
-	if got := fmt.Sprint(len(passes), passes[0].ID, passes[0].Acts, passes[1].Acts, passes[1].Sources); err != nil || got != "2 p2 map[delete:1] map[add:1 update:1] [production]" {
+	if got := fmt.Sprint(len(passes), passes[0].ID, passes[0].Acts, passes[1].Acts, passes[1].Sources); err != nil || got != "2p2map[delete:1] map[add:1 update:1] [production]" {
 		t.Errorf("passes %s, %v", got, err)
 	}
 	if passes, err = b.Passes(t.Context(), "test", time.Now().Add(time.Hour)); err != nil || len(passes) != 0 {
@@ -74,7 +74,8 @@ func TestDone(t *testing.T) {
 		t.Fatal(err)
 	}
 	named, other := m.Header.Get(schemas.HeaderDataDigest), string(schemas.DigestOf([]byte("other")))
-	old[named], old[other] = old[named], old[other]
+	zero := old["nothing"]
+	old[named], old[other] = zero, zero
 	err = broker.DropNamed(b, t.Context(), old)
 	if _, stays := old[other]; err != nil || named == "" || len(old) != 1 || !stays {
 		t.Errorf("of the body %s and another one %v may go, %v", named, old, err)
