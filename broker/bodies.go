@@ -213,7 +213,7 @@ func (b *Broker) body(ctx context.Context, ref schemas.Ref) ([]byte, error) {
 	return data, nil
 }
 
-// CollectBodies removes the bodies that no event of VCS_EV or VCS_STATE names any
+// CollectBodies removes the bodies that nothing in VCS_EV, VCS_STATE or VCS_DONE names any
 // more and that were stored more than an hour ago, and what uploads left that broke
 // off, and returns how many. It removes no body where the events cannot all be read,
 // or where VCS_STATE is behind. Several passes may run at once, and events may be
@@ -306,7 +306,7 @@ func (b *Broker) dropNamed(ctx context.Context, bodies map[string]storedBody) er
 	if err != nil {
 		return err
 	}
-	for stream, filter := range map[string]string{StreamEvents: schemas.EventSubjects, StreamState: schemas.StateSubjects} {
+	for stream, filter := range map[string]string{StreamEvents: schemas.EventSubjects, StreamState: schemas.StateSubjects, StreamDone: doneSubjects} {
 		info := infos[stream]
 		if m, known := b.mark.stream(stream); !known || info == nil || m.Incarnation != info.Config.Metadata[incarnationKey] || info.State.LastSeq < m.Sequence {
 			return fmt.Errorf("%w: %s", ErrWentBackwards, stream)

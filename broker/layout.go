@@ -20,6 +20,7 @@ const (
 	StreamEvents = "VCS_EV"    // every change: history, 20 versions per subject
 	StreamState  = "VCS_STATE" // the newest event of every object
 	StreamAudit  = "VCS_AUDIT" // who did what, written before the effect
+	StreamDone   = "VCS_DONE"  // what was at a target before each write
 
 	BucketConfig = "VCS_CFG"    // servers and settings
 	BucketSecret = "VCS_SEC"    // sealed passwords
@@ -82,6 +83,8 @@ func layout(eventsMaxBytes int64, replicas int) []jetstream.StreamConfig {
 				{Source: schemas.EventSubjects, Destination: schemas.StateTransform}}}}},
 		{Name: StreamAudit, Subjects: []string{auditSubjects}, Discard: jetstream.DiscardNew, MaxBytes: 1 << 30,
 			DenyDelete: true, DenyPurge: true, Duplicates: duplicateWindow},
+		{Name: StreamDone, Subjects: []string{doneSubjects}, Discard: jetstream.DiscardOld, MaxBytes: doneMaxBytes, MaxAge: DoneAge,
+			DenyDelete: true, DenyPurge: true, Compression: jetstream.S2Compression, Duplicates: duplicateWindow},
 		bucket(BucketConfig, 10, false),
 		bucket(BucketSecret, 1, false),
 		bucket(BucketLease, 1, false),

@@ -85,6 +85,15 @@ type Entry struct {
 	// nobody else does.
 	Again bool      `json:"again,omitzero"`
 	At    time.Time `json:"at"`
+	// Deleted tells of a Removed object that vcsync deleted it, without a person who let
+	// exactly that through the airlock, and for which sync setting; of an Intent that it
+	// may have.
+	Deleted schemas.Slug `json:"deleted,omitzero"`
+	// Held is the version that is the object's deletion at its source and waits in the
+	// airlock, until a person has decided or the source has it again.
+	Held schemas.Version `json:"held,omitzero"`
+	// Grace tells that the object was switched off because it is gone at its source.
+	Grace Grace `json:"grace,omitzero"`
 	// Applied counts the versions of the object that were dealt with at the target:
 	// written, found equal, removed or found gone. Superseded counts those that a newer
 	// one overtook on the way. Together they are the revision of Version; see Counted
@@ -98,6 +107,18 @@ type Entry struct {
 	// replaced itself (G10).
 	Unknown jsontext.Value `json:",embed"`
 }
+
+// Grace is what is on record of a job that is gone at its source and only switched off at
+// the target, for a time.
+type Grace struct {
+	// Since is when it was switched off, for Setting. Active is what its flag was before.
+	Since   time.Time    `json:"since"`
+	Setting schemas.Slug `json:"setting"`
+	Active  bool         `json:"active,omitzero"`
+}
+
+// IsZero tells that it is no such job.
+func (g Grace) IsZero() bool { return g.Since.IsZero() }
 
 // Displaced is an object, by its source and its id there.
 type Displaced struct {

@@ -42,6 +42,8 @@ type Parked struct {
 	// were tried.
 	RetryAsked int `json:"retryAsked,omitzero"`
 	RetryDone  int `json:"retryDone,omitzero"`
+	// Pass is the pass that paused the object, of class ClassUndone.
+	Pass string `json:"pass,omitzero"`
 	// Discarded is the reason a person gave for leaving this version unapplied.
 	Discarded string `json:"discarded,omitzero"`
 
@@ -55,6 +57,14 @@ type Parked struct {
 func (p Parked) Key() string {
 	return string(p.Target) + "." + string(p.Type) + "." + string(p.Token)
 }
+
+// ClassUndone is the class of a record that stands for all versions of an object: a person
+// undid what was written of it, and until one resumes it, it is left as it is.
+const ClassUndone = "undone"
+
+// IsPaused tells whether the record keeps every version of the object away until a person
+// asks for another try.
+func (p Parked) IsPaused() bool { return p.Class == ClassUndone && p.RetryAsked <= p.RetryDone }
 
 // IsOf tells whether the record is about an object of a source, by its id there. By pins
 // two objects may be looked at under one id, one after the other.

@@ -44,19 +44,21 @@ type Snapshot struct {
 	Listed map[schemas.Slug]map[schemas.Type]uint64
 	// SafeMode is the zero record, which is off, where there is none.
 	SafeMode StoredSafeMode
+	// Verdicts holds, by setting, what people decided about deletions at its target.
+	Verdicts map[schemas.Slug]Verdicts
 	// Unreadable names the records that this version does not understand. They are
 	// left as they are, and what they say is not acted on.
 	Unreadable map[string]error
 }
 
 func newSnapshot() Snapshot {
-	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Runs: map[schemas.Slug]StoredRun{}, Versions: map[schemas.Slug]string{}, Listed: map[schemas.Slug]map[schemas.Type]uint64{}, Unreadable: map[string]error{}}
+	return Snapshot{Servers: map[schemas.Slug]StoredServer{}, Settings: map[schemas.Slug]StoredSetting{}, Runs: map[schemas.Slug]StoredRun{}, Versions: map[schemas.Slug]string{}, Listed: map[schemas.Slug]map[schemas.Type]uint64{}, Verdicts: map[schemas.Slug]Verdicts{}, Unreadable: map[string]error{}}
 }
 
 // Clone returns a copy that changes to the original do not reach.
 func (s Snapshot) Clone() Snapshot {
 	s.Servers, s.Settings, s.Runs, s.Versions, s.Unreadable = maps.Clone(s.Servers), maps.Clone(s.Settings), maps.Clone(s.Runs), maps.Clone(s.Versions), maps.Clone(s.Unreadable)
-	s.Listed = maps.Clone(s.Listed)
+	s.Listed, s.Verdicts = maps.Clone(s.Listed), maps.Clone(s.Verdicts)
 	return s
 }
 
@@ -182,6 +184,15 @@ func (s *Snapshot) take(e jetstream.KeyValueEntry) {
 			}
 		}
 	}
+	if name, ok := strings.CutPrefix(e.Key(), verdictPrefix); ok {
+		delete(s.Verdicts, schemas.Slug(name))
+		if !gone {
+			var v Verdicts
+			if v, err = parseVerdicts(e); err == nil {
+				s.Verdicts[v.Setting] = v
+			}
+		}
+	}
 	if e.Key() == safeModeKey {
 		if s.SafeMode = (StoredSafeMode{}); !gone {
 			s.SafeMode, err = parseSafeMode(e)
@@ -214,7 +225,7 @@ func (b *Broker) WatchConfig(ctx context.Context, each func(Snapshot)) error {
 		snap, initial := newSnapshot(), true
 		err := b.watch(ctx, BucketConfig, ">", func(e jetstream.KeyValueEntry) error {
 			snap.take(e)
-			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix) || strings.HasPrefix(e.Key(), versionPrefix) || strings.HasPrefix(e.Key(), listedPrefix) || e.Key() == safeModeKey) {
+			if !initial && (strings.HasPrefix(e.Key(), serverPrefix) || strings.HasPrefix(e.Key(), settingPrefix) || strings.HasPrefix(e.Key(), runPrefix) || strings.HasPrefix(e.Key(), versionPrefix) || strings.HasPrefix(e.Key(), listedPrefix) || strings.HasPrefix(e.Key(), verdictPrefix) || e.Key() == safeModeKey) {
 				each(snap.Clone())
 			}
 			return nil

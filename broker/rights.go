@@ -25,7 +25,8 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 	switch role {
 	case Control:
 		r.pub("$JS.API.>", "$JS.FC.>", "$JS.ACK.>", "vcsync.audit.>", PokePrefix+"*", kvSubject(BucketConfig, ">"), kvSubject(BucketSecret, ">"),
-			kvSubject(BucketParked, ">"), kvSubject(BucketLease, ">"), kvSubject(BucketStatus, "control.*"))
+			kvSubject(BucketParked, ">"), kvSubject(BucketLease, ">"), kvSubject(BucketStatus, "control.*"),
+			kvSubject(BucketPlan, planPrefix+">")) // the plan of a person's verdict
 	case Producer:
 		each, all := tokens(sources)
 		r.readsCommon()
@@ -58,6 +59,9 @@ func RightsOf(role Role, public string, sources []schemas.Slug) Rights {
 		r.pub(kvSubject(BucketLedger, ">"), kvSubject(BucketParked, ">"), kvSubject(BucketPlan, ">"), kvSubject(BucketLease, "target.*"), kvSubject(BucketLease, "consumer.*"),
 			kvSubject(BucketConfig, identityPrefix+"*"), kvSubject(BucketConfig, versionPrefix+"*"), kvSubject(BucketStatus, "consumer.*"),
 			passwordRight("*"),
+			// What was at a target before a write, with bodies of any size.
+			donePrefix+">", "$O."+BucketBodies+".>",
+			"$JS.API.STREAM.MSG.GET."+StreamDone, "$JS.API.CONSUMER.CREATE."+StreamDone+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamDone+".*", "$JS.API.CONSUMER.INFO."+StreamDone+".*",
 			// The second form is that of nats-server with feature js_ack_fc_v2.
 			"$JS.ACK."+StreamState+".>", "$JS.ACK.*.*."+StreamState+".>",
 			"$JS.API.STREAM.MSG.GET."+StreamState, "$JS.API.STREAM.MSG.GET."+StreamEvents,

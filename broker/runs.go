@@ -40,18 +40,29 @@ import (
 //	          or dropped (G13)                                 by the consumer
 //	done, failed, dropped: it is over; the next run overwrites it
 //
+// A run that carries out a verdict on deletions (Scope.Airlock) has no phases before
+// applying: its Plan is control's, of what the person saw.
+//
 // Control may move any phase to dropped at any time; what is under way then ends after
 // the objects that are being written. A consumer or producer that dies is no end of a
 // run: the next one goes on where it stopped.
+//
+// A run at a server is the same, but for what is done: that says Act, and no source is
+// listed, so it begins with plan. There is one record per server.
 type Run struct {
 	// ID tells one run of the setting from the next.
-	ID      string       `json:"id"`
-	Setting schemas.Slug `json:"setting"`
-	// SettingRevision is that of the setting under which it was asked for. With another
-	// one in force its plan is dropped (G13).
+	ID string `json:"id"`
+	// Setting is ActAt(Server) of a run at a server; it is not stored then.
+	Setting schemas.Slug `json:"setting,omitzero"`
+	// Server is where the run is, of one that is of no setting.
+	Server schemas.Slug `json:"server,omitzero"`
+	// SettingRevision is that of the setting under which it was asked for, or of the
+	// server. With another one in force its plan is dropped (G13).
 	SettingRevision uint64   `json:"settingRevision"`
 	Phase           RunPhase `json:"phase"`
 	Scope           RunScope `json:"scope,omitzero"`
+	// Act is what a run at a server does.
+	Act RunAct `json:"act,omitzero"`
 	// DryRun ends it when the plan is there. Fields wants the values of what differs in it.
 	DryRun bool `json:"dryRun,omitzero"`
 	Fields bool `json:"fields,omitzero"`
@@ -66,6 +77,59 @@ type Run struct {
 
 	// Unknown is what another release wrote beside it (G10).
 	Unknown jsontext.Value `json:",embed"`
+}
+
+// RunAct is what a run at a server does. One of the two is there.
+type RunAct struct {
+	// Undo is the pass that is undone, whole or as far as the scope names objects, by their
+	// ids at the server.
+	Undo string `json:"undo,omitzero"`
+	// Revert brings an older version of one object back.
+	Revert RunRevert `json:"revert,omitzero"`
+}
+
+// RunRevert is an older version of an object that is to be applied as a new change.
+type RunRevert struct {
+	Source schemas.Slug `json:"source,omitzero"`
+	Type   schemas.Type `json:"type,omitzero"`
+	// ID is the object's at the source.
+	ID schemas.ID `json:"id,omitzero"`
+	// Seq is the sequence of the version's event in VCS_EV, Version what it says there.
+	Seq     uint64          `json:"seq,omitzero"`
+	Version schemas.Version `json:"version,omitzero"`
+	// Setting composes the body; empty where it is written at the source itself.
+	Setting schemas.Slug `json:"setting,omitzero"`
+	// Force does it although something that it refers to is not there.
+	Force bool `json:"force,omitzero"`
+}
+
+// actMark begins what stands for a setting's name in a run at a server: no setting is
+// called so.
+const actMark = "act="
+
+// ActAt returns what stands for a setting's name in a run at a server, in its plan and in
+// its progress.
+func ActAt(server schemas.Slug) schemas.Slug { return actMark + server }
+
+// actAt is the inverse of ActAt, empty for a setting.
+func actAt(setting schemas.Slug) schemas.Slug {
+	server, _ := strings.CutPrefix(string(setting), actMark)
+	if server == string(setting) {
+		return ""
+	}
+	return schemas.Slug(server)
+}
+
+// Subject returns the setting of a run, and whether there is one. Of a run at a server it
+// is one that takes nothing, with the server as its target and the server's revision.
+func (s Snapshot) Subject(setting schemas.Slug) (StoredSetting, bool) {
+	server := actAt(setting)
+	if server == "" {
+		v, ok := s.Settings[setting]
+		return v, ok
+	}
+	v, ok := s.Servers[server]
+	return StoredSetting{schemas.Setting{ID: setting, Source: server, Target: server}, v.Revision}, ok
 }
 
 // How long an approval is good for, see Run.Expired: as long as a plan is shown.
@@ -131,6 +195,10 @@ type RunScope struct {
 	// and creates it where it is absent at the target, also what the setting itself does
 	// not take.
 	Dependencies bool `json:"dependencies,omitzero"`
+	// Airlock is the batch of deletions at the target that a person has let through the
+	// airlock; empty for any other run. Control itself makes its plan, of what the person
+	// saw, and the run begins with applying.
+	Airlock string `json:"airlock,omitzero"`
 	// Replay makes it a replay: what is stored is applied again, and the source is not
 	// listed for it.
 	Replay RunReplay `json:"replay,omitzero"`
@@ -195,14 +263,18 @@ func (r StoredRun) Listed(configRevision uint64) bool { return configRevision >=
 // PutRun stores a run. With after 0 there must never have been one of the setting, else
 // its revision must be after; ErrConflict otherwise. It returns the new revision.
 func (b *Broker) PutRun(ctx context.Context, r Run, after uint64) (uint64, error) {
+	key := runPrefix + string(r.Setting)
+	if r.Server != "" {
+		r.Setting = ""
+	}
 	raw, err := json.Marshal(r)
 	if err != nil {
-		return 0, fmt.Errorf("store the run of %s: %w", r.Setting, err)
+		return 0, fmt.Errorf("store %s: %w", key, err)
 	}
-	return b.putRecord(ctx, runPrefix+string(r.Setting), raw, after)
+	return b.putRecord(ctx, key, raw, after)
 }
 
-// GetRun returns the newest run of a setting, ErrNotFound where there never was one.
+// GetRun returns the newest run of a setting, or of ActAt a server; ErrNotFound where there never was one.
 // Snapshot.Runs holds those of all settings, and WatchConfig tells of every change.
 func (b *Broker) GetRun(ctx context.Context, setting schemas.Slug) (StoredRun, error) {
 	kv, err := b.js.KeyValue(ctx, BucketConfig)
@@ -223,6 +295,9 @@ func parseRun(e jetstream.KeyValueEntry) (StoredRun, error) {
 	var r Run
 	if err := json.Unmarshal(e.Value(), &r); err != nil {
 		return StoredRun{}, fmt.Errorf("%w: %s: %w", ErrRecord, e.Key(), err)
+	}
+	if r.Server != "" {
+		r.Setting = ActAt(r.Server)
 	}
 	if runPrefix+string(r.Setting) != e.Key() {
 		return StoredRun{}, fmt.Errorf("%w: %s says it is of %s", ErrRecord, e.Key(), r.Setting)
@@ -280,6 +355,9 @@ type PlanEntry struct {
 	// what it held when it was listed; empty for absent.
 	Wanted   schemas.Digest `json:"wanted,omitzero"`
 	AtTarget schemas.Digest `json:"atTarget,omitzero"`
+	// Stage orders the entries of a run at a server, from 1: one begins when those before
+	// are over.
+	Stage int `json:"stage,omitzero"`
 	// Outcome is what became of it; empty before the plan is applied, and while it is on
 	// its way. OutcomeWhy is for people.
 	Outcome    Outcome `json:"outcome,omitzero"`
@@ -322,9 +400,11 @@ type PlanCount struct {
 
 // Plan is the head of what a run would do. Its entries lie in pages of planPage.
 type Plan struct {
-	ID              string       `json:"id"`
-	Run             string       `json:"run"`
-	Setting         schemas.Slug `json:"setting"`
+	ID  string `json:"id"`
+	Run string `json:"run"`
+	// Setting and Server are as in Run.
+	Setting         schemas.Slug `json:"setting,omitzero"`
+	Server          schemas.Slug `json:"server,omitzero"`
 	SettingRevision uint64       `json:"settingRevision"`
 	Source          schemas.Slug `json:"source,omitzero"`
 	Target          schemas.Slug `json:"target,omitzero"`
@@ -361,9 +441,11 @@ type PlanPage struct {
 
 // RunProgress is how far the applying of a plan has come.
 type RunProgress struct {
-	Run     string       `json:"run"`
-	Plan    string       `json:"plan"`
-	Setting schemas.Slug `json:"setting"`
+	Run  string `json:"run"`
+	Plan string `json:"plan"`
+	// Setting and Server are as in Run.
+	Setting schemas.Slug `json:"setting,omitzero"`
+	Server  schemas.Slug `json:"server,omitzero"`
 	// Total is how many entries of the plan change or record something, Done how many
 	// of them have an outcome.
 	Total int         `json:"total"`
@@ -460,8 +542,12 @@ func (b *Broker) PutPlan(ctx context.Context, p Plan, entries []PlanEntry) error
 	if p.Pages, err = b.putPages(ctx, planPrefix+string(p.Setting), p.ID, entries); err != nil {
 		return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
 	}
-	if err := b.putPlanRecord(ctx, planPrefix+string(p.Setting), p); err != nil {
-		return fmt.Errorf("store the plan for %s: %w", p.Setting, err)
+	key := planPrefix + string(p.Setting)
+	if p.Server = actAt(p.Setting); p.Server != "" {
+		p.Setting = ""
+	}
+	if err := b.putPlanRecord(ctx, key, p); err != nil {
+		return fmt.Errorf("store %s: %w", key, err)
 	}
 	return nil
 }
@@ -488,6 +574,9 @@ func (b *Broker) Changed(p Plan, e PlanEntry) (out []FieldChange, err error) {
 // kept for 7 days.
 func (b *Broker) GetPlan(ctx context.Context, setting schemas.Slug) (p Plan, err error) {
 	_, err = b.getPlanRecord(ctx, planPrefix+string(setting), &p)
+	if p.Server != "" {
+		p.Setting = ActAt(p.Server)
+	}
 	return p, err
 }
 
@@ -519,8 +608,12 @@ func (b *Broker) PutPlanPage(ctx context.Context, p Plan, n int, page PlanPage) 
 
 // PutProgress stores how far the applying of a plan has come.
 func (b *Broker) PutProgress(ctx context.Context, p RunProgress) error {
-	if err := b.putPlanRecord(ctx, progressPrefix+string(p.Setting), p); err != nil {
-		return fmt.Errorf("store how far the run of %s has come: %w", p.Setting, err)
+	key := progressPrefix + string(p.Setting)
+	if p.Server = actAt(p.Setting); p.Server != "" {
+		p.Setting = ""
+	}
+	if err := b.putPlanRecord(ctx, key, p); err != nil {
+		return fmt.Errorf("store how far a run has come: %w", err)
 	}
 	return nil
 }
@@ -529,6 +622,9 @@ func (b *Broker) PutProgress(ctx context.Context, p RunProgress) error {
 // ErrNotFound where there is none.
 func (b *Broker) GetProgress(ctx context.Context, setting schemas.Slug) (p RunProgress, err error) {
 	_, err = b.getPlanRecord(ctx, progressPrefix+string(setting), &p)
+	if p.Server != "" {
+		p.Setting = ActAt(p.Server)
+	}
 	return p, err
 }
 

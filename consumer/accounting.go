@@ -464,10 +464,11 @@ func (a *accounts) book(v *view, set broker.StoredSetting, key objectKey, head c
 }
 
 // isParked tells whether the version is parked, discarded or not. The key is the target's,
-// the id the source's. In a conflict the record names one of the sources and stands for all.
+// the id the source's. In a conflict the record names one of the sources and stands for all, and
+// one that pauses the object stands for all versions.
 func (a *accounts) isParked(key objectKey, source schemas.Slug, id schemas.ID, head capturedHead) bool {
 	p, ok := a.s.parked.get(key.t, key.id.Token())
-	return ok && (p.IsOf(source, id) && p.Version == head.version || p.Class == classConflict)
+	return ok && (p.IsOf(source, id) && p.Version == head.version || p.Class == classConflict || p.IsPaused())
 }
 
 // isHeld tells whether the version is held or waits by the settings' own words.

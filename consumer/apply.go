@@ -27,7 +27,14 @@ func (l *look) apply(ctx context.Context) error {
 		l.session.mu.Lock()
 		delete(l.passedBy, l.key) // found out anew
 		l.session.mu.Unlock()
+		l.usage.keep(l.key, nil)
 		l.take(v)
+		if l.grant != nil && l.run.run.Server != "" {
+			if err := l.applyAct(ctx, v); err != nil {
+				return err
+			}
+			continue // what the settings take of it is looked at as ever
+		}
 		ev, tm, err := l.choose(ctx, v)
 		if err != nil {
 			return err
@@ -197,6 +204,9 @@ func (l *look) situation(entry broker.Entry, known bool, v *view, tm terms) deci
 			s.Parked = decide.Waits
 		}
 	}
+	if l.isPaused() {
+		s.Parked = decide.Paused
+	}
 	return s
 }
 
@@ -265,8 +275,8 @@ func (l *look) leave(ctx context.Context, v *view, d decide.Decision, s decide.S
 	switch {
 	case d.Act == decide.Park:
 		return false, &parkError{string(d.Reason), l.whyOf(d), d.Reason.Fix()}
-	case d.Reason == decide.IsParked || d.Reason == decide.GivenUp:
-		l.wasParked = d.Reason == decide.IsParked
+	case d.Reason == decide.IsParked || d.Reason == decide.GivenUp || d.Reason == decide.Undone:
+		l.wasParked = d.Reason != decide.GivenUp
 		return false, nil
 	case s.Target != decide.Unread:
 		err := l.passBy(ctx, d)
@@ -316,7 +326,17 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 			return false, err
 		}
 	}
-	made, err := visualcron.Compose(t, source, have, composition)
+	compare, back := have, ours && !entry.Grace.IsZero() && have != nil
+	if back { // it is as it was before it was switched off
+		if compare, _, err = visualcron.SetActive(t, have, entry.Grace.Active); err != nil {
+			return false, err
+		}
+		if !tm.rights.Updated { // then only its flag
+			source, composition = compare, visualcron.Composition{Policy: schemas.Keep, Values: tm.values, Secrets: can.Secrets}
+			tm.rights.Updated, sit.Rights.Updated = true, true
+		}
+	}
+	made, err := visualcron.Compose(t, source, compare, composition)
 	if err != nil {
 		return false, err
 	}
@@ -445,6 +465,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	intent := record
 	intent.State, intent.Open = broker.Intent, want.RemovesItself
+	if back {
+		intent.Grace = entry.Grace // until it is on again
+	}
 	if intent.AtTarget, err = atTarget(want, made.Body); err != nil {
 		return false, err
 	}
@@ -466,7 +489,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	} else {
 		intent.Version = schemas.Version{}
 	}
-	if err := l.put(ctx, intent); err != nil {
+	if err := l.begin(ctx, intent, d.Act, have, want.Digest); err != nil {
 		return false, err
 	}
 	if !l.stands(v, tm, sit) {
@@ -477,6 +500,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
+	if now, err := visualcron.References(t, made.Body); err == nil { // who deletes something is to know
+		l.usage.wrote(l.key, now)
+	}
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {
@@ -547,19 +573,47 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		}
 	}
 	sit.WindowShut, l.opens = l.window(v, tm, sit)
+	if have != nil {
+		landed, err := l.airlock(ctx, v, entry, tm, &sit, have)
+		if err != nil {
+			return false, err
+		}
+		defer landed()
+	}
 	d := l.decide(sit, tm)
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
 	}
+	if d.Reason == decide.OnGrace {
+		l.opens = l.graceEnds
+	}
 	if done, stale := l.weigh(d, sit, visualcron.Normal{}, now, have); done || stale {
 		return stale, nil
+	}
+	switch {
+	case d.Act != decide.Hold:
+	case d.Reason == decide.Airlock:
+		if err := l.hold(ctx, entry); err != nil {
+			return false, err
+		}
+	case d.Reason == decide.InUse:
+		l.usage.keep(l.key, l.using)
 	}
 	switch d.Act {
 	case decide.Delete:
 	case decide.Adopt:
 		record.Open = true // a job may have run here, and gone by itself
+		if entry.State == broker.Intent && entry.Left == broker.Absent {
+			record.Deleted = entry.Deleted // that it arrived was not known
+		}
 		return false, l.record(ctx, record)
+	case decide.Update:
+		return l.switchOff(ctx, v, entry, tm, sit, have, now)
 	case decide.Wait:
+		if d.Reason == decide.OnGrace {
+			l.lookAt(l.key, l.graceEnds)
+			return l.leave(ctx, v, d, sit)
+		}
 		return false, &errWindow{l.opens, l.setting, v.inForce()}
 	default:
 		return l.leave(ctx, v, d, sit)
@@ -576,11 +630,14 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	}
 	intent := entry
 	intent.State, intent.AtTarget, intent.Path, intent.Ours = broker.Intent, "", ev.Path(), true
+	if !sit.Cleared { // else a person has answered for it, and it counts in no measure
+		intent.Deleted = l.deleter
+	}
 	if sit.Edited {
 		there = entry.Left // it stays an edit where this deletion does not arrive
 	}
 	intent.Left, intent.Before, intent.LeftSecrets = broker.Absent, there, string(can.Secrets)
-	if err := l.put(ctx, intent); err != nil {
+	if err := l.begin(ctx, intent, d.Act, have, ""); err != nil {
 		return false, err
 	}
 	if !l.stands(v, tm, sit) || !l.sends() {
@@ -592,5 +649,6 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		return false, l.openOutcome(ctx, req, err)
 	}
 	l.count(func(s *TargetStatus) { s.Applied++ })
+	record.Deleted = intent.Deleted
 	return false, l.record(ctx, record)
 }

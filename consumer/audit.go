@@ -135,6 +135,32 @@ func (k *driftKeeper) replace(setting schemas.Slug, with driftList, stays func(o
 	return before, drifted(with.entries)
 }
 
+// orphansNamed is how many orphans a status names.
+const orphansNamed = 5
+
+// say puts what a setting's list tells into its status.
+func (k *driftKeeper) say(setting schemas.Slug, st *SettingStatus) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l := k.by[setting]
+	if l == nil {
+		return
+	}
+	for _, e := range l.entries {
+		switch {
+		case e.IsHeldDeletion():
+			st.DeletesHeld++
+		case e.Reason == string(decide.OnGrace):
+			st.InGrace++
+		case e.Reason == string(decide.Orphan):
+			st.Orphans++
+			st.OrphanNames = append(st.OrphanNames, string(e.Type)+"/"+string(e.ID))
+		}
+	}
+	slices.Sort(st.OrphanNames)
+	st.OrphanNames = st.OrphanNames[:min(len(st.OrphanNames), orphansNamed)]
+}
+
 // settle takes an object from the lists: it has been dealt with.
 func (k *driftKeeper) settle(key objectKey) {
 	k.mu.Lock()

@@ -108,6 +108,13 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 	for id, s := range snap.Servers {
 		fleet[id] = s.Address
 	}
+	viewOf := func(target schemas.Slug) *view {
+		if views[target] == nil {
+			views[target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, captured: snap.CapturesValues(target),
+				release: visualcron.Release(snap.Versions[target]), releases: map[schemas.Slug]string{}, fleet: fleet, safe: snap.SafeMode.On, verdicts: snap.VerdictsAt(target)}
+		}
+		return views[target]
+	}
 	awaits := map[schemas.Slug][]schemas.Type{}
 	for id, s := range snap.Settings {
 		waits := snap.Awaits(s)
@@ -120,17 +127,19 @@ func (m *Manager) reconcile(ctx context.Context, snap broker.Snapshot) {
 		if _, ok := snap.Servers[s.Target]; !ok || !active && !runs(s) {
 			continue
 		}
-		if views[s.Target] == nil {
-			views[s.Target] = &view{settings: map[schemas.Slug]broker.StoredSetting{}, runs: map[schemas.Slug]running{}, captured: snap.CapturesValues(s.Target),
-				release: visualcron.Release(snap.Versions[s.Target]), releases: map[schemas.Slug]string{}, fleet: fleet, safe: snap.SafeMode.On}
-		}
+		v := viewOf(s.Target)
 		if active {
-			views[s.Target].settings[id] = without(s, awaits[id])
+			v.settings[id] = without(s, awaits[id])
 		}
 		if runs(s) { // also of a setting that is off
-			views[s.Target].runs[id] = running{snap.Runs[id], s}
+			v.runs[id] = running{snap.Runs[id], s}
 		}
-		views[s.Target].releases[s.Source] = visualcron.Release(snap.Versions[s.Source])
+		v.releases[s.Source] = visualcron.Release(snap.Versions[s.Source])
+	}
+	for id, r := range snap.Runs { // at a server, whether or not anything is synced there
+		if s, ok := snap.Subject(id); ok && r.Server != "" && !r.Phase.Over() {
+			viewOf(r.Server).runs[id] = running{r, s}
+		}
 	}
 	for id, types := range awaits {
 		if s := snap.Settings[id]; views[s.Target] != nil {

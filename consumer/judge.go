@@ -99,6 +99,9 @@ func Judge(err error, waited time.Duration, mismatched int) Verdict {
 		// Nobody says that an object was removed at its target.
 		return Verdict{Fate: Park, Class: p.class, Again: p.class == string(decide.OtherHome), Fix: p.fix}
 	}
+	if _, ok := errors.AsType[*errUsers](err); ok {
+		return Verdict{Fate: Wait}
+	}
 	if _, ok := errors.AsType[*errWait](err); ok {
 		if waited < parentPatience {
 			return Verdict{Fate: Wait}

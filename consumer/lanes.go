@@ -271,6 +271,16 @@ func (l *lanes) isWorked(key objectKey) bool {
 	return ln != nil && ln.working
 }
 
+// isUnderWay tells whether an object is being looked at, or is about to be; one that waits
+// for a window is not.
+func (l *lanes) isUnderWay(key objectKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ln := l.by[key]
+	_, shut := l.shut[ln]
+	return ln != nil && !shut
+}
+
 // isShut tells whether an object waits for a window.
 func (l *lanes) isShut(key objectKey) bool {
 	l.mu.Lock()

@@ -14,7 +14,7 @@ import (
 // work does one look at one object and decides what follows.
 func (s *session) work(ctx context.Context, ln *lane) {
 	msgs, passes, retryParked := s.lanes.take(ln)
-	l := &look{session: s, key: ln.key, retryParked: retryParked}
+	l := &look{session: s, key: ln.key, retryParked: retryParked, waited: ln.waited}
 	err := l.redact(l.apply(ctx))
 	defer l.sentOnce()
 	if l.roomy != nil {
@@ -95,6 +95,7 @@ type look struct {
 	*session
 	key         objectKey
 	retryParked bool
+	waited      time.Duration // of the lane's try, see lane.waited
 
 	entered   bool // the gate let it in
 	replanned bool // the target said that it gives its secrets otherwise
@@ -107,7 +108,16 @@ type look struct {
 	wants                      // what a run or an audit wants of it
 	secrets      []string      // of the event's body, never to be shown
 	otherHome    schemas.ID    // another id at the target that the object was brought to
-	roomy        func()        // gives back the room of a large body; nil where none was taken
+	// deleter is the setting by whose right it is deleted, tally what that has deleted.
+	deleter schemas.Slug
+	tally   tally
+	// using are the objects that keep it from being deleted, usedBy the same for people.
+	using  []objectKey
+	usedBy string
+	// graceEnds is when it is to be deleted that is switched off for now.
+	graceEnds time.Time
+	acts      bool   // it does what a run at a server says
+	roomy     func() // gives back the room of a large body; nil where none was taken
 }
 
 // room waits until a body of that size may be held in memory: of large ones one at a

@@ -40,6 +40,9 @@ type plain struct {
 	settings       []schemas.Setting
 	otherRelease   bool
 	windowShut     bool
+	// Of the airlock at the target: many more went the same day, others there refer to it,
+	// and what a person said of its deletion.
+	many, used, rejected, cleared bool
 }
 
 // reference is the model that the decision core is compared with. It keeps what a
@@ -142,6 +145,8 @@ func (r *reference) expect(p plain, o decide.Occasion, approved bool) expectatio
 		return because("drift is reported")
 	case acting[0].Mode == schemas.Approve && !approved && !person:
 		return because("nobody has approved it")
+	case p.source == "" && (p.many || p.used || p.rejected) && !p.cleared:
+		return because("its deletion waits in the airlock")
 	case p.windowShut:
 		return because("no window is open")
 	}
@@ -207,6 +212,7 @@ func (a *actor) do(p *plain, o decide.Occasion, approved bool, f fault) decide.D
 	}
 	sit := l.situation(a.entry, a.known, v, tm)
 	sit.Occasion, sit.Approved, sit.WindowShut, sit.Drift = o, approved, p.windowShut, schemas.DriftReport
+	sit.Beyond, sit.InUse, sit.Rejected, sit.Cleared = p.many, p.used, p.rejected, p.cleared
 	if tm.heals {
 		sit.Drift = schemas.DriftHeal
 	}
@@ -378,6 +384,7 @@ func schedule(seed uint64) (timeline []string, wrong string) {
 			approved := r.IntN(3) == 0
 			f := fault(max(0, r.IntN(12)-6))
 			q := p
+			q.many, q.used, q.rejected, q.cleared = r.IntN(6) == 0, r.IntN(6) == 0, r.IntN(8) == 0, r.IntN(4) == 0
 			if len(old) > 1 && r.IntN(10) == 0 { // what is read is not the newest
 				q.source, q.revision = old[len(old)-2].source, old[len(old)-2].revision
 				say("the next look sees revision %d, %q", q.revision, q.source)

@@ -47,7 +47,7 @@ type Foresight struct {
 // view is the view of the target as a Manager makes it.
 func (o Outlook) view() *view {
 	snap := o.Snapshot
-	v := &view{settings: map[schemas.Slug]broker.StoredSetting{}, release: visualcron.Release(snap.Versions[o.Target]), releases: map[schemas.Slug]string{}, safe: snap.SafeMode.On}
+	v := &view{settings: map[schemas.Slug]broker.StoredSetting{}, release: visualcron.Release(snap.Versions[o.Target]), releases: map[schemas.Slug]string{}, safe: snap.SafeMode.On, verdicts: snap.VerdictsAt(o.Target)}
 	for id, s := range snap.Settings {
 		awaits := slices.Collect(maps.Keys(snap.Awaits(s)))
 		if id == o.Also {
@@ -120,8 +120,16 @@ func (o Outlook) Look(at decide.Target) Foresight {
 	l.event = c.event
 	sit := l.situation(entry, known, v, c.terms)
 	sit.Target = at
+	sit.Rejected = v.isRejected(c.event)
+	if set, ok := v.deleter(c.terms, nil); ok && known {
+		sit.Grace, l.graceEnds = graceOf(o.Type, entry, set, time.Now())
+	}
+	sit.Beyond = known && !entry.Held.IsZero() && entry.Held == c.event.Version
 	sit.WindowShut, out.Opens = l.window(v, c.terms, sit)
 	out.Decision = l.decide(sit, c.terms)
+	if out.Reason == decide.OnGrace {
+		out.Opens = l.graceEnds
+	}
 	out.Setting, out.Source, out.Why = l.setting, c.event.Source, out.Reason.Text()
 	return out
 }

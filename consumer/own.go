@@ -278,7 +278,7 @@ func (l *look) elsewhere(ctx context.Context, v *view, tm terms, sit decide.Situ
 // whyOf says why something is done or not, with the ids that it is about.
 func (l *look) whyOf(d decide.Decision) string {
 	if d.Reason != decide.OtherHome && d.Reason != decide.RanElsewhere {
-		return d.Reason.Text()
+		return l.whyHeld(d)
 	}
 	if l.otherHome == l.key.id {
 		return fmt.Sprintf("%s (%s %s at %s was brought as %s to %s, and since then another object had that id)", d.Reason.Text(), l.key.t, l.event.Object.ID, l.event.Source, l.otherHome, l.server.ID)

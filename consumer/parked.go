@@ -168,19 +168,26 @@ func (ps *parkedSet) mark() uint64 {
 }
 
 // put stores a record over the one that stands there, whoever changed it
-// meanwhile: a retry that was asked for in between stays asked for.
+// meanwhile: a retry that was asked for in between stays asked for. One that pauses the
+// object stands until a person resumes it.
 func (ps *parkedSet) put(ctx context.Context, p broker.Parked) error {
 	for {
 		if have, ok := ps.get(p.Type, p.Token); ok {
+			if have.IsPaused() && p.Class != broker.ClassUndone {
+				return nil
+			}
 			p.Revision, p.RetryAsked, p.RetryDone = have.Revision, have.RetryAsked, max(p.RetryDone, have.RetryDone)
 			if have.Version == p.Version && have.Source == p.Source && have.SourceID == p.SourceID {
 				p.First, p.Attempts, p.Unknown = have.First, have.Attempts+1, have.Unknown
-				if have.RetryAsked <= p.RetryDone { // said while the try was under way
+				if have.RetryAsked <= p.RetryDone && p.Class != broker.ClassUndone { // said while the try was under way
 					p.Discarded = have.Discarded
 				}
 			}
 		} else {
 			p.Revision, p.RetryAsked, p.RetryDone = 0, 0, 0
+		}
+		if p.Class == broker.ClassUndone {
+			p.RetryDone = p.RetryAsked
 		}
 		rev, err := ps.b.PutParked(ctx, p)
 		if err == nil {
@@ -205,11 +212,20 @@ func (ps *parkedSet) put(ctx context.Context, p broker.Parked) error {
 	}
 }
 
-// free removes the record of an object, where there is one.
+// free removes the record of an object, where there is one and it does not pause it.
 func (ps *parkedSet) free(ctx context.Context, t schemas.Type, token schemas.Token) error {
+	return ps.freeWhere(ctx, t, token, func(p broker.Parked) bool { return !p.IsPaused() })
+}
+
+// lift removes the record with which a pass paused an object, where it stands.
+func (ps *parkedSet) lift(ctx context.Context, t schemas.Type, token schemas.Token, pass string) error {
+	return ps.freeWhere(ctx, t, token, func(p broker.Parked) bool { return p.Class == broker.ClassUndone && p.Pass == pass })
+}
+
+func (ps *parkedSet) freeWhere(ctx context.Context, t schemas.Type, token schemas.Token, is func(broker.Parked) bool) error {
 	for {
 		p, ok := ps.get(t, token)
-		if !ok {
+		if !ok || !is(p) {
 			return nil
 		}
 		err := ps.b.Unpark(ctx, p)

@@ -66,6 +66,10 @@ func (l *look) put(ctx context.Context, e broker.Entry) error {
 	if err := l.ledger.Put(ctx, e); err != nil {
 		return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err) // the ledger takes no more; begin anew
 	}
+	l.deletions.record(before, e)
+	if l.recorded {
+		l.usersOf(l.key)
+	}
 	return nil
 }
 
@@ -85,6 +89,11 @@ func (l *look) unpark(ctx context.Context) error {
 
 // park records why the object's state cannot be applied now.
 func (l *look) park(ctx context.Context, cause error, v Verdict) error {
+	if l.acts { // its outcome says it, and no version is to be tried again
+		l.refuse(broker.OutcomeOther, cause.Error())
+		l.lanes.look(l.key, nil, nil, false) // as the settings say
+		return nil
+	}
 	now := time.Now().UTC()
 	p := broker.Parked{Target: l.server.ID, Setting: l.setting, Source: l.event.Source, Type: l.key.t, Token: l.key.id.Token(), ID: l.key.id,
 		SourceID: otherID(l.event.Object.ID, l.key.id), Name: l.event.Object.Name, Version: l.event.Version, Class: v.Class, Reason: cause.Error(), Fix: v.Fix, First: now, Last: now, Attempts: 1}

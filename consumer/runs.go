@@ -151,6 +151,13 @@ func (s *session) makePlan(ctx context.Context, y *survey) error {
 	}
 	r := *y.run
 	y.v, _ = s.current()
+	if r.run.Server != "" {
+		err := s.planAct(ctx, y)
+		if err != nil && Judge(err, 0, 0).Fate == TargetDown {
+			s.gate.down(err)
+		}
+		return err
+	}
 	for _, t := range r.run.Scope.TypesOf(r.set.Setting) {
 		if visualcron.Supported(t) {
 			y.types = append(y.types, t)
@@ -243,6 +250,20 @@ type appliedPlan struct {
 	late  bool          // the approval is too old to begin anything more
 	dead  int           // entries of which that became
 	all   chan struct{} // closed when nothing is left
+
+	// The next are of a run at a server, whose entries go in stages. Given is what it
+	// undoes, later what has not begun, inStage how many that began are not over; step
+	// tells that none is.
+	given   map[objectKey]broker.Undone
+	later   []staged
+	inStage int
+	step    chan struct{}
+}
+
+// staged is an entry whose stage has not begun.
+type staged struct {
+	key  objectKey
+	wish *wish
 }
 
 // approvalExpired says why the rest of a plan is not done.
@@ -275,7 +296,7 @@ func keyOf(e broker.PlanEntry) objectKey {
 // when the run moves on, store when no new work shall begin; then the next holder of the
 // target goes on with what has no outcome, see handOver.
 func (s *session) applyPlan(session, run, store context.Context, r running) {
-	a := &appliedPlan{s: s, r: r, dirty: map[int]bool{}, all: make(chan struct{})}
+	a := &appliedPlan{s: s, r: r, dirty: map[int]bool{}, all: make(chan struct{}), step: make(chan struct{}, 1)}
 	if have, err := s.cfg.Broker.GetProgress(run, r.set.ID); err == nil && have.Run == r.run.ID {
 		if have.Ended {
 			return // control has yet to see it
@@ -293,7 +314,10 @@ func (s *session) applyPlan(session, run, store context.Context, r running) {
 					open = false
 				case <-a.all:
 					open = false
+				case <-a.step:
+					a.goOn(run)
 				case <-time.After(progressEvery):
+					a.goOn(run)
 					err = a.save(store, false, "", "")
 					open = !a.isLate()
 				}
@@ -349,7 +373,75 @@ func (a *appliedPlan) read(ctx context.Context) error {
 	if errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrNotFound) {
 		return fmt.Errorf("the approved plan is not there any more; ask for another run: %w", err)
 	}
+	if err == nil && a.r.run.Server != "" {
+		v, _ := a.s.current()
+		a.given, err = a.s.givenBy(ctx, v, a.r)
+	}
 	return err
+}
+
+// advance begins the next stage of a run at a server. What uses what is found out anew
+// before anything goes.
+func (a *appliedPlan) advance(ctx context.Context) error {
+	a.mu.Lock()
+	if len(a.later) == 0 || a.inStage > 0 {
+		a.mu.Unlock()
+		return nil
+	}
+	stage := a.later[0].wish.entry.Stage
+	n := 0
+	for n < len(a.later) && a.later[n].wish.entry.Stage == stage {
+		n++
+	}
+	now := a.later[:n]
+	a.mu.Unlock()
+	if slices.ContainsFunc(now, func(x staged) bool { return x.wish.entry.Act == string(decide.Delete) }) {
+		u, err := a.s.listUses(ctx, nil)
+		if err != nil {
+			return err
+		}
+		for _, x := range now {
+			x.wish.used = func(key objectKey) (names []string) {
+				for _, user := range u.users[key] {
+					if user.t != key.t || a.isToGo(user.objectKey) == nil {
+						names = append(names, user.name)
+					}
+				}
+				return names
+			}
+		}
+	}
+	a.mu.Lock()
+	a.later, a.inStage = a.later[n:], n
+	a.mu.Unlock()
+	for _, x := range now {
+		a.s.wishFor(x.key, x.wish)
+	}
+	return nil
+}
+
+// goOn begins the next stage where it can be begun; else it is tried again.
+func (a *appliedPlan) goOn(ctx context.Context) {
+	if shut, _, _ := a.s.gate.state(); shut {
+		return
+	}
+	if err := a.advance(ctx); err != nil && ctx.Err() == nil {
+		a.s.log.WarnContext(ctx, "what uses what at the target cannot be found out; nothing is deleted until it can", "run", a.r.run.ID, "error", err)
+	}
+}
+
+// isToGo returns the entry by which an object is to be deleted, nil for none.
+func (a *appliedPlan) isToGo(key objectKey) *broker.PlanEntry {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, page := range a.pages {
+		for i, e := range page.Entries {
+			if e.Act == string(decide.Delete) && keyOf(e) == key {
+				return &page.Entries[i]
+			}
+		}
+	}
+	return nil
 }
 
 // begin hands what has no outcome yet to the lanes: in the order of applying, deletions
@@ -370,6 +462,9 @@ func (a *appliedPlan) begin() map[objectKey]*wish {
 	}
 	rank := func(x at) int {
 		e := a.pages[x.page].Entries[x.slot]
+		if e.Stage > 0 {
+			return e.Stage
+		}
 		if e.Act == string(decide.Delete) {
 			return 1000 - order[e.Type]
 		}
@@ -392,7 +487,15 @@ func (a *appliedPlan) begin() map[objectKey]*wish {
 			continue
 		}
 		wishes[key] = w
+		if e.Stage > 0 {
+			w.given = a.given[key]
+			a.later = append(a.later, staged{key, w})
+			continue
+		}
 		a.s.wishFor(key, w)
+	}
+	if len(a.later) > 0 {
+		a.step <- struct{}{}
 	}
 	return wishes
 }
@@ -413,6 +516,15 @@ func (a *appliedPlan) settle(page, slot int, o broker.Outcome, why string) {
 	if a.left--; a.left == 0 {
 		close(a.all)
 	}
+	if e.Stage == 0 {
+		return
+	}
+	if a.inStage--; a.inStage == 0 && len(a.later) > 0 {
+		select {
+		case a.step <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // rest waits for what was sent to come to its end, as long as a request may take and the
@@ -431,6 +543,13 @@ func (a *appliedPlan) rest(session context.Context, wishes map[objectKey]*wish) 
 
 // takeBack ends what has not begun, and lets what was sent come to its end.
 func (a *appliedPlan) takeBack(session context.Context, wishes map[objectKey]*wish) {
+	a.mu.Lock()
+	later := a.later
+	a.later = nil
+	a.mu.Unlock()
+	for _, x := range later {
+		a.end(x.wish)
+	}
 	for key, w := range wishes {
 		if !a.s.wasSent(w) && a.s.unwish(key, w) {
 			a.end(w)

@@ -58,6 +58,13 @@ type SettingStatus struct {
 	Parked    int
 	// Waiting is how many objects wait for a sync window.
 	Waiting int
+	// DeletesHeld is how many deletions wait in the airlock at the target, and Orphans how
+	// many objects are there of which nobody can tell whether their source still has them;
+	// the first are named. InGrace is how many jobs were only switched off so far.
+	DeletesHeld int
+	Orphans     int
+	OrphanNames []string
+	InGrace     int
 	// Accounting says what became of every captured version; nil where nothing is known
 	// yet. It is never changed once it stands here.
 	Accounting *Accounting

@@ -53,6 +53,10 @@ type survey struct {
 	ownedListed, flags int
 	// valued counts the entries with values.
 	valued int
+	// deleting are the deletions so far, by the setting that they count for, and after the
+	// objects that are to go before each.
+	deleting map[objectKey]schemas.Slug
+	after    map[objectKey][]objectKey
 }
 
 // named is an object for people.
@@ -75,6 +79,7 @@ func (y *survey) make(ctx context.Context) error {
 	y.present, y.refs = map[objectKey]bool{}, map[objectKey][]visualcron.Reference{}
 	y.listed, y.standing = map[schemas.Type]bool{}, map[objectKey][]named{}
 	y.equal, y.owned = map[schemas.Type]int{}, map[schemas.Type]int{}
+	y.deleting, y.after = map[objectKey]schemas.Slug{}, map[objectKey][]objectKey{}
 	if err := y.probe(ctx); err != nil { // also what it can do, and who it is
 		return err
 	}
@@ -102,6 +107,11 @@ func (y *survey) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if y.mayDelete(heads) { // now, and not while another listing stands open
+		if err := y.freshUsage(ctx, usageFor); err != nil {
+			return err
+		}
+	}
 	y.began = time.Now()
 	for _, t := range y.types {
 		if err := y.listType(ctx, t, heads[t]); err != nil {
@@ -110,6 +120,7 @@ func (y *survey) make(ctx context.Context) error {
 	}
 	y.gate.answered()
 	if y.run != nil {
+		y.holdUsed()
 		if err := y.warnMissing(ctx); err != nil {
 			return err
 		}
@@ -124,6 +135,51 @@ func (y *survey) make(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
 	})
 	return nil
+}
+
+// mayDelete tells whether something that others may refer to is gone at the source and not
+// at the target, as far as the ledger knows.
+func (y *survey) mayDelete(heads map[schemas.Type]map[schemas.ID]broker.Newest) bool {
+	for t, all := range heads {
+		if !visualcron.IsReferable(t) {
+			continue
+		}
+		for id, n := range all {
+			if n.Kind == schemas.Deleted {
+				if e, ok := y.ledger.Get(t, y.v.home(y.set.Source, t, id, y.run)); ok && owned(e) && e.Source == y.set.Source && y.takes(t, n.Selected()) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// holdUsed holds the deletions of what others refer to that were to go before, and that are
+// not in the plan.
+func (y *survey) holdUsed() {
+	at := map[objectKey]int{}
+	for i, e := range y.entries {
+		at[keyOf(e)] = i
+	}
+	goes := func(key objectKey) bool {
+		i, ok := at[key]
+		return ok && y.entries[i].Act == string(decide.Delete)
+	}
+	for again := true; again; {
+		again = false
+		for key, users := range y.after {
+			if !goes(key) {
+				continue
+			}
+			if i := slices.IndexFunc(users, func(u objectKey) bool { return !goes(u) }); i >= 0 {
+				e := &y.entries[at[key]]
+				e.Act, e.Would, e.Reason = string(decide.Hold), e.Act, string(decide.InUse)
+				e.Why = fmt.Sprintf("%s: %s %s", decide.InUse.Text(), users[i].t, users[i].id)
+				again = true
+			}
+		}
+	}
 }
 
 // listType compares one type.
@@ -400,6 +456,7 @@ func (y *survey) add(e broker.PlanEntry) error {
 func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlisted bool) (*broker.PlanEntry, error) {
 	l := &look{session: y.session, key: key}
 	l.shown, l.listed, l.unlisted, l.occasion, l.run = &broker.PlanEntry{}, have, unlisted, y.occasion, y.run
+	l.planned = y.deleting
 	defer func() {
 		if l.roomy != nil {
 			l.roomy()
@@ -413,6 +470,9 @@ func (y *survey) evaluate(ctx context.Context, key objectKey, have []byte, unlis
 		if again, err = l.applyUnder(ctx, y.v, tm); err == nil && !again {
 			if y.run != nil && decide.Act(l.shown.Act).Writes() {
 				y.refs[key] = l.refs
+			}
+			if delete(y.deleting, key); l.shown.Act == string(decide.Delete) || l.shown.Reason == string(decide.SwitchedOff) {
+				y.deleting[key], y.after[key] = l.deleter, l.after
 			}
 			y.flag(l)
 			return l.shown, nil

@@ -59,10 +59,12 @@ type view struct {
 	// runs are those that are not over, by setting, also of settings that are off.
 	runs map[schemas.Slug]running
 	// safe: vcsync is in safe mode.
-	safe    bool
-	windows windows
-	force   sync.Once // of inForce
-	forced  string
+	safe bool
+	// verdicts are those on deletions at the target, by setting.
+	verdicts map[schemas.Slug]broker.Verdicts
+	windows  windows
+	force    sync.Once // of inForce
+	forced   string
 	// captured tells that its producer, where it is a source too, captures the values of user variables.
 	captured bool
 	// release is the target's VisualCron release, and releases are those of the sources
@@ -299,6 +301,7 @@ type target struct {
 	lanes    *lanes
 	gate     *gate
 	parked   *parkedSet
+	drift    *driftKeeper
 }
 
 func newTarget(m *Manager, server schemas.Server, v *view) *target {
@@ -361,6 +364,9 @@ func (t *target) settingStatus(id schemas.Slug) SettingStatus {
 	out.OK = out.OK && out.Parked == 0 && out.LastError == ""
 	if t.lanes != nil {
 		out.Waiting = t.lanes.waitingFor(id)
+	}
+	if t.drift != nil {
+		t.drift.say(id, &out)
 	}
 	if out.Waiting > 0 && ts.State == Working {
 		out.State = "waiting for its sync window"
@@ -484,6 +490,8 @@ type session struct {
 	// wishes are what runs and audits want of objects beside what the live path does.
 	wishes map[objectKey][]*wish
 	drift  driftKeeper
+	// bursts are the passes of live and audit writes that are under way, by setting.
+	bursts map[schemas.Slug]burst
 	// comparedAt holds the revisions of the settings that were compared in this session.
 	comparedAt map[schemas.Slug]uint64
 	// unserved holds the settings whose durable consumer does not bring what they take:
@@ -498,6 +506,9 @@ type session struct {
 	// users is held while something is done that may leave a target without an
 	// administrator.
 	users baton
+	// deletions counts what is deleted, and usage knows who refers to what.
+	deletions *deletions
+	usage     usage
 }
 
 // passed is a version that was left alone, of an object by its id at the source.
@@ -596,12 +607,13 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	}
 	defer ledger.Close()
 	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
-		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{},
-		wishes: map[objectKey][]*wish{}, listing: make(baton, 1), unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1)}
+		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{}, bursts: map[schemas.Slug]burst{},
+		wishes: map[objectKey][]*wish{}, listing: make(baton, 1), unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1), deletions: newDeletions(ledger)}
+	s.usage.making = make(baton, 1)
 	s.gate = newGate(s.probe, s.sayGate(ctx))
 	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
 	t.mu.Lock()
-	t.lanes, t.gate, t.parked = s.lanes, s.gate, s.parked
+	t.lanes, t.gate, t.parked, t.drift = s.lanes, s.gate, s.parked, &s.drift
 	t.mu.Unlock()
 
 	var wg sync.WaitGroup
@@ -785,6 +797,9 @@ func (s *session) follow(ctx context.Context, wg *sync.WaitGroup) {
 				s.heldFor(decide.SafeMode)
 				s.drift.ask(auditSettings)
 			}
+			if before != nil && !maps.EqualFunc(before.verdicts, v.verdicts, func(a, b broker.Verdicts) bool { return a.Revision == b.Revision }) {
+				s.heldFor(decide.Airlock, decide.InUse, decide.Rejected)
+			}
 			first, before = false, v
 			select {
 			case <-ctx.Done():
@@ -817,12 +832,12 @@ func (s *session) reconsider(v *view) {
 	}
 }
 
-// heldFor looks again at what was held for a reason that is gone.
-func (s *session) heldFor(why decide.Reason) {
+// heldFor looks again at what was held for reasons that are gone.
+func (s *session) heldFor(why ...decide.Reason) {
 	s.mu.Lock()
 	var held []objectKey
 	for key, by := range s.passedBy {
-		if by.why.Reason == why {
+		if slices.Contains(why, by.why.Reason) {
 			held = append(held, key)
 		}
 	}

@@ -22,6 +22,10 @@ type wish struct {
 	// sent tells that a write of it was sent, sending that what came of that is not known
 	// yet. Both are the session's to guard.
 	sent, sending bool
+	// given is what a pass did with the object that a run at a server undoes, used says
+	// what at the target uses an object that is to go; nil for what does not go.
+	given broker.Undone
+	used  func(objectKey) []string
 	// left is what the target said that a write left, where that was not what was sent.
 	left schemas.Digest
 	// expired tells that the approval is too old to begin now; nil for an audit's.
@@ -56,6 +60,10 @@ type wants struct {
 	// a server of the fleet; both for shown.
 	owned  []string
 	points []visualcron.Points
+	// planned are the deletions that a plan holds already, by the setting that they count
+	// for, and after the objects that are to go before the look's.
+	planned map[objectKey]schemas.Slug
+	after   []objectKey
 	// opens is when the window opens next, zero where it is open or that is not to be
 	// seen.
 	opens time.Time
@@ -220,6 +228,9 @@ func (l *look) isGranted(d decide.Decision, wanted, atTarget schemas.Digest) boo
 // isDone tells whether what an entry of a plan says is on record as done: by the holder
 // of the target before this one, which could not say so any more.
 func (s *session) isDone(e broker.PlanEntry) bool {
+	if e.Stage > 0 {
+		return false // what was there before an undo tells nothing of it
+	}
 	key := keyOf(e)
 	r, known := s.ledger.Get(key.t, key.id)
 	switch {

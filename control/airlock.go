@@ -23,20 +23,22 @@ const (
 	stateRejected = string(broker.Rejected)
 )
 
-// AirlockBatch is deletions of one type that wait at a source, or about which a person has
-// decided and which have not ended yet.
+// AirlockBatch is deletions that wait, of one type at a source or of all types at the target
+// of a sync setting, or about which a person has decided and which have not ended yet.
 type AirlockBatch struct {
-	Batch  string    `json:"batch" doc:"Its name: another set of objects, or another version of one, has another."`
-	State  string    `json:"state" enum:"held,approved,rejected" doc:"approved: not published yet; rejected: until the source has the object again."`
-	Source string    `json:"source"`
-	Type   string    `json:"type"`
-	Count  int       `json:"count"`
-	Class  string    `json:"class,omitzero" doc:"Why they wait, in a word: too many, account, restored."`
-	Why    string    `json:"why,omitzero"`
-	Since  time.Time `json:"since" doc:"When the first was held."`
-	Who    string    `json:"who,omitzero" doc:"Who decided."`
-	At     time.Time `json:"at,omitzero" doc:"When."`
-	Reason string    `json:"reason,omitzero" doc:"Why, in that person's words."`
+	Batch   string    `json:"batch" doc:"Its name: another set of objects, or another version of one, has another."`
+	State   string    `json:"state" enum:"held,approved,rejected" doc:"approved: not published yet; rejected: until the source has the object again."`
+	Source  string    `json:"source"`
+	Target  string    `json:"target,omitzero" doc:"The target at which they wait; absent where that is the source."`
+	Setting string    `json:"setting,omitzero" doc:"The sync setting for which they wait at the target."`
+	Type    string    `json:"type" doc:"At a target it may be several, with commas."`
+	Count   int       `json:"count"`
+	Class   string    `json:"class,omitzero" doc:"Why they wait, in a word: too many, account, restored; at a target airlock or in-use."`
+	Why     string    `json:"why,omitzero"`
+	Since   time.Time `json:"since,omitzero" doc:"When the first was held at a source."`
+	Who     string    `json:"who,omitzero" doc:"Who decided."`
+	At      time.Time `json:"at,omitzero" doc:"When."`
+	Reason  string    `json:"reason,omitzero" doc:"Why, in that person's words."`
 }
 
 // AirlockObject is an object that is gone at the source.
@@ -46,6 +48,7 @@ type AirlockObject struct {
 	Name    string `json:"name,omitzero"`
 	Group   string `json:"group,omitzero"`
 	Version string `json:"version" doc:"Epoch and revision of the newest state that the stream has."`
+	Why     string `json:"why,omitzero" doc:"Why it waits, where that is its own."`
 }
 
 // AirlockDetail is a batch with its objects.
@@ -71,7 +74,8 @@ type ObjectRef struct {
 type AirlockDecided struct {
 	Decided int            `json:"decided" doc:"To how many objects the verdict was given."`
 	Waits   string         `json:"waits,omitzero" doc:"Why what was approved does not go out with the next listing: the listing of the type is not believed now."`
-	Left    []AirlockBatch `json:"left" nullable:"false" doc:"What there is of the type at the source now."`
+	Left    []AirlockBatch `json:"left" nullable:"false" doc:"What there is of the type at the source now, or at the target."`
+	Run     string         `json:"run,omitzero" doc:"The run that does what was approved at a target."`
 }
 
 // BatchPath names a batch.
@@ -125,6 +129,15 @@ func (s *Server) listAirlock(ctx context.Context, _ *noInput) (*output[list[Airl
 	for _, a := range all {
 		out.Body.Items = append(out.Body.Items, batchesOf(a)...)
 	}
+	locks, err := s.targetLocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range locks {
+		for _, b := range l.batches {
+			out.Body.Items = append(out.Body.Items, b.AirlockBatch)
+		}
+	}
 	return out, nil
 }
 
@@ -145,6 +158,15 @@ func (s *Server) airlock(ctx context.Context, batch string) (broker.Airlock, Air
 }
 
 func (s *Server) getAirlock(ctx context.Context, in *BatchPath) (*output[AirlockDetail], error) {
+	if _, b, err := s.targetLock(ctx, in.Batch); err != nil {
+		return nil, err
+	} else if b != nil {
+		out := &output[AirlockDetail]{Body: AirlockDetail{AirlockBatch: b.AirlockBatch, Objects: []AirlockObject{}}}
+		for _, e := range b.entries {
+			out.Body.Objects = append(out.Body.Objects, AirlockObject{string(e.Type), string(e.ID), e.Name, e.Group, e.Version.String(), e.Why})
+		}
+		return out, nil
+	}
 	a, b, err := s.airlock(ctx, in.Batch)
 	if err != nil {
 		return nil, err
@@ -155,7 +177,7 @@ func (s *Server) getAirlock(ctx context.Context, in *BatchPath) (*output[Airlock
 	}
 	for _, o := range a.Objects {
 		if d, _ := a.Of(o); a.In(in.Batch, o) && cmp.Or(string(d.Verdict), stateHeld) == b.State {
-			out.Body.Objects = append(out.Body.Objects, AirlockObject{string(a.Type), cmp.Or(idOf(o), string(o.Token)), o.Name, o.Group, o.Version.String()})
+			out.Body.Objects = append(out.Body.Objects, AirlockObject{string(a.Type), cmp.Or(idOf(o), string(o.Token)), o.Name, o.Group, o.Version.String(), ""})
 		}
 	}
 	return out, nil
@@ -312,6 +334,11 @@ func (s *Server) judgeAirlock(ctx context.Context, batch string, v broker.Verdic
 	}
 	s.writes.Lock()
 	defer s.writes.Unlock()
+	if l, b, err := s.targetLock(ctx, batch); err != nil {
+		return nil, err
+	} else if b != nil {
+		return s.judgeTarget(ctx, l, *b, v, reason, in.Objects)
+	}
 	a, seen, err := s.airlock(ctx, batch)
 	if err != nil {
 		return nil, cmp.Or(s.waitsElsewhere(ctx, batch, in.Objects), err)

@@ -53,6 +53,12 @@ var gateOf = map[decide.Reason]Gate{
 	decide.GoneAtSource: "",
 	decide.Differs:      "",
 	decide.IsNew:        "",
+	decide.PutBack:      "", // of an undo alone, as the next ones are
+	decide.AsBefore:     "",
+	decide.MovedOn:      "",
+	decide.StillUsed:    "",
+	decide.HidesSecrets: "",
+	decide.Dangles:      "",
 
 	decide.NotFromHere: GateKnown,
 	decide.Orphan:      GateKnown,
@@ -64,6 +70,11 @@ var gateOf = map[decide.Reason]Gate{
 	decide.BuiltIn:     GateBuiltIn,
 
 	decide.SafeMode:      GateSafeMode,
+	decide.Airlock:       GateAirlock,
+	decide.InUse:         GateAirlock,
+	decide.Rejected:      GateAirlock,
+	decide.SwitchedOff:   "",
+	decide.OnGrace:       GateAirlock,
 	decide.OutsideWindow: GateWindow,
 	decide.OnlyReports:   GateMode,
 	decide.NeedsApproval: GateMode,
@@ -73,6 +84,7 @@ var gateOf = map[decide.Reason]Gate{
 	decide.MayHaveRun:    GateParked,
 	decide.RanElsewhere:  GateParked,
 	decide.OtherHome:     GateParked,
+	decide.Undone:        GateParked,
 
 	decide.CameFromHere:   GatePolicy,
 	decide.NewerOnRecord:  GatePolicy,
@@ -267,10 +279,10 @@ func (f facts) decision() foreseen {
 	if d.Reason == decide.NotFromHere && f.isOrphan() {
 		return take(consumer.Foresight{Decision: decide.Decision{Act: decide.Hold, Reason: decide.Orphan}, Why: decide.Orphan.Text()})
 	}
-	if d.Reason == decide.IsParked || d.Reason == decide.GivenUp {
+	if d.Reason == decide.IsParked || d.Reason == decide.GivenUp || d.Reason == decide.Undone {
 		p := f.outlook.Parked
 		d.gate, d.why, d.fix = gateOfClass(p.Class), fmt.Sprintf("parked, %s: %s", p.Class, p.Reason), p.Fix
-		if p.Discarded != "" {
+		if p.Discarded != "" && d.Reason != decide.Undone {
 			d.gate, d.why, d.fix = GateParked, "a person has discarded this version: "+p.Discarded, "a newer version is tried; vcsync parked retry tries this one"
 		}
 		return d

@@ -162,6 +162,28 @@ func TestExplain(t *testing.T) {
 			f.atSource = heldAtSource{count: 9, listed: true}
 		}, "on record", "", ""},
 		{"some are held at the source", func(f *facts, _ *schemas.Setting) { onRecord(f); f.atSource.count = 9 }, "on record", "", "9 deletions of Job wait at production, and which ones is not on record"},
+		{"held at the target", func(f *facts, _ *schemas.Setting) {
+			n := head("production", 2, schemas.Deleted)
+			f.newest, f.held = &n, said(decide.Hold, decide.Airlock)
+		}, "held", GateAirlock, decide.Airlock.Text()},
+		{"in use at the target", func(f *facts, _ *schemas.Setting) {
+			n := head("production", 2, schemas.Deleted)
+			f.newest, f.held = &n, said(decide.Hold, decide.InUse)
+		}, "held", GateAirlock, decide.InUse.Text()},
+		{"held at the target, as the ledger says", func(f *facts, _ *schemas.Setting) {
+			n := head("production", 2, schemas.Deleted)
+			f.newest, f.outlook.Entry.Held = &n, version(2)
+		}, "held", GateAirlock, decide.Airlock.Text()},
+		{"rejected", func(f *facts, _ *schemas.Setting) {
+			n := head("production", 2, schemas.Deleted)
+			f.newest = &n
+			f.outlook.Snapshot.Verdicts = map[schemas.Slug]broker.Verdicts{"one": {Setting: "one", Rejected: []broker.RejectedDeletion{{Source: "production", Type: schemas.Job, ID: "nightly", Version: version(2)}}}}
+		}, "held", GateAirlock, decide.Rejected.Text()},
+		{"in grace", func(f *facts, v *schemas.Setting) {
+			n := head("production", 2, schemas.Deleted)
+			v.Grace = "48h"
+			f.newest, f.outlook.Entry.Grace = &n, broker.Grace{Since: time.Now(), Setting: "one"}
+		}, "held", GateAirlock, decide.OnGrace.Text()},
 		{"a parent", parked("waiting"), "held", GateParent, "because"},
 		{"a conflict", func(f *facts, _ *schemas.Setting) { f.outlook.Entry = nil; rival(f, "another") }, "held", GateConflict, "other and production both have this object, and not the same"},
 		{"another source that has the same", func(f *facts, _ *schemas.Setting) { rival(f, "production") }, "on its way", "", ""},

@@ -59,6 +59,7 @@ type PlaceRecord struct {
 	Newest  bool      `json:"newest" doc:"The version on record is the newest."`
 	Held    string    `json:"held,omitzero" doc:"Why a newer version, or an edit there, is not dealt with: parked, or what the setting's drift list says."`
 	Setting string    `json:"setting,omitzero" doc:"The sync setting that says so."`
+	Pass    string    `json:"pass,omitzero" doc:"Where it was removed: the pass that did it. Undoing that of this object brings it back."`
 }
 
 // HistoryRecord is what the stream holds of one object, and where it stands.
@@ -506,6 +507,15 @@ func (s *Server) places(ctx context.Context, n broker.Newest) ([]PlaceRecord, er
 			if err := s.holdOf(ctx, &p, n, e.ID, takers); err != nil {
 				return nil, err
 			}
+			if e.State == broker.Removed {
+				d, err := s.broker.LastDone(ctx, target, n.Key.Type, e.ID)
+				switch {
+				case err == nil && d.Act == string(decide.Delete):
+					p.Pass = d.Pass
+				case err != nil && !errors.Is(err, broker.ErrNotFound):
+					return nil, err
+				}
+			}
 			out = append(out, p)
 		}
 	}
@@ -516,6 +526,9 @@ func (s *Server) places(ctx context.Context, n broker.Newest) ([]PlaceRecord, er
 func (s *Server) holdOf(ctx context.Context, p *PlaceRecord, n broker.Newest, home schemas.ID, takers []broker.StoredSetting) error {
 	parked, err := s.broker.GetParked(ctx, schemas.Slug(p.Target), n.Key.Type, home.Token())
 	switch {
+	case err == nil && parked.IsPaused():
+		p.Held, p.Setting = "paused: "+parked.Reason, string(parked.Setting)
+		return nil
 	case err == nil && parked.Source == n.Key.Source && parked.Version == n.Version && parked.Discarded != "":
 		p.Held, p.Setting = "discarded: "+parked.Discarded, string(parked.Setting)
 		return nil

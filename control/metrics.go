@@ -85,6 +85,10 @@ var (
 	mPass    = gauge("vcsync_setting_last_pass_timestamp_seconds", "End of the last pass over all objects; missing where there was none.", "setting", "target")
 	mOK      = gauge("vcsync_setting_ok", "1 where the last pass parked nothing and nothing is wrong.", "setting", "target")
 
+	mTargetHeld = gauge("vcsync_setting_deletes_held", "Deletions that wait in the airlock at the target.", "setting", "target")
+	mGrace      = gauge("vcsync_setting_jobs_in_grace", "Jobs that are gone at the source and only switched off at the target so far.", "setting", "target")
+	mOrphans    = gauge("vcsync_setting_orphans", "Objects at the target of which nobody can tell whether their source still has them.", "setting", "target")
+
 	mVersions    = gauge("vcsync_accounting_versions", "What became of every captured version of every object. Term captured = applied + superseded + filtered + parked + held + pending.", "setting", "target", "term")
 	mUnaccounted = gauge("vcsync_accounting_unaccounted", "Versions that are in none of the accounts, or in two, for some seconds. Anything but 0 is a loss or an error of vcsync (G7).", "setting", "target")
 	mAccountAt   = gauge("vcsync_accounting_timestamp_seconds", "When the account was drawn up.", "setting", "target")
@@ -186,6 +190,9 @@ func (r StatusReport) metrics(put func(m *metric, v float64, labels ...string)) 
 		put(mPending, float64(v.Pending), v.Setting, v.Target)
 		at(mPass, v.LastRun, v.Setting, v.Target)
 		put(mOK, oneIf(v.OK), v.Setting, v.Target)
+		put(mTargetHeld, float64(v.DeletesHeld), v.Setting, v.Target)
+		put(mGrace, float64(v.InGrace), v.Setting, v.Target)
+		put(mOrphans, float64(v.Orphans), v.Setting, v.Target)
 		a := v.Accounting
 		if a == nil {
 			continue

@@ -59,11 +59,18 @@ type ParkedPath struct {
 	Token  string `path:"token" maxLength:"400"`
 }
 
-type targetQuery struct {
+// TargetQuery names a target; exported, because huma passes over what is embedded and is not.
+type TargetQuery struct {
 	Target string `query:"target" doc:"Only what waits for this server."`
 }
 
-func (q targetQuery) slug() (schemas.Slug, error) {
+// retryQuery says what is tried again.
+type retryQuery struct {
+	TargetQuery
+	Pass string `query:"pass" maxLength:"64" doc:"Only what this pass paused: it is resumed. Where absent, what is paused stays so."`
+}
+
+func (q TargetQuery) slug() (schemas.Slug, error) {
 	if q.Target == "" {
 		return "", nil
 	}
@@ -78,7 +85,7 @@ func (s *Server) sortedParked(ctx context.Context, target schemas.Slug) ([]broke
 	return all, err
 }
 
-func (s *Server) listParked(ctx context.Context, in *targetQuery) (*output[list[ParkedRecord]], error) {
+func (s *Server) listParked(ctx context.Context, in *TargetQuery) (*output[list[ParkedRecord]], error) {
 	target, err := in.slug()
 	if err != nil {
 		return nil, err
@@ -162,7 +169,7 @@ func (s *Server) retryParked(ctx context.Context, in *ParkedPath) (*output[Parke
 	return &output[ParkedRecord]{parkedRecord(p)}, nil
 }
 
-func (s *Server) retryAllParked(ctx context.Context, in *targetQuery) (*output[RetryCount], error) {
+func (s *Server) retryAllParked(ctx context.Context, in *retryQuery) (*output[RetryCount], error) {
 	target, err := in.slug()
 	if err != nil {
 		return nil, err
@@ -171,7 +178,12 @@ func (s *Server) retryAllParked(ctx context.Context, in *targetQuery) (*output[R
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(p broker.Parked) bool { return p.Discarded != "" })
+	all = slices.DeleteFunc(all, func(p broker.Parked) bool {
+		if in.Pass != "" {
+			return !p.IsPaused() || p.Pass != in.Pass
+		}
+		return p.Discarded != "" || p.IsPaused() // a pause is ended on purpose only
+	})
 	out := &output[RetryCount]{}
 	if len(all) == 0 {
 		return out, nil
@@ -179,6 +191,9 @@ func (s *Server) retryAllParked(ctx context.Context, in *targetQuery) (*output[R
 	object := "parked"
 	if target != "" {
 		object += "/" + string(target)
+	}
+	if in.Pass != "" {
+		object += "/paused by " + in.Pass
 	}
 	err = s.act(ctx, broker.AuditRecord{Action: "parked.retry-all", Object: object, Detail: fmt.Sprintf("%d records", len(all))}, func(ctx context.Context) error {
 		for _, p := range all {

@@ -59,6 +59,7 @@ func (Patch) Schema(huma.Registry) *huma.Schema {
 // nothing, is shown by its word.
 func (b *SettingBody) showPolicies(s schemas.Setting) {
 	b.Mode, b.TargetEdits, b.Drift, b.Versions = s.Mode.String(), s.TargetEdits.String(), s.Drift.String(), s.Versions.String()
+	b.Deletes, b.Grace = measureRecords(s.Deletes), s.Grace
 	for _, w := range s.Windows {
 		b.Windows = append(b.Windows, WindowRecord{string(w.Kind), w.Schedule, w.Duration, w.TimeZone})
 	}
@@ -87,6 +88,7 @@ func (b SettingBody) policies(s *schemas.Setting) error {
 		return out
 	}
 	s.Mode, s.TargetEdits, s.Drift, s.Versions = schemas.Mode(b.Mode), schemas.TargetEdits(b.TargetEdits), schemas.Drift(b.Drift), schemas.Versions(b.Versions)
+	s.Deletes, s.Grace = measures(b.Deletes), b.Grace
 	for _, w := range b.Windows {
 		s.Windows = append(s.Windows, schemas.Window{Kind: schemas.WindowKind(w.Kind), Schedule: w.Schedule, Duration: w.Duration, TimeZone: w.TimeZone})
 	}

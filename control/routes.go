@@ -44,6 +44,7 @@ func (s *Server) routes() {
 		runs     = "Sync now"
 		safety   = "Safety"
 		airlock  = "Airlock"
+		passes   = "Passes"
 	)
 	register(s, "list-servers", servers, http.MethodGet, "/servers", 200, "List the servers", s.listServers)
 	register(s, "add-server", servers, http.MethodPost, "/servers", 201, "Add a server, after a test", s.addServer)
@@ -71,6 +72,15 @@ func (s *Server) routes() {
 	register(s, "drop-run", runs, http.MethodPost, "/settings/{id}/run/drop", 200, "Drop a run; what is under way ends after the objects that are being written", s.dropRun)
 	register(s, "get-drift", runs, http.MethodGet, "/settings/{id}/drift", 200, "What the last audit of the target found", s.getDrift)
 	register(s, "list-drift", runs, http.MethodGet, "/settings/{id}/drift/objects", 200, "Read a page of the objects that differed, or were held since", s.listDrift)
+
+	register(s, "list-passes", passes, http.MethodGet, "/passes", 200, "List what was written to targets, pass by pass, newest first", s.listPasses)
+	register(s, "get-pass", passes, http.MethodGet, "/passes/{pass}", 200, "Read a pass with its objects", s.getPass)
+	register(s, "undo-pass", passes, http.MethodPost, "/passes/{pass}/undo", 201, "Make a plan that undoes a pass, or some of its objects", s.undoPass)
+	register(s, "revert-object", passes, http.MethodPost, "/history/{type}/{token}/revert", 201, "Make a plan that brings an older version of an object back, at its source or at one target", s.revertObject)
+	register(s, "get-server-run", passes, http.MethodGet, "/servers/{id}/run", 200, "Read the newest run at a server", s.getServerRun)
+	register(s, "list-server-plan", passes, http.MethodGet, "/servers/{id}/run/plan", 200, "Read a page of its plan", s.listServerPlan)
+	register(s, "approve-server-run", passes, http.MethodPost, "/servers/{id}/run/approve", 200, "Approve the plan that was looked at: it is applied, and no other", s.approveServerRun)
+	register(s, "drop-server-run", passes, http.MethodPost, "/servers/{id}/run/drop", 200, "Drop a run at a server; what is under way ends after the objects that are being written", s.dropServerRun)
 
 	register(s, "explain-object", settings, http.MethodGet, "/settings/{id}/explain/{type}/{token}", 200, "Say gate by gate what becomes of an object, and which one holds it", s.explainObject)
 	register(s, "match-setting", settings, http.MethodPost, "/settings/{id}/match", 200, "Pair objects of both servers by name, for pins; nothing is changed", s.matchSetting)

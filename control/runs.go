@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -43,7 +44,10 @@ type NewReplay struct {
 // RunRecord is a run of a sync setting as the API shows it.
 type RunRecord struct {
 	ID      string `json:"id"`
-	Setting string `json:"setting"`
+	Setting string `json:"setting,omitzero" doc:"Absent of a run at a server."`
+	Server  string `json:"server,omitzero" doc:"Where it undoes a pass or brings a version back; absent of a run of a setting."`
+	Undo    string `json:"undo,omitzero" doc:"The pass that it undoes."`
+	Revert  string `json:"revert,omitzero" doc:"The version that it brings back."`
 	Phase   string `json:"phase" doc:"capture: the source is listed afresh. plan: the target is listed, and the plan is made. shown: it waits for an approval. applying, and then done, failed or dropped."`
 	Over    bool   `json:"over"`
 	// Captured is of a replay.
@@ -184,6 +188,12 @@ func planRecord(p broker.Plan) *PlanRecord {
 func (s *Server) runRecord(ctx context.Context, r broker.StoredRun) (RunRecord, error) {
 	out := RunRecord{ID: r.ID, Setting: string(r.Setting), Phase: string(r.Phase), Over: r.Phase.Over(), DryRun: r.DryRun, Reason: r.Reason, By: r.By, Asked: r.Asked,
 		Ended: r.Ended, Scope: NewRun{Dependencies: r.Scope.Dependencies, DryRun: r.DryRun, Fields: r.Fields}}
+	if r.Server != "" {
+		out.Setting, out.Server, out.Undo = "", string(r.Server), r.Act.Undo
+		if r.Act.Revert.Seq > 0 {
+			out.Revert = r.Act.Revert.Version.String()
+		}
+	}
 	if r.Scope.IsReplay() {
 		out.Scope.Replay, out.Captured = &NewReplay{FromSeq: r.Scope.Replay.FromSeq}, r.Scope.Replay.Captured
 	}
@@ -237,7 +247,7 @@ func (s *Server) runWaits(ctx context.Context, r broker.StoredRun) (string, erro
 	if err != nil {
 		return "", err
 	}
-	v, ok := snap.Settings[r.Setting]
+	v, ok := snap.Subject(r.Setting)
 	switch {
 	case !ok:
 		return "", nil
@@ -248,8 +258,26 @@ func (s *Server) runWaits(ctx context.Context, r broker.StoredRun) (string, erro
 	return s.targetState(v.Target), nil
 }
 
+// subject finds what a run is of: a sync setting, or a server.
+type subject func(ctx context.Context, id string) (broker.StoredSetting, broker.Snapshot, error)
+
+// runName names what a run is of, to people.
+func runName(v schemas.Slug) string {
+	if server, ok := strings.CutPrefix(string(v), string(broker.ActAt(""))); ok {
+		return "server " + server
+	}
+	return "sync setting " + string(v)
+}
+
+// runObject names what a run is of, in the audit.
+func runObject(v schemas.Slug) string { return strings.Replace(runName(v), "sync ", "", 1) }
+
 func (s *Server) getRun(ctx context.Context, in *IDPath) (*tagged[RunRecord], error) {
-	v, _, err := s.setting(ctx, in.ID)
+	return s.getRunOf(ctx, s.setting, in)
+}
+
+func (s *Server) getRunOf(ctx context.Context, of subject, in *IDPath) (*tagged[RunRecord], error) {
+	v, _, err := of(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +299,7 @@ func (s *Server) tagRun(ctx context.Context, r broker.StoredRun) (*tagged[RunRec
 func (s *Server) run(ctx context.Context, setting schemas.Slug) (broker.StoredRun, error) {
 	r, err := s.broker.GetRun(ctx, setting)
 	if errors.Is(err, broker.ErrNotFound) {
-		return r, huma.Error404NotFound(fmt.Sprintf("Sync setting %s had no run yet.", setting))
+		return r, huma.Error404NotFound(fmt.Sprintf("%s had no run yet.", upperFirst(runName(setting))))
 	}
 	return r, err
 }
@@ -453,9 +481,13 @@ type ApproveRun struct {
 }
 
 func (s *Server) approveRun(ctx context.Context, in *idBody[ApproveRun]) (*tagged[RunRecord], error) {
+	return s.approveRunOf(ctx, s.setting, in)
+}
+
+func (s *Server) approveRunOf(ctx context.Context, of subject, in *idBody[ApproveRun]) (*tagged[RunRecord], error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
-	v, _, err := s.setting(ctx, in.ID)
+	v, _, err := of(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -464,7 +496,7 @@ func (s *Server) approveRun(ctx context.Context, in *idBody[ApproveRun]) (*tagge
 		return nil, err
 	}
 	if r.Phase != broker.RunShown {
-		return nil, huma.Error409Conflict(fmt.Sprintf("The run of sync setting %s waits for no approval: it is %s. %s", v.ID, phaseWords[r.Phase], upperFirst(r.Reason)))
+		return nil, huma.Error409Conflict(fmt.Sprintf("The run of %s waits for no approval: it is %s. %s", runName(v.ID), phaseWords[r.Phase], upperFirst(r.Reason)))
 	}
 	p, err := s.broker.GetPlan(ctx, v.ID)
 	if err != nil && !errors.Is(err, broker.ErrNotFound) {
@@ -472,15 +504,15 @@ func (s *Server) approveRun(ctx context.Context, in *idBody[ApproveRun]) (*tagge
 	}
 	switch {
 	case err != nil || p.Run != r.ID || p.ID != in.Body.Plan: // G14
-		return nil, huma.Error409Conflict(fmt.Sprintf("The plan that waits for an approval is another one. Look at it first: vcsync sync %s.", v.ID))
+		return nil, huma.Error409Conflict(fmt.Sprintf("The plan of %s that waits for an approval is another one. Ask for a new one, and look at it first.", runName(v.ID)))
 	case v.Revision != r.SettingRevision: // G13
-		return nil, huma.Error409Conflict(fmt.Sprintf("Sync setting %s was changed since the plan was made. Ask for a new one.", v.ID))
+		return nil, huma.Error409Conflict(fmt.Sprintf("%s was changed since the plan was made. Ask for a new one.", upperFirst(runName(v.ID))))
 	case v.Mode == schemas.ReportOnly:
 		return nil, huma.Error409Conflict(fmt.Sprintf("Sync setting %s only reports.", v.ID))
 	}
 	next := r
 	next.Phase, next.Plan, next.Approved = broker.RunApplying, p.ID, time.Now().UTC()
-	err = s.act(ctx, broker.AuditRecord{Action: "run.approve", Object: "setting/" + string(v.ID), Before: r.Revision, Detail: "run " + r.ID + ", plan " + p.ID}, func(ctx context.Context) error {
+	err = s.act(ctx, broker.AuditRecord{Action: "run.approve", Object: strings.Replace(runObject(v.ID), " ", "/", 1), Before: r.Revision, Detail: "run " + r.ID + ", plan " + p.ID}, func(ctx context.Context) error {
 		var err error
 		next.Revision, err = s.broker.PutRun(ctx, next.Run, r.Revision)
 		return err
@@ -501,9 +533,13 @@ type DropRun struct {
 }
 
 func (s *Server) dropRun(ctx context.Context, in *idBody[DropRun]) (*tagged[RunRecord], error) {
+	return s.dropRunOf(ctx, s.setting, in)
+}
+
+func (s *Server) dropRunOf(ctx context.Context, of subject, in *idBody[DropRun]) (*tagged[RunRecord], error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
-	v, _, err := s.setting(ctx, in.ID)
+	v, _, err := of(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -513,13 +549,13 @@ func (s *Server) dropRun(ctx context.Context, in *idBody[DropRun]) (*tagged[RunR
 	}
 	switch {
 	case r.ID != in.Body.Run:
-		return nil, huma.Error409Conflict(fmt.Sprintf("The run of sync setting %s is another one by now.", v.ID))
+		return nil, huma.Error409Conflict(fmt.Sprintf("The run of %s is another one by now.", runName(v.ID)))
 	case r.Phase.Over():
-		return nil, huma.Error409Conflict(fmt.Sprintf("The run of sync setting %s is over: it is %s.", v.ID, phaseWords[r.Phase]))
+		return nil, huma.Error409Conflict(fmt.Sprintf("The run of %s is over: it is %s.", runName(v.ID), phaseWords[r.Phase]))
 	}
 	next := r
 	next.Phase, next.Reason, next.Ended = broker.RunDropped, "somebody dropped it", time.Now().UTC()
-	err = s.act(ctx, broker.AuditRecord{Action: "run.drop", Object: "setting/" + string(v.ID), Before: r.Revision, Detail: "run " + r.ID}, func(ctx context.Context) error {
+	err = s.act(ctx, broker.AuditRecord{Action: "run.drop", Object: strings.Replace(runObject(v.ID), " ", "/", 1), Before: r.Revision, Detail: "run " + r.ID}, func(ctx context.Context) error {
 		var err error
 		next.Revision, err = s.broker.PutRun(ctx, next.Run, r.Revision)
 		return err
@@ -567,13 +603,17 @@ func (in *PageInput) page(id string, pages int, each func(func(int, broker.PlanP
 }
 
 func (s *Server) listPlan(ctx context.Context, in *PageInput) (*output[EntryPage], error) {
-	v, _, err := s.setting(ctx, in.ID)
+	return s.listPlanOf(ctx, s.setting, in)
+}
+
+func (s *Server) listPlanOf(ctx context.Context, of subject, in *PageInput) (*output[EntryPage], error) {
+	v, _, err := of(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
 	p, err := s.broker.GetPlan(ctx, v.ID)
 	if errors.Is(err, broker.ErrNotFound) {
-		return nil, huma.Error404NotFound(fmt.Sprintf("There is no plan of sync setting %s.", v.ID))
+		return nil, huma.Error404NotFound(fmt.Sprintf("There is no plan of %s.", runName(v.ID)))
 	}
 	if err != nil {
 		return nil, err

@@ -50,11 +50,14 @@ type SettingBody struct {
 	TargetEdits    string                `json:"targetEdits,omitzero" enum:"overwrite,keep,park" default:"overwrite" doc:"What becomes of an object that was edited at the target, when its source changes it too."`
 	Drift          string                `json:"drift,omitzero" enum:"report,heal" default:"report" doc:"What is done about an object that differs at the target without a change at the source."`
 	Versions       string                `json:"versions,omitzero" enum:"same,any" default:"same" doc:"Between which versions of VisualCron it writes: of the same major and minor number, or any."`
-	Windows        []WindowRecord        `json:"windows,omitzero" maxItems:"100" doc:"When it may write; at any time where there are none."`
-	Kept           []KeptRecord          `json:"kept,omitzero" maxItems:"1000" doc:"Places in objects that are the target's own."`
-	Overrides      []OverrideRecord      `json:"overrides,omitzero" maxItems:"1000" doc:"What is made different on the way."`
-	Pins           []PinRecord           `json:"pins,omitzero" maxItems:"20000" doc:"Objects that have another id at the target."`
-	Description    string                `json:"description,omitzero" maxLength:"2000"`
+	// Deletes is by type.
+	Deletes     map[string]MeasureRecord `json:"deletes,omitempty" doc:"By type, how many deletions at the target in 24 hours are made without a person; 5 and 10 % of what came from the source where absent."`
+	Grace       string                   `json:"grace,omitzero" maxLength:"40" doc:"How long a job that is gone at its source is only switched off at the target before it is deleted, such as 48h; not at all where absent."`
+	Windows     []WindowRecord           `json:"windows,omitzero" maxItems:"100" doc:"When it may write; at any time where there are none."`
+	Kept        []KeptRecord             `json:"kept,omitzero" maxItems:"1000" doc:"Places in objects that are the target's own."`
+	Overrides   []OverrideRecord         `json:"overrides,omitzero" maxItems:"1000" doc:"What is made different on the way."`
+	Pins        []PinRecord              `json:"pins,omitzero" maxItems:"20000" doc:"Objects that have another id at the target."`
+	Description string                   `json:"description,omitzero" maxLength:"2000"`
 }
 
 // NewSetting is the body of adding a sync setting.
@@ -416,10 +419,13 @@ func describe(v schemas.Setting) string {
 	for _, n := range []struct {
 		n    int
 		what string
-	}{{len(v.Windows), "windows"}, {len(v.Kept), "kept fields"}, {len(v.Overrides), "overrides"}, {len(v.Pins), "pins"}} {
+	}{{len(v.Deletes), "measures of deletions"}, {len(v.Windows), "windows"}, {len(v.Kept), "kept fields"}, {len(v.Overrides), "overrides"}, {len(v.Pins), "pins"}} {
 		if n.n > 0 {
 			fmt.Fprintf(&b, ", %d %s", n.n, n.what)
 		}
+	}
+	if v.Grace != "" {
+		fmt.Fprintf(&b, ", grace %s", v.Grace)
 	}
 	for _, t := range schemas.Types() {
 		r, ok := v.Rules[t]

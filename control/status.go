@@ -178,8 +178,13 @@ type SettingReport struct {
 	// process follows it.
 	Window  *WindowReport `json:"window,omitempty" doc:"How its sync windows stand; absent where it has none."`
 	Waiting int           `json:"waiting,omitzero" doc:"Objects that wait for a sync window."`
-	Reason  string        `json:"reason,omitzero" doc:"Why somebody turned it on or off."`
-	Until   time.Time     `json:"until,omitzero" doc:"When that changes back by itself."`
+	// DeletesHeld and what follows are what the consumer has found since it took the target.
+	DeletesHeld int       `json:"deletesHeld,omitzero" doc:"Deletions that wait in the airlock at the target."`
+	InGrace     int       `json:"inGrace,omitzero" doc:"Jobs that are gone at the source and only switched off at the target so far."`
+	Orphans     int       `json:"orphans,omitzero" doc:"Objects at the target of which nobody can tell whether their source still has them; they stay."`
+	OrphanNames []string  `json:"orphanNames,omitzero" doc:"The first of these."`
+	Reason      string    `json:"reason,omitzero" doc:"Why somebody turned it on or off."`
+	Until       time.Time `json:"until,omitzero" doc:"When that changes back by itself."`
 	// Accounting is that of the process that writes to the target.
 	Accounting *AccountingReport `json:"accounting,omitempty" doc:"What became of every captured version; absent where it is not known yet."`
 }
@@ -287,11 +292,12 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 			}
 			rec.Known, rec.State, rec.Pending, rec.LastRun, rec.OK, rec.LastError = true, k.State, k.Pending, k.LastRun, k.OK, k.LastError
 			rec.Parked, rec.Waiting = max(rec.Parked, k.Parked), k.Waiting
+			rec.DeletesHeld, rec.InGrace, rec.Orphans, rec.OrphanNames = k.DeletesHeld, k.InGrace, k.Orphans, k.OrphanNames
 		}
 		if d := rec.Drift; d != nil && d.Failed == "" && rec.Known && d.Began.After(rec.LastRun) {
 			rec.LastRun = d.Began
 		}
-		if run, ok := snap.Runs[v.ID]; ok && run.Phase == broker.RunDone && !run.DryRun && len(run.Scope.Types)+len(run.Scope.Objects) == 0 && run.Ended.After(rec.LastRun) {
+		if run, ok := snap.Runs[v.ID]; ok && run.Phase == broker.RunDone && !run.DryRun && run.Scope.Airlock == "" && len(run.Scope.Types)+len(run.Scope.Objects) == 0 && run.Ended.After(rec.LastRun) {
 			rec.LastRun = run.Ended
 		}
 		if waits := snap.Awaits(v); len(waits) > 0 && s.cfg.Sources != nil {

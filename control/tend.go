@@ -152,7 +152,7 @@ func (t *tender) tend(ctx context.Context, snap broker.Snapshot) bool {
 			continue
 		}
 		open[r.ID] = true
-		v, known := snap.Settings[id]
+		v, known := snap.Subject(id)
 		got, up := t.got(ctx, r, v.Setting)
 		since := t.since[r.ID].seen(r.Phase, got, up, time.Now())
 		t.since[r.ID] = since

@@ -441,6 +441,7 @@ func TestPinnedObjects(t *testing.T) {
 				t.Errorf("%s: %d puts, %d deletes without any edit", id, puts, deletes)
 			}
 		}
+		change(t, prod, schemas.Job, jobID(30), func(b map[string]any) { b["Note"] = "" }) // else it is in use
 		deleteJob(t, prod, theirs)
 		time.Sleep(2 * time.Minute)
 		if bodyOf(t, test, schemas.Job, jobID(ours)) != nil {

@@ -72,6 +72,47 @@ func (w *World) AskFor(setting schemas.Slug, scope broker.RunScope, fields bool)
 	return p, entries
 }
 
+// AskAct asks for a run at a server, as control does, and waits until its plan is there.
+func (w *World) AskAct(server schemas.Slug, act broker.RunAct, scope broker.RunScope) (p broker.Plan, entries []broker.PlanEntry) {
+	w.T.Helper()
+	key := broker.ActAt(server)
+	w.Do(func(ctx context.Context) error {
+		snap, err := w.Broker.Snapshot(ctx)
+		if err != nil {
+			return err
+		}
+		r := broker.Run{ID: nuid.Next(), Setting: key, Server: server, SettingRevision: snap.Servers[server].Revision, Phase: broker.RunPlan, Act: act, Scope: scope, By: "somebody", Asked: time.Now().UTC()}
+		if _, err := w.Broker.PutRun(ctx, r, snap.Runs[key].Revision); err != nil {
+			return err
+		}
+		if err := w.until(ctx, "the plan is there", func() (bool, error) {
+			p, err = w.Broker.GetPlan(ctx, key)
+			if errors.Is(err, broker.ErrNotFound) {
+				return false, nil
+			}
+			return p.Run == r.ID, err
+		}); err != nil {
+			return err
+		}
+		if p.Failed != "" {
+			return w.move(ctx, key, broker.RunFailed, "")
+		}
+		entries, err = w.Entries(ctx, p)
+		return errors.Join(err, w.move(ctx, key, broker.RunShown, ""))
+	})
+	return p, entries
+}
+
+// Passes returns the passes at a server, the newest first.
+func (w *World) Passes(server schemas.Slug) (out []broker.PassInfo) {
+	w.T.Helper()
+	w.Do(func(ctx context.Context) (err error) {
+		out, err = w.Broker.Passes(ctx, server, time.Time{})
+		return err
+	})
+	return out
+}
+
 // Approve approves the plan of a setting's run and waits until it has ended. It returns
 // how far it came, and the entries with their outcomes.
 func (w *World) Approve(p broker.Plan) (end broker.RunProgress, entries []broker.PlanEntry) {

@@ -127,7 +127,9 @@ func (s *simulation) run() {
 
 // AllOf takes all jobs of production to a target.
 func AllOf(target schemas.Slug, policy schemas.ActivePolicy) schemas.Setting {
-	return e2e.AllJobs("to-"+target, "production", target, policy)
+	s := e2e.AllJobs("to-"+target, "production", target, policy)
+	s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {Share: 100}} // nobody approves anything here
+	return s
 }
 
 // edit changes a few jobs at the source. Every version has a number of its own.

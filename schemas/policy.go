@@ -2,8 +2,10 @@ package schemas
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -181,6 +183,39 @@ func parseWord[T ~string](what, s, ofDefault string, allowed ...T) (T, error) {
 	return "", fmt.Errorf("%w: %s %.32q, want %s", ErrSetting, what, s, strings.Join(words[:len(words)-1], ", ")+" or "+words[len(words)-1])
 }
 
+// MeasureOf returns how many deletions of a type at the target in 24 hours are made
+// without a person.
+func (s Setting) MeasureOf(t Type) Measure {
+	if m, ok := s.Deletes[t]; ok {
+		return m
+	}
+	return DefaultMeasure
+}
+
+// GraceOf returns how long a deleted object of a type is only switched off at the target;
+// 0 for not at all.
+func (s Setting) GraceOf(t Type) time.Duration {
+	if t != Job {
+		return 0
+	}
+	d, _ := parseGrace(s.Grace)
+	return d
+}
+
+// maxGrace bounds Setting.Grace.
+const maxGrace = 366 * 24 * time.Hour
+
+func parseGrace(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Minute || d > maxGrace {
+		return 0, fmt.Errorf("%.32q, want a duration such as 48h, from 1m to 8784h", text)
+	}
+	return d, nil
+}
+
 // normalizePolicies stores a default that is spelled out as nothing, and sorts what has
 // no order of its own.
 func (s *Setting) normalizePolicies() {
@@ -189,6 +224,10 @@ func (s *Setting) normalizePolicies() {
 	noDefault(&s.Drift, wordReport)
 	noDefault(&s.Versions, wordSame)
 	s.Until = plainTime(s.Until)
+	s.Deletes = plainMeasures(s.Deletes)
+	if d, err := time.ParseDuration(s.Grace); err == nil && d == 0 {
+		s.Grace = ""
+	}
 	slices.SortStableFunc(s.Kept, func(a, b KeptField) int {
 		return slices.Compare([]string{string(a.Type), string(a.ID), a.Pointer}, []string{string(b.Type), string(b.ID), b.Pointer})
 	})
@@ -217,6 +256,11 @@ func orNil[T any](s []T) []T {
 
 // clonePolicies makes the copy share nothing with where it came from.
 func (s *Setting) clonePolicies() {
+	s.Deletes = maps.Clone(s.Deletes)
+	for t, m := range s.Deletes {
+		m.Unknown = slices.Clone(m.Unknown)
+		s.Deletes[t] = m
+	}
 	s.Windows, s.Kept, s.Pins, s.Overrides = slices.Clone(s.Windows), slices.Clone(s.Kept), slices.Clone(s.Pins), slices.Clone(s.Overrides)
 	for i := range s.Overrides {
 		s.Overrides[i].Patch = slices.Clone(s.Overrides[i].Patch)
@@ -277,6 +321,10 @@ func (s Setting) policyFaults(add func(path, format string, a ...any)) {
 	word("drift", err)
 	_, err = ParseVersions(s.Versions.String())
 	word("versions", err)
+	measureFaults(s.Deletes, add)
+	if _, err := parseGrace(s.Grace); err != nil {
+		add("grace", "%v", err)
+	}
 	for i, w := range s.Windows {
 		_, faults := w.parse()
 		for _, f := range faults {

@@ -17,6 +17,7 @@ func aSetting() Setting {
 		Description: "nightly <test> & more",
 		Created:     time.Date(2026, 11, 23, 5, 6, 7, 80_000_000, time.UTC),
 		Mode:        Approve, TargetEdits: ParkEdits, Drift: DriftHeal, Versions: AnyVersions,
+		Deletes: map[Type]Measure{Job: {Number: 20, Share: 5}, Variable: {}}, Grace: "48h",
 		Windows: Windows{
 			{Kind: AllowWindow, Schedule: "0 22 * * 1-5", Duration: "8h", TimeZone: "Europe/Berlin"},
 			{Kind: DenyWindow, Schedule: "0 0 1 * *", Duration: "24h"},

@@ -40,7 +40,8 @@ type Server struct {
 }
 
 // Measure is how many objects of a type may be gone at once at a server and still be
-// taken for deleted: the greater of both. What is more waits for a person (G4).
+// taken for deleted, or be deleted at a target in 24 hours: the greater of both. What is
+// more waits for a person (G4).
 type Measure struct {
 	// Number is a count of objects, Share one in per cent of the type.
 	Number int `json:"number"`
@@ -96,12 +97,30 @@ func (s Server) MeasureOf(t Type) Measure {
 // default is none.
 func (s *Server) Normalize() {
 	s.Created = plainTime(s.Created)
-	s.Deletes = maps.Clone(s.Deletes)
-	maps.DeleteFunc(s.Deletes, func(_ Type, m Measure) bool {
+	s.Deletes = plainMeasures(s.Deletes)
+}
+
+// plainMeasures returns a copy without the measures that are the default, nil for none.
+func plainMeasures(in map[Type]Measure) map[Type]Measure {
+	out := maps.Clone(in)
+	maps.DeleteFunc(out, func(_ Type, m Measure) bool {
 		return m.Number == DefaultMeasure.Number && m.Share == DefaultMeasure.Share && m.Unknown == nil
 	})
-	if len(s.Deletes) == 0 {
-		s.Deletes = nil
+	if len(out) == 0 {
+		return nil
+	}
+	return out
+}
+
+// measureFaults says what is wrong with measures.
+func measureFaults(in map[Type]Measure, add func(path, format string, a ...any)) {
+	for _, t := range slices.Sorted(maps.Keys(in)) {
+		if _, err := ParseType(string(t)); err != nil {
+			add("deletes", "%v", err)
+		}
+		if fault := in[t].fault(); fault != "" {
+			add("deletes."+string(t), "%s", fault)
+		}
 	}
 }
 
@@ -171,14 +190,7 @@ func (s Server) Validate() error {
 	if s.User == "" {
 		add("user", "empty")
 	}
-	for _, t := range slices.Sorted(maps.Keys(s.Deletes)) {
-		if _, err := ParseType(string(t)); err != nil {
-			add("deletes", "%v", err)
-		}
-		if fault := s.Deletes[t].fault(); fault != "" {
-			add("deletes."+string(t), "%s", fault)
-		}
-	}
+	measureFaults(s.Deletes, add)
 	return errors.Join(errs...)
 }
 

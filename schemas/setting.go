@@ -207,6 +207,13 @@ type Setting struct {
 	TargetEdits TargetEdits `json:"targetEdits,omitzero"`
 	Drift       Drift       `json:"drift,omitzero"`
 	Versions    Versions    `json:"versions,omitzero"`
+	// Deletes says, by type, how many deletions at the target in 24 hours are made without
+	// a person; DefaultMeasure for a type that is not named.
+	Deletes map[Type]Measure `json:"deletes,omitzero"`
+	// Grace is how long a job that is gone at its source is only switched off at the
+	// target before it is deleted there, such as "48h", from a minute to 366 days; not at
+	// all where empty.
+	Grace string `json:"grace,omitzero"`
 	// Windows say when it may write; at any time where there are none.
 	Windows Windows `json:"windows,omitzero"`
 	// Kept, Overrides and Pins are how servers differ on purpose.
@@ -329,6 +336,10 @@ func (s Setting) Clone() Setting {
 func (s *Setting) KeepUnknown(old Setting) {
 	s.Unknown = slices.Clone(old.Unknown)
 	s.keepUnknownPolicies(old)
+	for t, m := range s.Deletes {
+		m.Unknown = slices.Clone(old.Deletes[t].Unknown)
+		s.Deletes[t] = m
+	}
 	for t, r := range s.Rules {
 		or, ok := old.Rules[t]
 		if !ok {

@@ -19,8 +19,11 @@ func newAirlockCommand(a *app) *cobra.Command {
 	c.Long = `Deletions at a source wait where they are more than the server's measure (see vcsync
 server edit), where the account that lists is another or has other rights than when the
 objects were seen last, and where the server looks restored from an older state. While
-they wait, nothing of their type is deleted anywhere because of that source. Without a command, they are
-listed.`
+they wait, nothing of their type is deleted anywhere because of that source.
+
+Deletions at a target wait where they are more in 24 hours than the sync setting's measure
+(see vcsync setting edit), and where other objects of the target refer to the object.
+Without a command, what waits is listed.`
 	wrong := c.RunE
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -47,13 +50,21 @@ func newAirlockList(a *app) *cobra.Command {
 				_, err := fmt.Fprintln(a.out, "No deletion waits.")
 				return err
 			}
-			t := newTable("BATCH", "STATE", "SOURCE", "TYPE", "OBJECTS", "SINCE", "REASON")
+			t := newTable("BATCH", "STATE", "AT", "TYPE", "OBJECTS", "SINCE", "REASON")
 			for _, b := range out.Items {
-				t.add(b.Batch, b.State, b.Source, b.Type, fmt.Sprint(b.Count), when(b.Since), dash(shorten(airlockWhy(b), 120)))
+				t.add(b.Batch, b.State, airlockAt(b), b.Type, fmt.Sprint(b.Count), when(b.Since), dash(shorten(airlockWhy(b), 120)))
 			}
 			return t.print(a.out)
 		})
 	}}
+}
+
+// airlockAt says where deletions wait.
+func airlockAt(b control.AirlockBatch) string {
+	if b.Target != "" {
+		return b.Target + " (" + b.Setting + ")"
+	}
+	return b.Source
 }
 
 func airlockWhy(b control.AirlockBatch) string {
@@ -80,12 +91,24 @@ func newAirlockShow(a *app) *cobra.Command {
 
 // printBatch shows a batch and its objects.
 func (a *app) printBatch(b control.AirlockDetail) error {
-	if _, err := fmt.Fprintf(a.out, "%s of %s at %s, %s since %s: %s\n", count(b.Count, "deletion"), b.Type, b.Source, b.State, when(b.Since), clean(dash(airlockWhy(b.AirlockBatch)))); err != nil {
+	since := ""
+	if !b.Since.IsZero() {
+		since = " since " + when(b.Since)
+	}
+	if _, err := fmt.Fprintf(a.out, "%s of %s at %s, %s%s: %s\n", count(b.Count, "deletion"), b.Type, airlockAt(b.AirlockBatch), b.State, since, clean(dash(airlockWhy(b.AirlockBatch)))); err != nil {
 		return err
 	}
-	t := newTable("OBJECT", "NAME", "GROUP", "VERSION")
+	head := []string{"OBJECT", "NAME", "GROUP", "VERSION"}
+	if b.Target != "" {
+		head = append(head, "WHY")
+	}
+	t := newTable(head...)
 	for _, o := range b.Objects {
-		t.add(o.Type+"/"+shorten(o.ID, 64), dash(shorten(o.Name, 60)), dash(shorten(o.Group, 40)), o.Version)
+		row := []string{o.Type + "/" + shorten(o.ID, 64), dash(shorten(o.Name, 60)), dash(shorten(o.Group, 40)), o.Version}
+		if b.Target != "" {
+			row = append(row, shorten(o.Why, 600))
+		}
+		t.add(row...)
 	}
 	if err := t.print(a.out); err != nil || b.Unlisted == 0 {
 		return err
@@ -107,7 +130,9 @@ func newAirlockVerdict(a *app, verb string) *cobra.Command {
 		Use:   verb + " BATCH --reason TEXT",
 		Short: map[bool]string{true: "Let deletions go on", false: "Keep the objects as they are"}[approve],
 		Long: map[bool]string{true: `Lets the deletions of a batch, or of some of its objects, go on: of each that two fresh
-complete listings of the source still lack, and that is still the version that was shown.`,
+complete listings of the source still lack, and that is still the version that was shown.
+At a target a run does exactly these deletions; what changed there since is left, and the
+run says so.`,
 			false: `Keeps the objects of a batch, or some of them, as they are in the stream and at the
 targets. That ends when the source has the object again. It can be approved later, by the
 name of the batch in which it was rejected.`}[approve],
@@ -170,7 +195,7 @@ func (a *app) airlockVerdict(ctx context.Context, api *client, verb, batch strin
 		if len(in.Objects) > 0 {
 			n = len(in.Objects)
 		}
-		if err := a.confirm(ctx, fmt.Sprintf("%s %s of %s at %s?", strings.ToUpper(verb[:1])+verb[1:], count(n, "deletion"), b.Type, b.Source)); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("%s %s of %s at %s?", strings.ToUpper(verb[:1])+verb[1:], count(n, "deletion"), b.Type, airlockAt(b.AirlockBatch))); err != nil {
 			return err
 		}
 	}
@@ -197,6 +222,8 @@ func verdictLines(verb string, out control.AirlockDecided) []string {
 	switch what := count(out.Decided, "deletion") + is; {
 	case verb == "reject":
 		lines = append(lines, what+"rejected: the "+map[bool]string{true: "object stays as it is, until the source has it again.", false: "objects stay as they are, until the source has them again."}[one])
+	case out.Run != "":
+		lines = append(lines, what+"approved; a run does "+map[bool]string{true: "it", false: "them"}[one]+", see vcsync status.")
 	case out.Waits != "":
 		lines = append(lines, what+"approved, and "+map[bool]string{true: "goes", false: "go"}[one]+" out only once the listing of the type at the source is believed. Now it is not: "+strings.TrimSuffix(out.Waits, ".")+".")
 	default:
@@ -204,7 +231,7 @@ func verdictLines(verb string, out control.AirlockDecided) []string {
 	}
 	for _, b := range out.Left {
 		if b.State == "held" {
-			lines = append(lines, fmt.Sprintf("%s of %s at %s %s: vcsync airlock show %s", count(b.Count, "other deletion"), b.Type, b.Source, map[bool]string{true: "waits", false: "wait"}[b.Count == 1], b.Batch))
+			lines = append(lines, fmt.Sprintf("%s of %s at %s %s: vcsync airlock show %s", count(b.Count, "other deletion"), b.Type, airlockAt(b), map[bool]string{true: "waits", false: "wait"}[b.Count == 1], b.Batch))
 		}
 	}
 	return lines

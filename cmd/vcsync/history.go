@@ -194,7 +194,18 @@ func (a *app) printHistory(h control.HistoryRecord) error {
 		}
 		t.add(p.Target, dash(p.Version), cmp.Or(p.State, "never brought"), when(p.At), note)
 	}
-	return t.print(a.out)
+	if err := t.print(a.out); err != nil {
+		return err
+	}
+	for _, p := range h.Places {
+		if p.Pass == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(a.out, "Bring it back at %s: vcsync undo %s --object %s/%s\n", clean(p.Target), clean(p.Pass), h.Type, clean(cmp.Or(p.ID, h.ID))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // printContent prints the configuration alone, so that it can be kept or compared.

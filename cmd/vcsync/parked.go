@@ -117,10 +117,17 @@ func newParkedShow(a *app) *cobra.Command {
 
 func newParkedRetry(a *app) *cobra.Command {
 	var all bool
+	var pass string
 	c := &cobra.Command{
 		Use:   "retry TARGET TYPE/ID | --all [TARGET]",
-		Short: "Try again now",
+		Short: "Try again now; resumes what an undo has paused",
+		Long: `Asks for another try of one object, or of all. What an undo or a revert has paused is
+resumed by it: from then on vcsync brings it as its source and the settings say. --all
+leaves what is paused as it is; --all --pass PASS resumes all that this pass paused.`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if pass != "" && !all {
+				return usageError("--pass goes with --all")
+			}
 			if all && len(args) > 1 || !all && len(args) != 2 {
 				return usageError("vcsync parked retry takes a target and TYPE/ID, or --all with or without a target")
 			}
@@ -132,9 +139,16 @@ func newParkedRetry(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				path := apiPath("parked", "retry")
+				q := url.Values{}
 				if len(args) == 1 {
-					path += "?target=" + url.QueryEscape(args[0])
+					q.Set("target", args[0])
+				}
+				if pass != "" {
+					q.Set("pass", pass)
+				}
+				path := apiPath("parked", "retry")
+				if len(q) > 0 {
+					path += "?" + q.Encode()
 				}
 				var out control.RetryCount
 				raw, _, err := api.call(cmd.Context(), http.MethodPost, path, nil, nil, &out)
@@ -160,7 +174,8 @@ func newParkedRetry(a *app) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().BoolVar(&all, "all", false, "all that is parked and not discarded")
+	c.Flags().BoolVar(&all, "all", false, "all that is parked, and neither discarded nor paused")
+	c.Flags().StringVar(&pass, "pass", "", "with --all: resume all that this pass paused")
 	return c
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,8 @@ import (
 type policyFlags struct {
 	mode, targetEdits, drift, versions string
 	windows, kept, overrides, pins     []string
+	deletes                            []string
+	grace                              string
 }
 
 // nothing stands in a flag for what is to be taken out.
@@ -41,6 +44,8 @@ func (p *policyFlags) register(c *cobra.Command) {
 	f.StringVar(&p.targetEdits, "target-edits", "overwrite", "an object that was edited at the target when its source changes it too: overwrite, keep or park")
 	f.StringVar(&p.drift, "drift", "report", "an object that differs at the target without a change at the source: report or heal")
 	f.StringVar(&p.versions, "versions", "same", "write between VisualCron versions of the same major and minor number, or any")
+	f.StringArrayVar(&p.deletes, "deletes", nil, "how many deletions of a type at the target in 24 hours are made without a person, as TYPE=NUMBER,SHARE% or TYPE=default; may be repeated")
+	f.StringVar(&p.grace, "grace", nothing, "how long a job that is gone at the source is only switched off before it is deleted, such as 48h")
 	f.StringArrayVar(&p.windows, "window", nil, "when it may write; may be repeated")
 	f.StringArrayVar(&p.kept, "keep", nil, "field that is the target's own; may be repeated")
 	f.StringArrayVar(&p.overrides, "override", nil, "what is made different on the way; may be repeated")
@@ -48,7 +53,7 @@ func (p *policyFlags) register(c *cobra.Command) {
 }
 
 // policyFlagNames are those of register.
-var policyFlagNames = []string{"mode", "target-edits", "drift", "versions", "window", "keep", "override", "pin"}
+var policyFlagNames = []string{"mode", "target-edits", "drift", "versions", "deletes", "grace", "window", "keep", "override", "pin"}
 
 // apply changes what the given flags name. Nothing is changed where it returns an error.
 func (p *policyFlags) apply(c *cobra.Command, body *control.SettingBody) error {
@@ -72,6 +77,17 @@ func (p *policyFlags) apply(c *cobra.Command, body *control.SettingBody) error {
 		}
 		*f.to = f.value
 	}
+	var err error
+	if len(p.deletes) > 0 {
+		if b.Deletes, err = measureFlags(b.Deletes, p.deletes); err != nil {
+			return err
+		}
+	}
+	if c.Flags().Changed("grace") {
+		if b.Grace = p.grace; p.grace == nothing {
+			b.Grace = ""
+		}
+	}
 	if c.Flags().Changed("window") {
 		b.Windows = nil
 		for _, text := range p.windows {
@@ -85,7 +101,6 @@ func (p *policyFlags) apply(c *cobra.Command, body *control.SettingBody) error {
 			b.Windows = append(b.Windows, w)
 		}
 	}
-	var err error
 	for _, text := range p.kept {
 		if b.Kept, err = changeKept(b.Kept, text); err != nil {
 			return err
@@ -231,6 +246,13 @@ func policyRows(t *table, s control.SettingRecord) {
 	t.add("Edits at the target", s.TargetEdits)
 	t.add("Drift", s.Drift)
 	t.add("Versions", s.Versions)
+	for _, name := range slices.Sorted(maps.Keys(s.Deletes)) {
+		m := s.Deletes[name]
+		t.add("Deletions in 24 hours", fmt.Sprintf("%s: up to %d or %d %%", name, m.Number, m.Share))
+	}
+	if s.Grace != "" {
+		t.add("Grace", s.Grace)
+	}
 	for _, w := range s.Windows {
 		t.add("Window", windowWords(w))
 	}

@@ -72,7 +72,7 @@ func TestScripts(t *testing.T) {
 				return errors.Join(err, b.Close())
 			}
 			cfg := control.Config{Broker: b, Open: opener(15 * time.Second), Addr: l.Addr().String(), Version: "scripted", Log: log}
-			if slices.Contains([]string{"script-sync", "script-replay"}, filepath.Base(e.WorkDir)) {
+			if slices.Contains([]string{"script-sync", "script-replay", "script-undo"}, filepath.Base(e.WorkDir)) {
 				roles := &scriptedRoles{b: b, dir: e.WorkDir}
 				cfg.Sources, cfg.Targets = scriptedProducer{}, roles
 				ended := make(chan error, 1)
@@ -125,7 +125,10 @@ func TestScripts(t *testing.T) {
 			"publish": cmdPublish,
 			"put":     cmdPut,
 			"park":    cmdPark,
+			"wrote":   cmdWrote,
+			"pause":   cmdPause,
 			"hold":    cmdHold,
+			"holdat":  cmdHoldAt,
 			"sed":     cmdSed,
 
 			"underway": cmdUnderway,
@@ -181,6 +184,26 @@ func cmdHold(ts *testscript.TestScript, neg bool, args []string) {
 	_, err := b.PutAirlock(context.Background(), a)
 	ts.Check(err)
 	ts.Setenv(args[0], a.Batch)
+}
+
+// cmdHoldAt makes deletions wait at the target of a sync setting, as its consumer does, and
+// puts the batch's name into a variable. A word before the ids is the reason.
+func cmdHoldAt(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: holdat VARIABLE setting reason id...")
+	}
+	b := ts.Value(brokerKey{}).(*broker.Broker)
+	ctx := context.Background()
+	snap, err := b.Snapshot(ctx)
+	ts.Check(err)
+	set := snap.Settings[schemas.Slug(args[1])]
+	var entries []broker.PlanEntry
+	for _, text := range args[3:] {
+		entries = append(entries, broker.PlanEntry{Type: schemas.Job, ID: schemas.ID(text), Name: "Job " + text, Difference: broker.OnlyTarget, Act: "hold", Would: "delete", Reason: args[2],
+			Why: "because of " + args[2], Source: set.Source, Version: schemas.Version{Epoch: 1, Revision: 7}})
+	}
+	ts.Check(b.PutDrift(ctx, broker.DriftList{ID: args[0] + args[2], Setting: set.ID, SettingRevision: set.Revision, Source: set.Source, Target: set.Target}, entries))
+	ts.Setenv(args[0], broker.BatchOf(set.ID, entries))
 }
 
 // cmdDial waits until somebody listens on an address.
@@ -254,6 +277,25 @@ func cmdPark(ts *testscript.TestScript, _ bool, args []string) {
 	_, err := b.PutParked(context.Background(), broker.Parked{Target: schemas.Slug(args[0]), Setting: "one", Source: "production", Type: schemas.Job, ID: id, Token: id.Token(),
 		Version: schemas.Version{Epoch: 1, Revision: 1}, Class: "refused", Reason: args[2], Fix: "rename it", First: time.Now(), Last: time.Now(), Attempts: 3})
 	ts.Check(err)
+}
+
+// cmdPause pauses a Job: pause test id pass.
+func cmdPause(ts *testscript.TestScript, _ bool, args []string) {
+	id := schemas.ID(args[1])
+	_, err := ts.Value(brokerKey{}).(*broker.Broker).PutParked(context.Background(), broker.Parked{Target: schemas.Slug(args[0]), Setting: "one", Source: "production", Type: schemas.Job,
+		ID: id, Token: id.Token(), Version: schemas.Version{Epoch: 1, Revision: 1}, Class: broker.ClassUndone, Pass: args[2], Reason: "undone", First: time.Now(), Last: time.Now(), Attempts: 1})
+	ts.Check(err)
+}
+
+// cmdWrote notes a write to the target test, of a pass: wrote pass act id name.
+func cmdWrote(ts *testscript.TestScript, _ bool, args []string) {
+	b := ts.Value(brokerKey{}).(*broker.Broker)
+	d := broker.Done{Target: "test", Pass: args[0], Type: schemas.Job, ID: schemas.ID(args[2]), Name: args[3], Act: args[1], Setting: "one", Source: "production",
+		Version: schemas.Version{Epoch: 1, Revision: 1}}
+	if args[1] != "add" {
+		d.Before, d.Object.Body = schemas.DigestOf([]byte(args[3])), jsontext.Value(`{"Id":"x"}`)
+	}
+	ts.Check(b.PutDone(context.Background(), d))
 }
 
 // scriptedProducer has always just listed everything.

@@ -207,6 +207,15 @@ func settingNotes(v control.SettingReport, now time.Time) []string {
 	if w := heldWords(v); w != "" {
 		out = append(out, w)
 	}
+	if v.DeletesHeld > 0 {
+		out = append(out, fmt.Sprintf("%d deletions wait at %s: vcsync airlock list", v.DeletesHeld, v.Target))
+	}
+	if v.InGrace > 0 {
+		out = append(out, fmt.Sprintf("%d jobs are gone at %s and only switched off so far: vcsync drift %s", v.InGrace, v.Source, v.Setting))
+	}
+	if v.Orphans > 0 {
+		out = append(out, fmt.Sprintf("%d orphans, which nobody deletes: %s: vcsync drift %s", v.Orphans, shorten(strings.Join(v.OrphanNames, ", "), 200), v.Setting))
+	}
 	state := "off"
 	if v.Active {
 		state = "on"

@@ -229,7 +229,7 @@ func (a *app) sync(ctx context.Context, api *client, setting string, in control.
 // toTheEnd follows a run whose plan was approved.
 func (a *app) toTheEnd(ctx context.Context, api *client, run control.RunRecord) (control.RunRecord, error) {
 	bar := a.progress()
-	err := follow(ctx, api, run.Setting, run.ID, func(r control.RunRecord) bool {
+	err := follow(ctx, api, runPath(run), run.ID, func(r control.RunRecord) bool {
 		run = r
 		if r.Applied != nil {
 			bar.show(r.Applied.Done, r.Applied.Total, doing(r.Applied.Types))
@@ -241,7 +241,7 @@ func (a *app) toTheEnd(ctx context.Context, api *client, run control.RunRecord) 
 	bar.end()
 	if err != nil {
 		if ctx.Err() != nil {
-			err = failed(exitRunTime, fmt.Errorf("interrupted; what was approved goes on: see vcsync status, or end it with vcsync sync %s --drop", run.Setting))
+			err = failed(exitRunTime, fmt.Errorf("interrupted; what was approved goes on: see vcsync status, or end it with vcsync %s", dropWords(run)))
 		}
 	}
 	return run, err
@@ -325,7 +325,7 @@ func (a *app) planOnce(ctx context.Context, api *client, setting string, in cont
 		return run, err
 	}
 	bar := a.progress()
-	err = follow(ctx, api, setting, run.ID, func(r control.RunRecord) bool {
+	err = follow(ctx, api, apiPath("settings", setting, "run"), run.ID, func(r control.RunRecord) bool {
 		run = r
 		if !r.Over && r.Waits != "" && r.Phase != string(broker.RunShown) {
 			bar.note("waiting for " + r.Waits)
@@ -367,11 +367,27 @@ func (a *app) planOnce(ctx context.Context, api *client, setting string, in cont
 // followEvery is how often a run is asked how it does.
 const followEvery = 250 * time.Millisecond
 
-// follow reads a run until each says that it is enough.
-func follow(ctx context.Context, api *client, setting, id string, each func(control.RunRecord) bool) error {
+// runPath returns where a run is in the API.
+func runPath(r control.RunRecord) string {
+	if r.Server != "" {
+		return apiPath("servers", r.Server, "run")
+	}
+	return apiPath("settings", r.Setting, "run")
+}
+
+// dropWords returns what drops a run, but for the word vcsync.
+func dropWords(r control.RunRecord) string {
+	if r.Server != "" {
+		return "undo --drop " + r.Server
+	}
+	return "sync " + r.Setting + " --drop"
+}
+
+// follow reads a run until each says that it is enough. Path is where it is in the API.
+func follow(ctx context.Context, api *client, path, id string, each func(control.RunRecord) bool) error {
 	for {
 		var r control.RunRecord
-		if _, _, err := api.call(ctx, http.MethodGet, apiPath("settings", setting, "run"), nil, nil, &r); err != nil {
+		if _, _, err := api.call(ctx, http.MethodGet, path, nil, nil, &r); err != nil {
 			return err
 		}
 		if r.ID != id {
@@ -609,7 +625,14 @@ func counted(counts []control.CountRecord) string {
 
 func (a *app) printPlan(run control.RunRecord, rows []control.EntryRecord, all bool) error {
 	p := run.Plan
-	fmt.Fprintf(a.out, "Plan for %s: %s -> %s\n", clean(run.Setting), clean(p.Source), clean(p.Target))
+	switch {
+	case run.Undo != "":
+		fmt.Fprintf(a.out, "Plan at %s: undo pass %s\n", clean(run.Server), clean(run.Undo))
+	case run.Revert != "":
+		fmt.Fprintf(a.out, "Plan at %s: bring back version %s\n", clean(run.Server), clean(run.Revert))
+	default:
+		fmt.Fprintf(a.out, "Plan for %s: %s -> %s\n", clean(run.Setting), clean(p.Source), clean(p.Target))
+	}
 	if run.Scope.Replay != nil {
 		for _, line := range wrap(clean(asOf(run)), planWidth) {
 			fmt.Fprintln(a.out, line)

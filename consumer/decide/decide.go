@@ -100,6 +100,19 @@ const (
 	Newer
 )
 
+// Grace is how far an object is with being switched off before it is deleted.
+type Grace int
+
+// Graces.
+const (
+	// NoGrace: it is deleted at once, or its grace is over.
+	NoGrace Grace = iota
+	// GraceBegins: it is to be switched off first.
+	GraceBegins
+	// InGrace: it is switched off, and not long enough yet.
+	InGrace
+)
+
 // Parked is what is on record about an earlier try of the same version.
 type Parked int
 
@@ -111,6 +124,9 @@ const (
 	Waits
 	// Discarded: a person has given this version up.
 	Discarded
+	// Paused: a person undid what was written of the object. It counts for all versions,
+	// until a person resumes it.
+	Paused
 )
 
 // Situation is all that counts for what becomes of one object. The zero value of
@@ -132,6 +148,17 @@ type Situation struct {
 	OtherVersions bool
 	// WindowShut: no sync window is open.
 	WindowShut bool
+
+	// The next count for what is to be deleted. Cleared: a person has let exactly this
+	// deletion through the airlock. Rejected: one has rejected it.
+	Cleared, Rejected bool
+	// Beyond: with it, more would be deleted in 24 hours than the setting's measure, or it
+	// was once and waits since.
+	Beyond bool
+	// InUse: other objects at the target refer to it.
+	InUse bool
+	// Grace says how far it is with being switched off before it is deleted.
+	Grace Grace
 
 	Source Source
 	// RemovesItself: the object deletes itself when it has run. RemovedItself: the
@@ -253,6 +280,8 @@ func wanted(s Situation) Decision {
 		return nothing(NotFromHere)
 	case !s.Rights.Use():
 		return nothing(NotSelected)
+	case s.Parked == Paused:
+		return nothing(Undone)
 	case s.Ours && s.Age == Newer:
 		return nothing(NewerOnRecord) // G3
 	case s.Occasion == Live && settled(s):
@@ -315,7 +344,11 @@ func wantedGone(s Situation) Decision {
 	case !s.Record.IsBrought() && !s.AsLeft:
 		return nothing(NotOurs) // G4: a write was begun, and this is not what it would have left
 	}
-	return edited(s, Decision{Act: Delete, Reason: GoneAtSource})
+	d := edited(s, Decision{Act: Delete, Reason: GoneAtSource})
+	if d.Act == Delete && s.Grace == GraceBegins && !s.Cleared {
+		return Decision{Act: Update, Reason: SwitchedOff}
+	}
+	return d
 }
 
 // wantedThere: the source has it.
@@ -387,13 +420,25 @@ func reported(s Situation) bool {
 func permitted(s Situation, d Decision) Decision {
 	hold := func(r Reason) Decision { return Decision{Act: Hold, Reason: r, Would: d.Act} }
 	person := s.Occasion == SyncNow || s.Occasion == Replay
+	goes := d.Act == Delete || d.Reason == SwitchedOff
+	if goes {
+		hold = func(r Reason) Decision { return Decision{Act: Hold, Reason: r, Would: Delete} }
+	}
 	switch {
+	case goes && s.Rejected && !s.Cleared:
+		return hold(Rejected)
 	case s.OtherVersions && s.Versions != schemas.AnyVersions:
 		return hold(VersionsDiffer)
 	case s.Mode == schemas.ReportOnly:
 		return hold(OnlyReports)
 	case s.SafeMode && (d.Act == Delete || !person && !s.Approved): // whatever the rules say
 		return hold(SafeMode)
+	case d.Act == Delete && s.Grace == InGrace && !s.Cleared:
+		return Decision{Act: Wait, Reason: OnGrace, Would: Delete}
+	case goes && s.Beyond && !s.Cleared:
+		return hold(Airlock)
+	case goes && s.InUse && !s.Cleared:
+		return hold(InUse)
 	case reported(s):
 		return hold(Drifted)
 	case s.Mode == schemas.Approve && !person && !s.Approved:

@@ -111,6 +111,8 @@ func policyTable() [][]string {
 	edited := decide.Situation{Rights: all, Source: decide.Present, Target: decide.Different, Record: decide.Brought, Ours: true, Edited: true}
 	goneByHand := edited
 	goneByHand.Target = decide.Absent
+	deleted := plain
+	deleted.Source = decide.Deleted
 	deletedEdited := edited
 	deletedEdited.Source = decide.Deleted
 	drift := edited
@@ -133,6 +135,13 @@ func policyTable() [][]string {
 		{"safe mode", func(s *decide.Situation) { s.SafeMode = true }},
 		{"safe mode, and a person has approved it", func(s *decide.Situation) { s.SafeMode, s.Approved = true, true }},
 		{"outside of the sync windows", func(s *decide.Situation) { s.WindowShut = true }},
+		{"more deletions than the measure", func(s *decide.Situation) { s.Beyond = true }},
+		{"others at the target refer to it", func(s *decide.Situation) { s.InUse = true }},
+		{"its deletion is rejected", func(s *decide.Situation) { s.Rejected = true }},
+		{"any of the three, and its deletion is approved", func(s *decide.Situation) { s.Beyond, s.InUse, s.Rejected, s.Cleared = true, true, true, true }},
+		{"grace", func(s *decide.Situation) { s.Grace = decide.GraceBegins }},
+		{"grace, switched off", func(s *decide.Situation) { s.Grace = decide.InGrace }},
+		{"grace, and its deletion is approved", func(s *decide.Situation) { s.Grace, s.Cleared = decide.GraceBegins, true }},
 	}
 	cases := []struct {
 		name     string
@@ -142,6 +151,7 @@ func policyTable() [][]string {
 		{"changed, as vcsync left it", plain, decide.Live},
 		{"changed, edited by hand", edited, decide.Live},
 		{"changed, deleted by hand", goneByHand, decide.Live},
+		{"deleted, as vcsync left it", deleted, decide.Live},
 		{"deleted, edited by hand", deletedEdited, decide.Live},
 		{"unchanged, edited by hand: audit", drift, decide.Audit},
 		{"unchanged, edited by hand: Sync now, replay", drift, decide.SyncNow},

@@ -1,0 +1,290 @@
+package consumer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
+)
+
+const (
+	// usageFor is how old the index of who refers to whom may be. Each user that it names
+	// is read again, and what vcsync itself writes is taken in.
+	usageFor = 30 * time.Second
+	// usersNamed is how many users of an object are named.
+	usersNamed = 8
+	// usersAwaited is for how many an object waits at once that are to go before it.
+	usersAwaited = 64
+)
+
+// usage is an index of what the objects at a target refer to, made when something is to be
+// deleted that others may refer to, and used for a burst of deletions.
+type usage struct {
+	making baton // held while it is made
+
+	mu sync.Mutex
+	at time.Time
+	by map[visualcron.Reference]map[objectKey]bool
+	// next is the one that is being made; until then the older one is asked.
+	next map[visualcron.Reference]map[objectKey]bool
+	// held are the objects that are not deleted because of their users, and these.
+	held map[objectKey][]objectKey
+}
+
+// of returns who refers to one of these.
+func (u *usage) of(refs []visualcron.Reference, except objectKey) []objectKey {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	all := map[objectKey]bool{}
+	for _, r := range refs {
+		maps.Copy(all, u.by[r])
+	}
+	delete(all, except)
+	return slices.SortedFunc(maps.Keys(all), func(a, b objectKey) int { return cmp.Or(cmp.Compare(a.t, b.t), cmp.Compare(a.id, b.id)) })
+}
+
+// wrote takes in what an object refers to that was written just now.
+func (u *usage) wrote(key objectKey, refs []visualcron.Reference) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, r := range refs {
+		for _, by := range []map[visualcron.Reference]map[objectKey]bool{u.by, u.next} {
+			if by == nil {
+				continue // it is to be made
+			}
+			if by[r] == nil {
+				by[r] = map[objectKey]bool{}
+			}
+			by[r][key] = true
+		}
+	}
+}
+
+// keep notes which users keep an object from being deleted; none to forget that.
+func (u *usage) keep(key objectKey, users []objectKey) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(users) == 0 {
+		delete(u.held, key)
+		return
+	}
+	if u.held == nil {
+		u.held = map[objectKey][]objectKey{}
+	}
+	u.held[key] = users
+}
+
+// heldBy returns the objects that one keeps from being deleted.
+func (u *usage) heldBy(user objectKey) (out []objectKey) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for key, users := range u.held {
+		if slices.Contains(users, user) {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
+// freshUsage makes the index where it is older than that. Each object is read in a listing of its
+// type; what the target cannot list refers to nothing.
+func (s *session) freshUsage(ctx context.Context, oldest time.Duration) error {
+	done, err := s.usage.making.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s.usage.mu.Lock()
+	fresh := s.usage.by != nil && time.Since(s.usage.at) < oldest
+	if !fresh { // what is written from now on is taken in
+		s.usage.next = map[visualcron.Reference]map[objectKey]bool{}
+	}
+	s.usage.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	began := time.Now()
+	err = s.indexUsers(ctx)
+	s.usage.mu.Lock()
+	defer s.usage.mu.Unlock()
+	if err == nil {
+		s.usage.by, s.usage.at = s.usage.next, began
+	}
+	s.usage.next = nil
+	return err
+}
+
+func (s *session) indexUsers(ctx context.Context) error {
+	for _, t := range schemas.Types() {
+		if can, asked := s.capability(t); !visualcron.Supported(t) || asked && !can.List {
+			continue
+		}
+		// A listing of many takes longer than one request may; it only reads.
+		complete, err := s.conn.List(ctx, t, func(r visualcron.Row) error {
+			refs, err := visualcron.References(t, r.Body)
+			if err != nil {
+				return nil // nobody can tell; the live path says it of what is ours
+			}
+			s.usage.wrote(objectKey{t, r.ID}, refs)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if !complete.IsComplete() || complete.Type() != t {
+			return &visualcron.Error{Class: visualcron.BadAnswer, Op: "list", Server: s.server.ID, Type: t, Detail: "the listing is not proven to be complete"}
+		}
+	}
+	return nil
+}
+
+// errUsers says that an object is deleted once those that refer to it are.
+type errUsers struct{ users []objectKey }
+
+func (e *errUsers) Error() string {
+	return fmt.Sprintf("is deleted after %d others that refer to it", len(e.users))
+}
+
+// isInUse tells whether objects at the target refer to the look's, and names them. One
+// that is about to be deleted itself does not count: the look waits for it, as long as that
+// is under way.
+func (l *look) isInUse(ctx context.Context, v *view, have []byte) (bool, error) {
+	t := l.key.t
+	if !visualcron.IsReferable(t) {
+		return false, nil
+	}
+	refs := []visualcron.Reference{{Type: t, ID: l.key.id}}
+	if t == schemas.Job {
+		tasks, err := visualcron.Tasks(have)
+		if err != nil {
+			return false, err
+		}
+		for _, id := range tasks {
+			refs = append(refs, visualcron.Reference{Type: schemas.Job, ID: id, Task: true})
+		}
+	}
+	oldest := usageFor
+	if l.shown != nil { // a survey has made it before it began to list
+		oldest = time.Hour
+	}
+	if err := l.freshUsage(ctx, oldest); err != nil {
+		return false, err
+	}
+	var keeping, going []objectKey
+	var names []string
+	candidates := l.usage.of(refs, l.key)
+	more := 0
+	for i, key := range candidates {
+		if len(keeping) == usersNamed || len(going) == usersAwaited {
+			more = len(candidates) - i
+			break
+		}
+		name, uses, err := l.reads(ctx, key, refs)
+		if err != nil {
+			return false, err
+		}
+		if !uses {
+			continue
+		}
+		goes, err := l.isToGo(ctx, v, key)
+		if err != nil {
+			return false, err
+		}
+		if goes {
+			going = append(going, key)
+			continue
+		}
+		keeping = append(keeping, key)
+		names = append(names, fmt.Sprintf("%s %s %q", key.t, key.id, name))
+	}
+	if len(keeping) > 0 {
+		if l.usedBy = strings.Join(names, ", "); more > 0 {
+			l.usedBy += fmt.Sprintf(", and perhaps %d more", more)
+		}
+		l.using = slices.Concat(keeping, going)
+		return true, nil
+	}
+	if l.shown != nil {
+		l.after = going
+		return false, nil
+	}
+	// In a cycle somebody goes first.
+	if going = l.waits.set(l.key, going); len(going) > 0 {
+		return false, &errUsers{going}
+	}
+	return false, nil
+}
+
+// reads reads an object again, and tells whether it refers to one of these.
+func (l *look) reads(ctx context.Context, key objectKey, refs []visualcron.Reference) (name string, uses bool, err error) {
+	req, cancel := l.deadline(ctx)
+	defer cancel()
+	body, err := l.conn.Get(req, key.t, key.id)
+	switch {
+	case visualcron.ClassOf(err) == visualcron.NotFound:
+		return "", false, nil
+	case visualcron.ClassOf(err) == visualcron.Changed:
+		return "", true, nil // it is there
+	case err != nil:
+		return "", false, l.leaseFault(ctx, req, err)
+	}
+	now, err := visualcron.References(key.t, body)
+	if err != nil {
+		return "", true, nil // it referred to it a moment ago, and nobody can tell now
+	}
+	if n, err := (visualcron.View{Digest: l.cfg.Broker.Keys.Digest}).Normalize(key.t, body); err == nil {
+		name = n.Name
+	}
+	return name, slices.ContainsFunc(now, func(r visualcron.Reference) bool { return slices.Contains(refs, r) }), nil
+}
+
+// isToGo tells whether an object at the target is itself to be deleted by the same
+// settings, before the look's. One whose deletion is held or parked is not; nor, but in a
+// plan, is one of which that is not under way.
+func (l *look) isToGo(ctx context.Context, v *view, key objectKey) (bool, error) {
+	e, ok := l.ledger.Get(key.t, key.id)
+	if !ok || !owned(e) {
+		return false, nil
+	}
+	ev, err := l.cfg.Broker.HeadOf(ctx, schemas.Key{Source: e.Source, Type: key.t, Token: e.From().Token()})
+	switch {
+	case errors.Is(err, broker.ErrNotFound), errors.Is(err, schemas.ErrEvent):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	if ev.Kind != schemas.Deleted || e.Held == ev.Version || v.isRejected(eventOf(ev.Head)) {
+		return false, nil
+	}
+	if _, may := v.deleter(v.terms(e.Source, key.t, ev.Selected(), l.run), l.run); !may {
+		return false, nil
+	}
+	if l.shown != nil {
+		return true, nil
+	}
+	if _, left := l.session.leftAlone(key, e.Source, e.From(), ev.Version); left || l.waited > usersPatience {
+		return false, nil
+	}
+	return l.lanes.isUnderWay(key), nil
+}
+
+// usersPatience is how long an object waits in its lane for the deletion of those that
+// refer to it; then it is held, and looked at again when they are gone.
+const usersPatience = time.Minute
+
+// usersOf looks again at what an object kept from being deleted, when that was deleted or
+// changed.
+func (s *session) usersOf(key objectKey) {
+	for _, held := range s.usage.heldBy(key) {
+		s.lanes.look(held, nil, nil, false)
+	}
+}
