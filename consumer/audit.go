@@ -87,11 +87,15 @@ func (k *driftKeeper) list(setting schemas.Slug) *driftList {
 	return k.by[setting]
 }
 
-// hold lists an object that would be changed and is not.
+// hold lists an object that would be changed and is not. What was left behind at its id
+// by another one stays listed in its place: it runs there until somebody acts.
 func (k *driftKeeper) hold(setting schemas.Slug, e broker.PlanEntry) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	l := k.list(setting)
+	if was := l.entries[keyOf(e)]; was.Reason == string(decide.LeftBehind) && (was.Source != e.Source || was.ID != e.ID) {
+		return
+	}
 	l.entries[keyOf(e)], l.dirty = e, true
 }
 
@@ -326,6 +330,15 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 	}
 	maps.DeleteFunc(a.healed, func(k healKey, _ healed) bool { return k.setting == set.ID && !now[k.objectKey] }) // it stayed
 	before, n := a.drift.replace(set.ID, driftList{head: head, equal: y.equal, owned: y.owned, entries: entries}, func(key objectKey, e broker.PlanEntry) bool {
+		if from, ok := v.origin(e.Source, key.t, key.id, nil); !ok || from != e.ID {
+			return false // by the pins it belongs to another id since it was held here
+		}
+		if !y.takes(e.Type, schemas.Selected{ID: e.ID, Name: e.Name, Group: e.Group}) {
+			return false // nor does the setting hold what it takes no more
+		}
+		if entries[key].Reason == string(decide.LeftBehind) {
+			return false // what is held is in its reason
+		}
 		why, left := a.leftAlone(key, e.Source, e.ID, e.Version)
 		return left && (entries[key].Act == "" || entries[key].Version.Compare(e.Version) < 0) && why.Act != decide.Nothing
 	})
