@@ -151,3 +151,50 @@ func TestWhatIsTakenNoMoreIsNotHeld(t *testing.T) {
 		}
 	})
 }
+
+// TestAHeldObjectCountsOnce: what is held since an audit found it equal counts as different,
+// and no more as equal, until it is dealt with.
+func TestAHeldObjectCountsOnce(t *testing.T) {
+	t.Parallel()
+	world(t, nil, func(w *e2e.World) {
+		prod := w.Hosts["production"]
+		w.AddHost("test")
+		set := e2e.AllJobs(oneSetting, "production", "test", schemas.Keep)
+		w.Setting(set)
+		for i := range 3 {
+			putJob(t, prod, i+1, "as it was")
+		}
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(time.Minute)
+		set.Mode = schemas.ReportOnly
+		w.Setting(set)
+		time.Sleep(time.Minute)
+		is := func(what string, equal, different, target int) {
+			t.Helper()
+			d, _ := w.Drift(oneSetting)
+			have := map[broker.Difference]int{}
+			for _, c := range d.Counts {
+				have[c.Difference] += c.Objects
+			}
+			if want := map[broker.Difference]int{broker.Equal: equal, broker.Different: different, broker.OnlyTarget: target}; have[broker.Equal] != equal || have[broker.Different] != different || have[broker.OnlyTarget] != target {
+				t.Errorf("%s: %v, want %v", what, have, want)
+			}
+		}
+		is("equal", 3, 0, 0)
+		putJob(t, prod, 1, "edited")
+		time.Sleep(time.Minute)
+		is("one is held", 2, 1, 0)
+		putJob(t, prod, 1, "edited again")
+		time.Sleep(time.Minute)
+		is("and again", 2, 1, 0)
+		deleteJob(t, prod, 2)
+		time.Sleep(time.Minute)
+		is("a deletion is held", 1, 1, 1)
+		putJob(t, prod, 1, "as it was")
+		time.Sleep(time.Minute)
+		is("what was held was undone", 2, 0, 1)
+		time.Sleep(16 * time.Minute)
+		is("audited again", 2, 0, 1)
+	})
+}
