@@ -115,12 +115,14 @@ func (k *driftKeeper) list(setting schemas.Slug) *driftList {
 }
 
 // hold lists an object that would be changed and is not. What was left behind at its id
-// by another one stays listed in its place: it runs there until somebody acts.
+// by another one stays listed in its place as long as anything is there: it runs until
+// somebody acts.
 func (k *driftKeeper) hold(setting schemas.Slug, e broker.PlanEntry) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	l := k.list(setting)
-	if was := l.entries[keyOf(e)]; was.Reason == string(decide.LeftBehind) && (was.Source != e.Source || was.ID != e.ID) {
+	was := l.entries[keyOf(e)]
+	if was.Reason == string(decide.LeftBehind) && (was.Source != e.Source || was.ID != e.ID) && e.Difference != broker.OnlySource {
 		return
 	}
 	l.put(keyOf(e), e)

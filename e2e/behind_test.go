@@ -115,6 +115,12 @@ func TestWhatIsHeldHidesNothingLeftBehind(t *testing.T) {
 		is("what belongs there was edited")
 		time.Sleep(16 * time.Minute)
 		is("audited again")
+		deleteJob(t, test, 1)
+		putJob(t, prod, 2, "two, edited once more")
+		time.Sleep(2 * time.Minute)
+		if _, entries := w.Drift(oneSetting); len(entriesAt(entries, 1)) != 1 || entriesAt(entries, 1)[0].Reason != "report-only" {
+			t.Errorf("removed, but: %v", lines(entries))
+		}
 	})
 }
 
