@@ -564,13 +564,14 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	if have != nil {
 		sit.Target = decide.Different
 		view := visualcron.View{Secrets: can.Secrets, Values: v.captured, Digest: l.cfg.Broker.Keys.Digest}
-		if now, err = view.Normalize(t, have); err == nil {
-			sit.BuiltIn, sit.RemovesItself, sit.AsLeft = now.BuiltIn, now.RemovesItself, now.Digest == entry.AtTarget
-			if there, err = l.left(have, now, entry, can.Secrets); err != nil {
-				return false, err
-			}
-			sit.Edited = entry.Edited(there, string(can.Secrets))
+		if now, err = view.Normalize(t, have); err != nil { // G4: whether it is built in, or was edited, nobody can tell
+			return false, fmt.Errorf("the target's own: %w", err)
 		}
+		sit.BuiltIn, sit.RemovesItself, sit.AsLeft = now.BuiltIn, now.RemovesItself, now.Digest == entry.AtTarget
+		if there, err = l.left(have, now, entry, can.Secrets); err != nil {
+			return false, err
+		}
+		sit.Edited = entry.Edited(there, string(can.Secrets))
 	}
 	sit.WindowShut, l.opens = l.window(v, tm, sit)
 	if have != nil {

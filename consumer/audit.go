@@ -58,7 +58,34 @@ type driftList struct {
 	equal   map[schemas.Type]int
 	owned   map[schemas.Type]int // that are in no entry
 	entries map[objectKey]broker.PlanEntry
-	dirty   bool
+	// same are the objects that the last audit found equal: true while they are counted in
+	// equal, false while they are in an entry.
+	same  map[objectKey]bool
+	dirty bool
+}
+
+// put lists an object. One that was found equal is not counted as that meanwhile.
+func (l *driftList) put(key objectKey, e broker.PlanEntry) {
+	if l.same[key] {
+		l.same[key] = false
+		l.equal[key.t]--
+	}
+	l.entries[key], l.dirty = e, true
+}
+
+// take takes an object from the list that has been dealt with. One that was found equal
+// counts as that again, unless it was to be deleted.
+func (l *driftList) take(key objectKey) {
+	e, ok := l.entries[key]
+	if !ok {
+		return
+	}
+	if counted, was := l.same[key]; was && !counted && e.Act != string(decide.Delete) && e.Would != string(decide.Delete) {
+		l.same[key] = true
+		l.equal[key.t]++
+	}
+	delete(l.entries, key)
+	l.dirty = true
 }
 
 // ask makes an audit of all settings due.
@@ -87,12 +114,18 @@ func (k *driftKeeper) list(setting schemas.Slug) *driftList {
 	return k.by[setting]
 }
 
-// hold lists an object that would be changed and is not.
+// hold lists an object that would be changed and is not. What was left behind at its id
+// by another one stays listed in its place as long as anything is there: it runs until
+// somebody acts.
 func (k *driftKeeper) hold(setting schemas.Slug, e broker.PlanEntry) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	l := k.list(setting)
-	l.entries[keyOf(e)], l.dirty = e, true
+	was := l.entries[keyOf(e)]
+	if was.Reason == string(decide.LeftBehind) && (was.Source != e.Source || was.ID != e.ID) && e.Difference != broker.OnlySource {
+		return
+	}
+	l.put(keyOf(e), e)
 }
 
 // begin notes from now on what is dealt with, see replace.
@@ -126,7 +159,7 @@ func (k *driftKeeper) replace(setting schemas.Slug, with driftList, stays func(o
 	l := k.list(setting)
 	for key, e := range l.entries { // held while the listing ran
 		if stays(key, e) {
-			with.entries[key] = e
+			with.put(key, e)
 		}
 	}
 	before = drifted(l.entries)
@@ -169,10 +202,7 @@ func (k *driftKeeper) settle(key objectKey) {
 		k.settled[key] = true
 	}
 	for _, l := range k.by {
-		if _, ok := l.entries[key]; ok {
-			delete(l.entries, key)
-			l.dirty = true
-		}
+		l.take(key)
 	}
 }
 
@@ -274,7 +304,7 @@ func (a *auditor) mayBegin(set broker.StoredSetting) bool {
 
 // audit compares what one setting takes; false where that failed.
 func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, cause string) bool {
-	y := &survey{session: a.session, v: v, set: set, occasion: decide.Audit,
+	y := &survey{session: a.session, v: v, set: set, occasion: decide.Audit, same: map[objectKey]bool{},
 		takes: func(t schemas.Type, o schemas.Selected) bool { return set.Rights(t, o).Use() }}
 	for _, t := range set.TakenTypes() {
 		if visualcron.Supported(t) {
@@ -351,7 +381,16 @@ func (a *auditor) audit(ctx context.Context, v *view, set broker.StoredSetting, 
 		}
 	}
 	maps.DeleteFunc(a.healed, func(k healKey, _ healed) bool { return k.setting == set.ID && !now[k.objectKey] }) // it stayed
-	before, n := a.drift.replace(set.ID, driftList{head: head, equal: y.equal, owned: y.owned, entries: entries}, func(key objectKey, e broker.PlanEntry) bool {
+	before, n := a.drift.replace(set.ID, driftList{head: head, equal: y.equal, owned: y.owned, entries: entries, same: y.same}, func(key objectKey, e broker.PlanEntry) bool {
+		if from, ok := v.origin(e.Source, key.t, key.id, nil); !ok || from != e.ID {
+			return false // by the pins it belongs to another id since it was held here
+		}
+		if !y.takes(e.Type, schemas.Selected{ID: e.ID, Name: e.Name, Group: e.Group}) {
+			return false // nor does the setting hold what it takes no more
+		}
+		if entries[key].Reason == string(decide.LeftBehind) {
+			return false // what is held is in its reason
+		}
 		why, left := a.leftAlone(key, e.Source, e.ID, e.Version)
 		return left && (entries[key].Act == "" || entries[key].Version.Compare(e.Version) < 0) && why.Act != decide.Nothing
 	})

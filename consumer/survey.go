@@ -38,6 +38,7 @@ type survey struct {
 	began    time.Time
 	entries  []broker.PlanEntry
 	equal    map[schemas.Type]int
+	same     map[objectKey]bool   // these, by their ids at the target, of an audit
 	owned    map[schemas.Type]int // that are in no entry
 	warnings []string
 	// present are the objects that the target has, refs what the objects refer to that a
@@ -233,7 +234,7 @@ func (y *survey) listType(ctx context.Context, t schemas.Type, heads map[schemas
 			return y.orphan(t, r)
 		}
 		if y.isAsLeft(t, r.ID, n, r.Body) {
-			y.equal[t]++
+			y.countEqual(t, r.ID)
 			return nil
 		}
 		return y.look(ctx, t, r.ID, r.Body)
@@ -375,7 +376,7 @@ func (y *survey) look(ctx context.Context, t schemas.Type, id schemas.ID, have [
 	switch {
 	case !y.isSettled(*e):
 	case e.Difference == broker.Equal:
-		y.equal[t]++
+		y.countEqual(t, id)
 		return nil
 	default:
 		if e.Act = string(decide.Nothing); y.ownedListed == ownedMost {
@@ -385,6 +386,14 @@ func (y *survey) look(ctx context.Context, t schemas.Type, id schemas.ID, have [
 		y.ownedListed++
 	}
 	return y.add(*e)
+}
+
+// countEqual counts an object that is equal.
+func (y *survey) countEqual(t schemas.Type, id schemas.ID) {
+	y.equal[t]++
+	if y.same != nil {
+		y.same[objectKey{t, id}] = true
+	}
 }
 
 // isSettled tells whether the target is as it should be, with or without differences on
