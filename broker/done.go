@@ -231,11 +231,20 @@ func (b *Broker) LastDone(ctx context.Context, target schemas.Slug, t schemas.Ty
 	return parseDone(m.Subject, m.Header, m.Sequence, m.Time)
 }
 
-// Undone is what a pass did with one object, all its writes taken together: what was there
-// before the first of them, and what the last was to leave.
+// Undone is what a pass did with one object, its writes taken together: what was there
+// before the first of them, and what the last was to leave. Where somebody else wrote the
+// object in between, only those since then count: the rest is not the pass's to undo.
 type Undone struct {
-	// First is the first write, Last the last.
+	// First is the first write that counts, Last the last.
 	First, Last Done
+}
+
+// isApart tells whether somebody else wrote the object between a write of the pass and
+// this, the next one: the ledger says what came of that, and the target held something
+// else. While it does not say that, the target may have stored it otherwise.
+func (d Done) isApart(before Done) bool {
+	known := d.Ledger != nil && d.Ledger.State != Intent
+	return known && d.Before != before.After && d.Before != before.Before
 }
 
 // DoneBy returns what a pass did at a target, by object, in the order of the first
@@ -254,6 +263,9 @@ func (b *Broker) DoneBy(ctx context.Context, target schemas.Slug, pass string) (
 			at[k] = len(out)
 			out = append(out, Undone{d, d})
 			return
+		}
+		if d.isApart(out[i].Last) {
+			out[i].First = d
 		}
 		out[i].Last = d
 	})

@@ -24,6 +24,9 @@ func TestDone(t *testing.T) {
 			d.Object = schemas.Object{Body: noise(id, size), Withholds: true, Withheld: []string{"/Password"}}
 			d.Before = schemas.DigestOf(d.Object.Body)
 		}
+		if act == "add" { // and the next write finds that
+			d.After = schemas.DigestOf(noise(id, 100))
+		}
 		if err := b.PutDone(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
@@ -51,11 +54,17 @@ func TestDone(t *testing.T) {
 	if _, err := b.DoneBy(t.Context(), "other", "p1"); !errors.Is(err, broker.ErrNotFound) {
 		t.Errorf("at another target: %v", err)
 	}
+	write("p4", "add", "c", 0)
+	write("p4", "update", "c", 100)
+	write("p4", "update", "c", 200) // what somebody else wrote
+	if all, err := b.DoneBy(t.Context(), "test", "p4"); err != nil || len(all) != 1 || all[0].First.Seq != all[0].Last.Seq {
+		t.Errorf("with somebody else's write in between: %+v, %v", all, err)
+	}
 	if d, err := b.LastDone(t.Context(), "test", schemas.Job, "a"); err != nil || d.Pass != "p2" {
 		t.Errorf("last write of a: %+v, %v", d, err)
 	}
 	passes, err := b.Passes(t.Context(), "", time.Time{})
-	if got := fmt.Sprint(len(passes), passes[0].ID, passes[0].Acts, passes[1].Acts, passes[1].Sources); err != nil || got != "2p2map[delete:1] map[add:1 update:1] [production]" {
+	if got := fmt.Sprint(len(passes), passes[1].ID, passes[1].Acts, passes[2].Acts, passes[2].Sources); err != nil || got != "3p2map[delete:1] map[add:1 update:1] [production]" {
 		t.Errorf("passes %s, %v", got, err)
 	}
 	if passes, err = b.Passes(t.Context(), "test", time.Now().Add(time.Hour)); err != nil || len(passes) != 0 {

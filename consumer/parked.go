@@ -195,19 +195,8 @@ func (ps *parkedSet) put(ctx context.Context, p broker.Parked) error {
 			ps.take(p, false)
 			return nil
 		}
-		if !errors.Is(err, broker.ErrConflict) {
+		if err := ps.anew(ctx, p, err); err != nil {
 			return err
-		}
-		now, gerr := ps.b.GetParked(ctx, p.Target, p.Type, p.Token)
-		switch {
-		case gerr == nil:
-			ps.take(now, false)
-		case errors.Is(gerr, broker.ErrNotFound):
-			ps.mu.Lock()
-			delete(ps.by, p.Key())
-			ps.mu.Unlock()
-		default:
-			return gerr
 		}
 	}
 }
@@ -220,6 +209,48 @@ func (ps *parkedSet) free(ctx context.Context, t schemas.Type, token schemas.Tok
 // lift removes the record with which a pass paused an object, where it stands.
 func (ps *parkedSet) lift(ctx context.Context, t schemas.Type, token schemas.Token, pass string) error {
 	return ps.freeWhere(ctx, t, token, func(p broker.Parked) bool { return p.Class == broker.ClassUndone && p.Pass == pass })
+}
+
+// putBack puts the record back that stood before a pass paused an object, where that pause
+// stands and nobody has ended it; known is false where there was none.
+func (ps *parkedSet) putBack(ctx context.Context, key objectKey, pass string, was broker.Parked, known bool) error {
+	for known {
+		p, ok := ps.get(key.t, key.id.Token())
+		if !ok || !p.IsPaused() || p.Pass != pass {
+			return nil
+		}
+		was.Revision = p.Revision
+		rev, err := ps.b.PutParked(ctx, was)
+		if err == nil {
+			was.Revision = rev
+			ps.take(was, false)
+			return nil
+		}
+		if err := ps.anew(ctx, p, err); err != nil {
+			return err
+		}
+	}
+	return ps.lift(ctx, key.t, key.id.Token(), pass)
+}
+
+// anew reads a record again that somebody has changed, as the error of a write of it says;
+// any other error it returns.
+func (ps *parkedSet) anew(ctx context.Context, p broker.Parked, err error) error {
+	if !errors.Is(err, broker.ErrConflict) {
+		return err
+	}
+	now, gerr := ps.b.GetParked(ctx, p.Target, p.Type, p.Token)
+	switch {
+	case gerr == nil:
+		ps.take(now, false)
+	case errors.Is(gerr, broker.ErrNotFound):
+		ps.mu.Lock()
+		delete(ps.by, p.Key())
+		ps.mu.Unlock()
+	default:
+		return gerr
+	}
+	return nil
 }
 
 func (ps *parkedSet) freeWhere(ctx context.Context, t schemas.Type, token schemas.Token, is func(broker.Parked) bool) error {
@@ -237,19 +268,8 @@ func (ps *parkedSet) freeWhere(ctx context.Context, t schemas.Type, token schema
 			ps.mu.Unlock()
 			return nil
 		}
-		if !errors.Is(err, broker.ErrConflict) {
+		if err := ps.anew(ctx, p, err); err != nil {
 			return err
-		}
-		now, gerr := ps.b.GetParked(ctx, ps.target, t, token)
-		switch {
-		case gerr == nil:
-			ps.take(now, false)
-		case errors.Is(gerr, broker.ErrNotFound):
-			ps.mu.Lock()
-			delete(ps.by, p.Key())
-			ps.mu.Unlock()
-		default:
-			return gerr
 		}
 	}
 }

@@ -131,18 +131,21 @@ func (l *look) onDisplaced(e broker.Entry) {
 }
 
 // isAsked tells whether a person has asked for this try of the object. What was asked of
-// another one that had its home here before is not meant.
+// another one that had its home here before is not meant. Nor is it meant to resume what an
+// undo paused: that says that its setting counts again, and nothing of this version.
 func (l *look) isAsked() bool {
-	return l.hand.RetryAsked > l.hand.RetryDone && l.hand.IsOf(l.hand.Source, l.event.Object.ID)
+	return l.hand.Class != broker.ClassUndone && l.hand.RetryAsked > l.hand.RetryDone && l.hand.IsOf(l.hand.Source, l.event.Object.ID)
 }
 
 // unsent takes back an intent whose write surely did not arrive: what was on record before
 // holds again, also who brought what stands there.
 func (l *look) unsent(ctx context.Context, intent, before broker.Entry, known bool) error {
 	if known {
+		now, _ := l.ledger.Get(before.Type, before.ID)
 		if err := l.ledger.Put(ctx, before); err != nil {
 			return fmt.Errorf("%w: %w", broker.ErrLeaseLost, err)
 		}
+		l.deletions.record(now, before)
 		return nil
 	}
 	if !intent.Open {

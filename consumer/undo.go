@@ -463,10 +463,8 @@ func (l *look) applyAct(ctx context.Context, v *view) error {
 			if err := l.soft.Err(); err != nil {
 				return err
 			}
-			if now, _ := l.current(); now != v {
-				v = now
-				l.take(v)
-			}
+			v, _ = l.current()
+			l.take(v) // also where it was taken back, such as by an approval that expired
 			continue
 		}
 		break
@@ -526,7 +524,7 @@ func (l *look) actOnce(ctx context.Context, v *view) (again bool, err error) {
 	}
 	act := l.saw.Act
 	if act == decide.Adopt {
-		return false, l.settle(ctx, g, x.made, x.now, have, can)
+		return false, l.settle(ctx, g, x.made, x.now, have, true, can)
 	}
 	if t == schemas.User {
 		done, err := l.guardUsers(ctx, have, x.made.Body)
@@ -538,11 +536,12 @@ func (l *look) actOnce(ctx context.Context, v *view) (again bool, err error) {
 	if now, _ := l.current(); now != v || l.soft.Err() != nil {
 		return true, nil // G13
 	}
-	if err := l.prepare(ctx, g, x, act, have, can); err != nil {
+	back, err := l.prepare(ctx, g, x, act, have, can)
+	if err != nil {
 		return false, err
 	}
 	if now, _ := l.current(); now != v || l.soft.Err() != nil || !l.sends() {
-		return true, l.unpause(ctx, g)
+		return true, back(ctx)
 	}
 	if refs, err := visualcron.References(t, x.made.Body); err == nil && act != decide.Delete {
 		l.usage.wrote(l.key, refs)
@@ -550,18 +549,21 @@ func (l *look) actOnce(ctx context.Context, v *view) (again bool, err error) {
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	if act == decide.Delete {
-		if err := l.conn.Delete(req, t, id); err != nil && visualcron.ClassOf(err) != visualcron.NotFound {
-			return false, l.actFailed(ctx, req, g, err)
+		err := l.conn.Delete(req, t, id)
+		gone := visualcron.ClassOf(err) == visualcron.NotFound
+		if err != nil && !gone {
+			return false, l.actFailed(ctx, req, back, err)
 		}
 		l.count(func(s *TargetStatus) { s.Applied++ })
-		return false, l.settle(ctx, g, x.made, visualcron.Normal{}, nil, can)
+		return false, l.settle(ctx, g, x.made, visualcron.Normal{}, nil, gone, can)
 	}
 	stored, err := l.conn.Put(req, t, id, x.made.Body, can.Secrets)
 	if err != nil {
-		if visualcron.ClassOf(err) == visualcron.Changed {
+		failed := l.actFailed(ctx, req, back, err)
+		if visualcron.ClassOf(failed) == visualcron.Changed {
 			return l.changed(ctx, can, err)
 		}
-		return false, l.actFailed(ctx, req, g, err)
+		return false, failed
 	}
 	got, err := visualcron.View{Secrets: can.Secrets, Values: true, Digest: l.cfg.Broker.Keys.Digest}.Normalize(t, stored)
 	if err != nil {
@@ -572,48 +574,77 @@ func (l *look) actOnce(ctx context.Context, v *view) (again bool, err error) {
 		return false, &errMismatch{visualcron.Differences(x.want, got, 8)}
 	}
 	l.count(func(s *TargetStatus) { s.Applied++ })
-	return false, l.settle(ctx, g, x.made, got, stored, can)
+	return false, l.settle(ctx, g, x.made, got, stored, false, can)
 }
 
-// actFailed deals with a write that failed: where it is sure that nothing arrived, nothing
-// is paused.
-func (l *look) actFailed(ctx, req context.Context, g given, err error) error {
+// actFailed deals with a write that failed: where it is sure that nothing arrived, all on
+// record is as it was.
+func (l *look) actFailed(ctx, req context.Context, back func(context.Context) error, err error) error {
 	if !mayLand(err) && req.Err() == nil {
-		if uerr := l.unpause(ctx, g); uerr != nil {
-			return uerr
+		if berr := back(ctx); berr != nil {
+			return berr
 		}
 	}
 	return l.openOutcome(ctx, req, err)
 }
 
 // prepare puts on record what is about to be written, and pauses the object before it is:
-// whatever comes in between, nothing else is written to it then.
-func (l *look) prepare(ctx context.Context, g given, x comparison, act decide.Act, have []byte, can visualcron.Capability) error {
+// whatever comes in between, nothing else is written to it then. Back puts the record back
+// as it was, where nothing was sent or surely nothing arrived.
+func (l *look) prepare(ctx context.Context, g given, x comparison, act decide.Act, have []byte, can visualcron.Capability) (back func(context.Context) error, err error) {
+	back = func(context.Context) error { return nil }
 	d, err := l.done(act, have, x.want.Digest)
 	if err != nil {
-		return err
+		return back, err
 	}
 	d.Undoes, d.Reverts, d.Pauses, d.Unrecorded = l.run.run.Act.Undo, g.reverts(), g.pauses(), !g.recorded()
 	if !g.recorded() {
-		return l.cfg.Broker.PutDone(ctx, d)
+		return back, l.cfg.Broker.PutDone(ctx, d)
 	}
-	if g.pauses() {
-		if err := l.pause(ctx, g, l.run.run.ID, x.made.Needs); err != nil {
-			return err
+	intent, err := l.entryAfter(g, x.made, x.want, x.made.Body, false, can)
+	if err != nil {
+		return back, err
+	}
+	var before broker.Entry
+	if d.Ledger != nil {
+		before = *d.Ledger
+	}
+	intent.State, intent.Ours, intent.Open = broker.Intent, owned(before), x.want.RemovesItself
+	there, err := l.left(have, x.now, before, can.Secrets)
+	if err != nil {
+		return back, err
+	}
+	if intent.Before = before.Left; !before.Edited(there, string(can.Secrets)) { // an edit stays one where this write does not arrive
+		if intent.Before, err = l.left(have, x.now, intent, can.Secrets); err != nil {
+			return back, err
 		}
 	}
-	intent, err := l.entryAfter(g, x.made, x.want, x.made.Body, can)
-	if err != nil {
-		return err
+	run := l.run.run.ID
+	parked, isParked := l.parked.get(l.key.t, l.key.id.Token())
+	back = func(ctx context.Context) error {
+		if err := l.unsent(ctx, intent, before, d.Ledger != nil); err != nil || !g.pauses() {
+			return err
+		}
+		return l.parked.putBack(ctx, l.key, run, parked, isParked)
 	}
-	intent.State, intent.Ours = broker.Intent, d.Ledger != nil && owned(*d.Ledger)
-	if d.Ledger != nil {
-		intent.Before = d.Ledger.Left
+	if g.pauses() {
+		if err := l.pause(ctx, g, run, x.made.Needs); err != nil {
+			return back, err
+		}
 	}
 	stored := make(chan error, 1)
 	go func() { stored <- l.cfg.Broker.PutDone(ctx, d) }()
-	err = l.restore(ctx, intent)
-	return cmp.Or(err, <-stored)
+	if err := l.restore(ctx, intent); err != nil {
+		<-stored
+		return back, err // the ledger takes no more
+	}
+	if err := <-stored; err != nil {
+		if berr := back(ctx); berr != nil {
+			return back, berr
+		}
+		return back, err
+	}
+	return back, nil
 }
 
 func (g given) reverts() string {
@@ -624,14 +655,12 @@ func (g given) reverts() string {
 }
 
 // entryAfter returns the entry of the ledger once the object is as given: that of before the
-// pass, with what is left now. Where there was none, nothing is ours.
-func (l *look) entryAfter(g given, made visualcron.Composed, n visualcron.Normal, body []byte, can visualcron.Capability) (broker.Entry, error) {
+// pass, with what is left now. Where there was none, nothing is ours. Found tells of an
+// object that is not there that somebody else removed it, or it itself.
+func (l *look) entryAfter(g given, made visualcron.Composed, n visualcron.Normal, body []byte, found bool, can visualcron.Capability) (broker.Entry, error) {
 	t, id := l.key.t, l.key.id
-	e := broker.Entry{Type: t, ID: id, Source: l.event.Source, SourceID: otherID(l.event.Object.ID, id), State: broker.Removed, Path: g.last.Path}
-	if now, known := l.ledger.Get(t, id); known {
-		e.Displaced = now.Displaced
-	}
 	before := g.first.Ledger
+	e := broker.Entry{Type: t, ID: id, Source: l.event.Source, SourceID: otherID(l.event.Object.ID, id), State: broker.Removed, Path: g.last.Path, Open: before != nil && before.Open}
 	switch {
 	case g.revert.Seq > 0:
 		e = broker.Entry{Type: t, ID: id, Source: g.source, SourceID: otherID(g.id, id), Version: g.version, Digest: g.event.Digest, Path: g.event.Path(), State: broker.Applied,
@@ -642,7 +671,14 @@ func (l *look) entryAfter(g given, made visualcron.Composed, n visualcron.Normal
 			e.State = broker.Applied
 		}
 	}
-	e.Ours, e.Open, e.Before, e.AtTarget, e.Needs, e.LeftSecrets = false, false, "", "", made.Needs, string(can.Secrets)
+	now, _ := l.ledger.Get(t, id)
+	e = e.Displacing(now)
+	if !now.Held.IsZero() { // a person is to decide about it still
+		e.Held = now.Held
+	}
+	// A job that was found gone may have run, and who resumes it is to know.
+	e.Open = e.State == broker.Removed && (e.Open || now.Open || body == nil && found)
+	e.Ours, e.Before, e.AtTarget, e.Needs, e.LeftSecrets = false, "", "", made.Needs, string(can.Secrets)
 	if e.State == broker.Removed {
 		e.Needs = nil
 	}
@@ -674,10 +710,11 @@ func (l *look) restore(ctx context.Context, e broker.Entry) error {
 	return nil
 }
 
-// settle puts on record that the object is as given: n and body are what the target holds.
-func (l *look) settle(ctx context.Context, g given, made visualcron.Composed, n visualcron.Normal, body []byte, can visualcron.Capability) error {
+// settle puts on record that the object is as given: n and body are what the target holds,
+// found as in entryAfter.
+func (l *look) settle(ctx context.Context, g given, made visualcron.Composed, n visualcron.Normal, body []byte, found bool, can visualcron.Capability) error {
 	if g.recorded() {
-		e, err := l.entryAfter(g, made, n, body, can)
+		e, err := l.entryAfter(g, made, n, body, found, can)
 		if err != nil {
 			return err
 		}
@@ -719,14 +756,6 @@ func (l *look) pause(ctx context.Context, g given, pass string, needs []string) 
 	return l.parked.put(ctx, broker.Parked{Target: l.server.ID, Setting: l.setting, Source: l.event.Source, Type: l.key.t, Token: l.key.id.Token(), ID: l.key.id,
 		SourceID: otherID(l.event.Object.ID, l.key.id), Name: l.event.Object.Name, Version: l.event.Version, Class: broker.ClassUndone, Pass: pass,
 		Reason: what + " (pass " + pass + "): it is paused here, in every version", Fix: decide.Undone.Fix(), First: now, Last: now, Attempts: 1})
-}
-
-// unpause takes back the pause that this run made, where it made one.
-func (l *look) unpause(ctx context.Context, g given) error {
-	if !g.pauses() {
-		return nil
-	}
-	return l.parked.lift(ctx, l.key.t, l.key.id.Token(), l.run.run.ID)
 }
 
 // isPaused tells whether a person undid what was written of the object, and has not

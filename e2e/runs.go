@@ -103,6 +103,12 @@ func (w *World) AskAct(server schemas.Slug, act broker.RunAct, scope broker.RunS
 	return p, entries
 }
 
+// Park stores a parked record, as control does where a person decides about it.
+func (w *World) Park(p broker.Parked) {
+	w.T.Helper()
+	w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+}
+
 // Passes returns the passes at a server, the newest first.
 func (w *World) Passes(server schemas.Slug) (out []broker.PassInfo) {
 	w.T.Helper()
