@@ -40,7 +40,7 @@ func (b *Broker) ScanCaptured(ctx context.Context, source schemas.Slug, after ui
 	if want <= after {
 		want = 0
 	}
-	cons, err := b.js.OrderedConsumer(ctx, StreamEvents, cfg)
+	cons, err := b.orderedConsumer(ctx, StreamEvents, cfg)
 	if err != nil {
 		return fail(err)
 	}

@@ -71,7 +71,7 @@ func (b *Broker) Events(ctx context.Context, q EventQuery, limit int) ([]StoredE
 // Begun tells that it met an event from before q.Since, so that nothing older
 // matters.
 func (b *Broker) window(ctx context.Context, q EventQuery, low, high uint64, limit int) (out []StoredEvent, begun bool, err error) {
-	cons, err := b.js.OrderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{FilterSubjects: []string{q.filter()},
+	cons, err := b.orderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{FilterSubjects: []string{q.filter()},
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(low, 1), HeadersOnly: true, InactiveThreshold: time.Minute})
 	if err != nil {
 		return nil, false, fmt.Errorf("read events: %w", err)
@@ -133,7 +133,7 @@ func (b *Broker) FollowEvents(ctx context.Context, q EventQuery, after uint64, r
 	}
 	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{q.filter()}, HeadersOnly: true, InactiveThreshold: time.Minute,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1}
-	cons, err := b.js.OrderedConsumer(ctx, StreamEvents, cfg)
+	cons, err := b.orderedConsumer(ctx, StreamEvents, cfg)
 	if err != nil {
 		return fmt.Errorf("follow events: %w", err)
 	}

@@ -163,7 +163,7 @@ func (b *Broker) ScanDone(ctx context.Context, target schemas.Slug, pass string,
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", StreamDone, err)
 	}
-	cons, err := b.js.OrderedConsumer(ctx, StreamDone, cfg)
+	cons, err := b.orderedConsumer(ctx, StreamDone, cfg)
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", StreamDone, err)
 	}

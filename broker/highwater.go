@@ -190,6 +190,9 @@ func (b *Broker) checkHighWater(ctx context.Context, accept bool) error {
 		}
 		// The marks stay as high as they were until every epoch is raised: a start that
 		// breaks off here finds the loss again.
+		if err := b.renewState(ctx, infos); err != nil {
+			return err
+		}
 		if err := b.raiseEpochs(ctx); err != nil {
 			return err
 		}
@@ -210,6 +213,28 @@ func (b *Broker) checkHighWater(ctx context.Context, accept bool) error {
 	}
 	b.mark.mu.Unlock()
 	return b.mark.save()
+}
+
+// renewState makes VCS_STATE anew where it lost messages, or VCS_EV lost numbers: the broker
+// goes on to copy behind the newest number that it remembers, so what is missing before
+// would never come, and what is published under a lost number neither. VCS_STATE is a copy
+// of VCS_EV, which keeps the newest event of every object too.
+func (b *Broker) renewState(ctx context.Context, infos map[string]*jetstream.StreamInfo) error {
+	backwards := func(name string) (numbers, subjects bool) {
+		m, known := b.mark.stream(name)
+		now := markOf(name, infos[name])
+		return known && (m.Incarnation != now.Incarnation || now.Sequence < m.Sequence), known && now.Subjects < m.Subjects
+	}
+	events, _ := backwards(StreamEvents)
+	numbers, subjects := backwards(StreamState)
+	if info := infos[StreamState]; !events && !numbers && !subjects || info.State.LastSeq == 0 { // the last: it was just made
+		return nil
+	}
+	b.log.WarnContext(ctx, "the copy of the newest events is made anew from the events that are left", "stream", StreamState)
+	if err := b.js.DeleteStream(ctx, StreamState); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("remove stream %s, to make it anew: %w", StreamState, err)
+	}
+	return b.openLayout(ctx)
 }
 
 // outliveEpochs makes the next epoch of every source higher than any that this

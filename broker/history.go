@@ -85,7 +85,7 @@ func (b *Broker) SeqSince(ctx context.Context, since time.Time) (uint64, error) 
 	if err != nil {
 		return 0, err
 	}
-	cons, err := b.js.OrderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
+	cons, err := b.orderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
 		HeadersOnly: true, InactiveThreshold: time.Minute})
 	if err != nil {
 		return 0, fmt.Errorf("find the events since %s: %w", since.Format(time.RFC3339), err)

@@ -159,12 +159,24 @@ func (b *Broker) scan(ctx context.Context, stream string, filters []string, each
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", stream, err)
 	}
-	cons, err := b.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
+	cons, err := b.orderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverAllPolicy, HeadersOnly: true, InactiveThreshold: time.Minute})
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", stream, err)
 	}
 	return b.readAll(ctx, "scan "+stream, cons, want, each)
+}
+
+// resets is how often a read tries to go on where its consumer is gone, a second apart.
+// Without a limit nats.go tries for ever while the stream is not there, whatever becomes
+// of the context of who reads.
+const resets = 2
+
+// orderedConsumer returns a consumer that goes on by itself where it is lost, up to
+// resets times. Then its reader gets the error.
+func (b *Broker) orderedConsumer(ctx context.Context, stream string, cfg jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
+	cfg.MaxResetAttempts = resets
+	return b.js.OrderedConsumer(ctx, stream, cfg)
 }
 
 // readAll reads a consumer until all was seen that was there at the call, up to the

@@ -51,6 +51,9 @@ func wrote(t *testing.T, h *e2e.Host, what string, puts, deletes int) {
 	if p, d := h.Count(); p != puts || d != deletes {
 		t.Errorf("%s: %d puts and %d deletes at %s, want %d and %d", what, p, d, h.Name, puts, deletes)
 	}
+	if n := h.DeleteRequests(); deletes == 0 && n > 0 {
+		t.Errorf("%s: %d requests to delete an object reached %s", what, n, h.Name)
+	}
 	h.Reset()
 }
 

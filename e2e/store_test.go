@@ -86,6 +86,12 @@ func endsEqual(t *testing.T, w *e2e.World, known bool) {
 // the source goes on without it.
 func inMidRun(t *testing.T, w *e2e.World) {
 	t.Helper()
+	midRun(t, w, w.Die)
+}
+
+// midRun is inMidRun that ends in another way.
+func midRun(t *testing.T, w *e2e.World, end func()) {
+	t.Helper()
 	prod, test := w.Hosts["production"], w.Hosts["test"]
 	for i := range 10 {
 		putJob(t, prod, i, "first")
@@ -97,6 +103,7 @@ func inMidRun(t *testing.T, w *e2e.World) {
 	if n := len(e2e.Diverged(prod, test, schemas.Keep)); n != 1 {
 		t.Fatalf("%d differences before the loss, want the target's own job", n)
 	}
+	wrote(t, test, "the first pass", 10, 0)
 	test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodGet {
 			return false
@@ -107,12 +114,12 @@ func inMidRun(t *testing.T, w *e2e.World) {
 	}))
 	putJob(t, prod, 1, "edited")
 	time.Sleep(1500 * time.Millisecond)
-	w.Die()
+	end()
+	wrote(t, test, "until the end", 0, 0)
 	test.SetFaults(nil)
 	putJob(t, prod, 2, "edited while away")
 	putJob(t, prod, 20, "new")
 	deleteJob(t, prod, 9)
-	test.Reset()
 }
 
 // TestTheStoreIsLostInMidRun loses the store, with and without what lies beside it.
@@ -178,7 +185,7 @@ func TestTheStoreIsDamaged(t *testing.T) {
 // the next start says so.
 func TestAStreamIsPurged(t *testing.T) {
 	t.Parallel()
-	for _, stream := range []string{broker.StreamEvents} {
+	for _, stream := range []string{broker.StreamEvents, broker.StreamState} {
 		t.Run(stream, func(t *testing.T) {
 			t.Parallel()
 			world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
@@ -210,34 +217,33 @@ func TestAStreamIsPurged(t *testing.T) {
 	}
 }
 
-// TestAStreamIsDeletedWhileVcsyncRuns: it is said at once; and until the process ends
-// nothing is deleted.
+// TestAStreamIsDeletedWhileVcsyncRuns: it is said at once; until the process ends nothing
+// is deleted; and it does end.
 func TestAStreamIsDeletedWhileVcsyncRuns(t *testing.T) {
 	t.Parallel()
-	for _, stream := range []string{broker.StreamState} {
+	for _, stream := range []string{broker.StreamState, broker.StreamEvents} {
 		t.Run(stream, func(t *testing.T) {
 			t.Parallel()
 			world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
-				prod, test := w.Hosts["production"], w.Hosts["test"]
-				for i := range 10 {
-					putJob(t, prod, i, "first")
-				}
-				w.StartProducer()
-				w.StartConsumer()
-				time.Sleep(2 * time.Minute)
-				test.Reset()
-				w.Do(func(ctx context.Context) error { return w.Broker.JS().DeleteStream(ctx, stream) })
-				select {
-				case err := <-w.Broker.Lost():
-					if !errors.Is(err, broker.ErrWentBackwards) {
-						t.Errorf("lost: %v", err)
+				midRun(t, w, func() {
+					w.Do(func(ctx context.Context) error { return w.Broker.JS().DeleteStream(ctx, stream) })
+					select {
+					case err := <-w.Broker.Lost():
+						if !errors.Is(err, broker.ErrWentBackwards) {
+							t.Errorf("lost: %v", err)
+						}
+					case <-time.After(5 * time.Second):
+						t.Error("nobody has noticed it")
 					}
-				case <-time.After(5 * time.Second):
-					t.Error("nobody has noticed it")
+					time.Sleep(10 * time.Second)
+					w.Die() // as vcsync up does then
+				})
+				if err := w.TryBroker(); !errors.Is(err, broker.ErrWentBackwards) {
+					t.Fatalf("start: %v, want ErrWentBackwards", err)
 				}
-				time.Sleep(10 * time.Second)
-				w.Die() // as vcsync up does then
-				wrote(t, test, "without the stream", 0, 0)
+				w.AcceptLoss = true
+				w.OpenBroker()
+				rebuilt(t, w, stream == broker.StreamState)
 			})
 		})
 	}

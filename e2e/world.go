@@ -42,6 +42,7 @@ type Host struct {
 	// Broken lists violations of the invariant: overlapping writes of one object.
 	Broken   []string
 	requests int
+	deletes  int
 	seen     seen
 }
 
@@ -91,11 +92,19 @@ func (h *Host) Requests() int {
 	return h.requests
 }
 
+// DeleteRequests returns how many requests to delete an object reached the server since
+// the last reset, whatever came of them.
+func (h *Host) DeleteRequests() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.deletes
+}
+
 // Reset forgets the writes and requests seen so far.
 func (h *Host) Reset() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.Writes, h.requests = nil, 0
+	h.Writes, h.requests, h.deletes = nil, 0, 0
 }
 
 // World is a fleet of stand-ins, a broker and the two roles.
@@ -156,6 +165,9 @@ func NewHost(name schemas.Slug, with ...func(*standin.Config)) (*Host, error) {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				h.mu.Lock()
 				h.requests++
+				if r.Method == http.MethodDelete {
+					h.deletes++
+				}
 				f := h.Faults
 				h.mu.Unlock()
 				if f != nil {
