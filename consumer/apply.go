@@ -327,9 +327,13 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		}
 	}
 	compare, back := have, ours && !entry.Grace.IsZero() && have != nil
-	if back { // it is as it was before it was switched off
-		if compare, _, err = visualcron.SetActive(t, have, entry.Grace.Active); err != nil {
+	if back { // it is as it was before it was switched off, but where a person has switched it since
+		on, is, err := visualcron.SetActive(t, have, true)
+		if err != nil {
 			return false, err
+		}
+		if entry.Grace.Active && !is {
+			compare = on
 		}
 		if !tm.rights.Updated { // then only its flag
 			source, composition = compare, visualcron.Composition{Policy: schemas.Keep, Values: tm.values, Secrets: can.Secrets}
@@ -642,11 +646,16 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 		return false, err
 	}
 	if !l.stands(v, tm, sit) || !l.sends() {
-		return true, nil // G13
+		return true, l.unsent(ctx, intent, entry, true) // G13
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	if err := l.conn.Delete(req, t, id); err != nil {
+		if !mayLand(err) && req.Err() == nil {
+			if uerr := l.unsent(ctx, intent, entry, true); uerr != nil {
+				return false, uerr
+			}
+		}
 		return false, l.openOutcome(ctx, req, err)
 	}
 	l.count(func(s *TargetStatus) { s.Applied++ })

@@ -80,11 +80,19 @@ func (l *look) switchOff(ctx context.Context, v *view, entry broker.Entry, tm te
 	stored := have
 	if was {
 		if !l.stands(v, tm, sit) || !l.sends() {
-			return true, nil // G13
+			return true, l.unsent(ctx, intent, entry, true) // G13
 		}
 		req, cancel := l.deadline(ctx)
 		defer cancel()
 		if stored, err = l.conn.Put(req, l.key.t, l.key.id, off, can.Secrets); err != nil {
+			if !mayLand(err) && req.Err() == nil { // it is on still: who switches it off is a person
+				if uerr := l.unsent(ctx, intent, entry, true); uerr != nil {
+					return false, uerr
+				}
+			}
+			if visualcron.ClassOf(err) == visualcron.Changed {
+				return l.changed(ctx, can, err)
+			}
 			return false, l.openOutcome(ctx, req, err)
 		}
 	}

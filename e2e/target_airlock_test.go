@@ -635,3 +635,93 @@ func TestGraceOutlivesACrash(t *testing.T) {
 		}
 	})
 }
+
+// TestGraceRespectsPeople: the flag that a person has set at the target meanwhile stays,
+// whether vcsync's own write arrived or not.
+func TestGraceRespectsPeople(t *testing.T) {
+	t.Parallel()
+	flag := func(t *testing.T, h *e2e.Host, on bool) {
+		t.Helper()
+		change(t, h, schemas.Job, jobID(0), func(b map[string]any) { b["Stats"].(map[string]any)["Active"] = on })
+	}
+	is := func(t *testing.T, w *e2e.World, test *e2e.Host, want bool) {
+		t.Helper()
+		if there, on := active(t, test, 0); !there || on != want {
+			t.Errorf("there %v, on %v, want %v", there, on, want)
+		}
+		if e := entryOf(t, w, "test", 0); !e.Grace.IsZero() || e.State == broker.Intent {
+			t.Errorf("on record: %+v", e)
+		}
+	}
+	grace := func(s *schemas.Setting) { s.Grace = "40m" }
+	t.Run("switched off after a refusal", func(t *testing.T) {
+		t.Parallel()
+		deleting(t, 2, grace, func(w *e2e.World, prod, test *e2e.Host) {
+			flag(t, test, true)
+			test.SetFaults(refusePuts())
+			deleteJob(t, prod, 0)
+			time.Sleep(time.Minute)
+			if e := entryOf(t, w, "test", 0); !e.Grace.IsZero() || e.State == broker.Intent {
+				t.Errorf("refused: %+v", e)
+			}
+			test.SetFaults(nil)
+			flag(t, test, false)
+			putJob(t, prod, 0, "back")
+			time.Sleep(time.Minute)
+			is(t, w, test, false)
+		})
+	})
+	t.Run("switched on in its grace", func(t *testing.T) {
+		t.Parallel()
+		deleting(t, 2, grace, func(w *e2e.World, prod, test *e2e.Host) {
+			deleteJob(t, prod, 0)
+			time.Sleep(time.Minute)
+			flag(t, test, true)
+			putJob(t, prod, 0, "back")
+			time.Sleep(time.Minute)
+			is(t, w, test, true)
+		})
+	})
+	t.Run("switched on in its grace, without the right to update", func(t *testing.T) {
+		t.Parallel()
+		deleting(t, 2, func(s *schemas.Setting) {
+			s.Grace, s.Rules[schemas.Job] = "40m", schemas.Rule{Sync: schemas.SyncAll, Rights: schemas.Rights{New: true, Deleted: true}}
+		}, func(w *e2e.World, prod, test *e2e.Host) {
+			deleteJob(t, prod, 0)
+			time.Sleep(time.Minute)
+			flag(t, test, true)
+			putJob(t, prod, 0, "back")
+			time.Sleep(time.Minute)
+			is(t, w, test, true)
+			if d := description(t, test, 0); d != "first" {
+				t.Errorf("description %q", d)
+			}
+		})
+	})
+}
+
+// TestARefusedDeletionIsNone: a deletion that the target refuses leaves the record as it
+// was, and counts in no measure.
+func TestARefusedDeletionIsNone(t *testing.T) {
+	t.Parallel()
+	deleting(t, 4, func(s *schemas.Setting) { s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {Number: 1}} }, func(w *e2e.World, prod, test *e2e.Host) {
+		before := entryOf(t, w, "test", 0)
+		test.SetFaults(fault(func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodDelete {
+				return false
+			}
+			problem(rw, http.StatusUnprocessableEntity)
+			return true
+		}))
+		deleteJob(t, prod, 0)
+		time.Sleep(time.Minute)
+		if e := entryOf(t, w, "test", 0); e.State != before.State || e.Left != before.Left || e.Deleted != "" {
+			t.Errorf("on record: %+v, was %+v", e, before)
+		}
+		test.SetFaults(nil)
+		test.Reset()
+		deleteJob(t, prod, 1)
+		time.Sleep(time.Minute)
+		wrote(t, test, "another one", 0, 1)
+	})
+}
