@@ -341,6 +341,9 @@ type PlanEntry struct {
 	Why        string     `json:"why,omitzero"`
 	// Fields names what differs, at most 8.
 	Fields []string `json:"fields,omitzero"`
+	// UsedBy are the objects at the target that refer to one whose deletion is held, as far
+	// as Why names them: who lets it through has seen these.
+	UsedBy []RunObject `json:"usedBy,omitzero"`
 	// Opens is when the sync window opens that a wait is for; zero where that is not to be
 	// seen.
 	Opens time.Time `json:"opens,omitzero"`

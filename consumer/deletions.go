@@ -163,20 +163,28 @@ func (l *look) airlock(ctx context.Context, v *view, entry broker.Entry, tm term
 	}
 	d := l.decide(*sit, tm)
 	goes := d.Act == decide.Delete || d.Reason == decide.SwitchedOff
-	if sit.Cleared || sit.Rejected || !goes && !(d.Reason == decide.NeedsApproval && d.Would == decide.Delete) {
+	if sit.Rejected && !sit.Cleared || !goes && !(d.Reason == decide.NeedsApproval && d.Would == decide.Delete) {
 		return done, nil
 	}
-	fly := goes && l.shown == nil
-	if l.tally, sit.Beyond = l.deletions.beyond(l.key, l.event.Source, set, l.planned, fly); !sit.Beyond && fly {
-		done = func() { l.deletions.land(l.key) }
+	if !sit.Cleared {
+		fly := goes && l.shown == nil
+		if l.tally, sit.Beyond = l.deletions.beyond(l.key, l.event.Source, set, l.planned, fly); !sit.Beyond && fly {
+			done = func() { l.deletions.land(l.key) }
+		}
+		if entry.Held == l.event.Version { // it stays so when the 24 hours are over: a person has seen it wait, or is to
+			sit.Beyond = true
+		}
 	}
-	if entry.Held == l.event.Version { // it stays so when the 24 hours are over: a person has seen it wait, or is to
-		sit.Beyond = true
+	if sit.Beyond { // who lets it through is to see who refers to it
+		if _, err := l.findUsers(ctx, v, have); err != nil && l.shown == nil {
+			l.log.DebugContext(ctx, "who refers to what is held is not known", "type", l.key.t, "id", l.key.id, "error", err)
+		}
+		return done, ctx.Err()
 	}
-	if sit.Beyond {
-		return done, nil
+	if sit.InUse, err = l.isInUse(ctx, v, have); err != nil {
+		done()
+		done = func() {}
 	}
-	sit.InUse, err = l.isInUse(ctx, v, have)
 	return done, err
 }
 
@@ -197,10 +205,14 @@ func (l *look) hold(ctx context.Context, entry broker.Entry) error {
 func (l *look) whyHeld(d decide.Decision) string {
 	switch d.Reason {
 	case decide.Airlock:
-		if l.tally.limit == 0 && l.tally.of == 0 {
-			return d.Reason.Text()
+		why := d.Reason.Text()
+		if l.tally.limit != 0 || l.tally.of != 0 {
+			why += fmt.Sprintf(" (%s: %d deletions of %s in 24 hours, and up to %d of %d are made)", l.deleter, l.tally.done, l.key.t, l.tally.limit, l.tally.of)
 		}
-		return fmt.Sprintf("%s (%s: %d deletions of %s in 24 hours, and up to %d of %d are made)", d.Reason.Text(), l.deleter, l.tally.done, l.key.t, l.tally.limit, l.tally.of)
+		if l.usedBy != "" {
+			why += "; " + decide.InUse.Text() + ": " + l.usedBy
+		}
+		return why
 	case decide.OnGrace:
 		return fmt.Sprintf("%s, at %s", d.Reason.Text(), l.graceEnds.UTC().Format(time.RFC3339))
 	case decide.InUse:

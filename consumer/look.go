@@ -111,9 +111,10 @@ type look struct {
 	// deleter is the setting by whose right it is deleted, tally what that has deleted.
 	deleter schemas.Slug
 	tally   tally
-	// using are the objects that keep it from being deleted, usedBy the same for people.
-	using  []objectKey
-	usedBy string
+	// keeping are the objects at the target that refer to it and stay, usedBy the same for
+	// people; using are those and what else keeps it from being deleted.
+	keeping, using []objectKey
+	usedBy         string
 	// graceEnds is when it is to be deleted that is switched off for now.
 	graceEnds time.Time
 	acts      bool   // it does what a run at a server says

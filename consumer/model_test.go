@@ -145,7 +145,7 @@ func (r *reference) expect(p plain, o decide.Occasion, approved bool) expectatio
 		return because("drift is reported")
 	case acting[0].Mode == schemas.Approve && !approved && !person:
 		return because("nobody has approved it")
-	case p.source == "" && (p.many || p.used || p.rejected) && !p.cleared:
+	case p.source == "" && ((p.many || p.rejected) && !p.cleared || p.used):
 		return because("its deletion waits in the airlock")
 	case p.windowShut:
 		return because("no window is open")

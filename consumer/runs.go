@@ -396,27 +396,14 @@ func (a *appliedPlan) advance(ctx context.Context) error {
 	now := a.later[:n]
 	a.mu.Unlock()
 	if slices.ContainsFunc(now, func(x staged) bool { return x.wish.entry.Act == string(decide.Delete) }) {
-		u, err := a.s.listUses(ctx, nil)
-		if err != nil {
+		if err := a.s.freshUsage(ctx, 0); err != nil {
 			return err
-		}
-		for _, x := range now {
-			x.wish.used = func(key objectKey) (names []string) {
-				for _, user := range u.users[key] {
-					if user.t != key.t || a.isToGo(user.objectKey) == nil {
-						names = append(names, user.name)
-					}
-				}
-				return names
-			}
 		}
 	}
 	a.mu.Lock()
 	a.later, a.inStage = a.later[n:], n
 	a.mu.Unlock()
-	for _, x := range now {
-		a.s.wishFor(x.key, x.wish)
-	}
+	a.s.wishAll(now...)
 	return nil
 }
 
@@ -428,20 +415,6 @@ func (a *appliedPlan) goOn(ctx context.Context) {
 	if err := a.advance(ctx); err != nil && ctx.Err() == nil {
 		a.s.log.WarnContext(ctx, "what uses what at the target cannot be found out; nothing is deleted until it can", "run", a.r.run.ID, "error", err)
 	}
-}
-
-// isToGo returns the entry by which an object is to be deleted, nil for none.
-func (a *appliedPlan) isToGo(key objectKey) *broker.PlanEntry {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, page := range a.pages {
-		for i, e := range page.Entries {
-			if e.Act == string(decide.Delete) && keyOf(e) == key {
-				return &page.Entries[i]
-			}
-		}
-	}
-	return nil
 }
 
 // begin hands what has no outcome yet to the lanes: in the order of applying, deletions
@@ -477,6 +450,7 @@ func (a *appliedPlan) begin() map[objectKey]*wish {
 	}
 	a.mu.Unlock()
 	wishes := map[objectKey]*wish{}
+	var now []staged
 	late := a.isLate()
 	for _, x := range todo {
 		e := a.pages[x.page].Entries[x.slot]
@@ -492,8 +466,9 @@ func (a *appliedPlan) begin() map[objectKey]*wish {
 			a.later = append(a.later, staged{key, w})
 			continue
 		}
-		a.s.wishFor(key, w)
+		now = append(now, staged{key, w})
 	}
+	a.s.wishAll(now...)
 	if len(a.later) > 0 {
 		a.step <- struct{}{}
 	}

@@ -139,7 +139,8 @@ func (s *session) compareGiven(g given, t schemas.Type, can visualcron.Capabilit
 
 // inUse is what stands at a target: what refers to what, and what is there.
 type inUse struct {
-	users   map[objectKey][]named
+	users   referrers
+	names   map[objectKey]string
 	present map[objectKey]bool
 	bodies  map[objectKey][]byte // of the objects that were asked for
 	unknown []string             // types that the target does not list
@@ -152,7 +153,7 @@ func (s *session) listUses(ctx context.Context, wanted map[objectKey]bool) (u in
 		return u, err
 	}
 	defer done()
-	u = inUse{map[objectKey][]named{}, map[objectKey]bool{}, map[objectKey][]byte{}, nil}
+	u = inUse{referrers{}, map[objectKey]string{}, map[objectKey]bool{}, map[objectKey][]byte{}, nil}
 	for _, t := range schemas.Types() {
 		can, asked := s.capability(t)
 		if !visualcron.Supported(t) || !asked {
@@ -175,11 +176,8 @@ func (s *session) listUses(ctx context.Context, wanted map[objectKey]bool) (u in
 				return nil // it cannot be read, and refers to nothing that anybody knows
 			}
 			n, _ := visualcron.View{Digest: s.cfg.Broker.Keys.Digest}.Normalize(t, r.Body)
-			for _, ref := range refs {
-				if to := (objectKey{ref.Type, ref.ID}); !ref.Task {
-					u.users[to] = append(u.users[to], named{key, n.Name})
-				}
-			}
+			u.users.add(key, refs)
+			u.names[key] = cmp.Or(n.Name, string(r.ID))
 			return nil
 		})
 		if err != nil {
@@ -304,12 +302,12 @@ func (s *session) settleUses(objects []*undoing, u inUse, r running) {
 	for _, o := range objects {
 		by[o.key] = o
 	}
-	refersAfter := func(user, to objectKey) bool {
+	refersAfter := func(user objectKey, to []visualcron.Reference) bool {
 		o := by[user]
 		if o == nil || !o.d.Act.Writes() {
 			return true
 		}
-		return o.d.Act != decide.Delete && slices.ContainsFunc(o.refs, func(ref visualcron.Reference) bool { return objectKey{ref.Type, ref.ID} == to })
+		return o.d.Act != decide.Delete && slices.ContainsFunc(o.refs, func(ref visualcron.Reference) bool { return slices.Contains(to, ref) })
 	}
 	for again := true; again; {
 		again = false
@@ -318,19 +316,24 @@ func (s *session) settleUses(objects []*undoing, u inUse, r running) {
 				continue
 			}
 			var names []string
-			for _, user := range u.users[o.key] {
-				if refersAfter(user.objectKey, o.key) {
-					names = append(names, fmt.Sprintf("%s %q", user.t, cmp.Or(user.name, string(user.id))))
+			refs, err := namesOf(o.key, u.bodies[o.key])
+			if err != nil { // what it is called by alone
+				refs = []visualcron.Reference{{Type: o.key.t, ID: o.key.id}}
+			}
+			users := u.users.of(refs, o.key)
+			for _, user := range users {
+				if refersAfter(user, refs) {
+					names = append(names, fmt.Sprintf("%s %q", user.t, u.names[user]))
 				}
 			}
 			for _, other := range objects { // also what is only about to use it
-				if other.d.Act.Writes() && other.d.Act != decide.Delete && refersAfter(other.key, o.key) && !slices.ContainsFunc(u.users[o.key], func(n named) bool { return n.objectKey == other.key }) {
+				if other.key != o.key && other.d.Act.Writes() && other.d.Act != decide.Delete && refersAfter(other.key, refs) && !slices.Contains(users, other.key) {
 					names = append(names, fmt.Sprintf("%s %q", other.key.t, other.g.name))
 				}
 			}
 			if len(names) > 0 {
 				o.x.sit.Used, again = true, true
-				o.d, o.why = decide.Undo(o.x.sit), decide.StillUsed.Text()+": "+listed(names)
+				o.d, o.why = decide.Undo(o.x.sit), decide.InUse.Text()+": "+listed(names)
 			}
 		}
 	}
@@ -513,12 +516,12 @@ func (l *look) actOnce(ctx context.Context, v *view) (again bool, err error) {
 		x.sit.AsLeft = x.sit.AsLeft || x.now.Digest == e.AtTarget || l.grant.left != "" && x.now.Digest == l.grant.left
 	}
 	x.sit.SafeMode = v.safe
-	if !g.gone || l.grant.used == nil {
-		x.sit.Used = false
-	} else if names := l.grant.used(l.key); len(names) > 0 {
-		x.sit.Used = true
+	if l.saw = decide.Undo(x.sit); l.saw.Act == decide.Delete {
+		if x.sit.Used, err = l.isInUse(ctx, v, have); err != nil {
+			return false, err
+		}
+		l.saw = decide.Undo(x.sit)
 	}
-	l.saw = decide.Undo(x.sit)
 	if !l.isGranted(l.saw, x.want.Digest, x.now.Digest) {
 		return false, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
 )
@@ -33,38 +34,66 @@ type usage struct {
 
 	mu sync.Mutex
 	at time.Time
-	by map[visualcron.Reference]map[objectKey]bool
+	by referrers
 	// next is the one that is being made; until then the older one is asked.
-	next map[visualcron.Reference]map[objectKey]bool
+	next referrers
 	// held are the objects that are not deleted because of their users, and these.
 	held map[objectKey][]objectKey
+}
+
+// referrers are the objects that refer to something.
+type referrers map[visualcron.Reference]map[objectKey]bool
+
+// add notes what an object refers to.
+func (x referrers) add(key objectKey, refs []visualcron.Reference) {
+	for _, r := range refs {
+		if x[r] == nil {
+			x[r] = map[objectKey]bool{}
+		}
+		x[r][key] = true
+	}
+}
+
+// of returns who refers to one of these.
+func (x referrers) of(refs []visualcron.Reference, except objectKey) []objectKey {
+	all := map[objectKey]bool{}
+	for _, r := range refs {
+		maps.Copy(all, x[r])
+	}
+	delete(all, except)
+	return slices.SortedFunc(maps.Keys(all), func(a, b objectKey) int { return cmp.Or(cmp.Compare(a.t, b.t), cmp.Compare(a.id, b.id)) })
+}
+
+// namesOf returns what others refer to where they refer to an object: to itself, and to a
+// job's tasks. The error wraps visualcron.ErrBody.
+func namesOf(key objectKey, body []byte) ([]visualcron.Reference, error) {
+	refs := []visualcron.Reference{{Type: key.t, ID: key.id}}
+	if key.t == schemas.Job {
+		tasks, err := visualcron.Tasks(body)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range tasks {
+			refs = append(refs, visualcron.Reference{Type: schemas.Job, ID: id, Task: true})
+		}
+	}
+	return refs, nil
 }
 
 // of returns who refers to one of these.
 func (u *usage) of(refs []visualcron.Reference, except objectKey) []objectKey {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	all := map[objectKey]bool{}
-	for _, r := range refs {
-		maps.Copy(all, u.by[r])
-	}
-	delete(all, except)
-	return slices.SortedFunc(maps.Keys(all), func(a, b objectKey) int { return cmp.Or(cmp.Compare(a.t, b.t), cmp.Compare(a.id, b.id)) })
+	return u.by.of(refs, except)
 }
 
 // wrote takes in what an object refers to that was written just now.
 func (u *usage) wrote(key objectKey, refs []visualcron.Reference) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for _, r := range refs {
-		for _, by := range []map[visualcron.Reference]map[objectKey]bool{u.by, u.next} {
-			if by == nil {
-				continue // it is to be made
-			}
-			if by[r] == nil {
-				by[r] = map[objectKey]bool{}
-			}
-			by[r][key] = true
+	for _, by := range []referrers{u.by, u.next} {
+		if by != nil { // else it is to be made
+			by.add(key, refs)
 		}
 	}
 }
@@ -106,7 +135,7 @@ func (s *session) freshUsage(ctx context.Context, oldest time.Duration) error {
 	s.usage.mu.Lock()
 	fresh := s.usage.by != nil && time.Since(s.usage.at) < oldest
 	if !fresh { // what is written from now on is taken in
-		s.usage.next = map[visualcron.Reference]map[objectKey]bool{}
+		s.usage.next = referrers{}
 	}
 	s.usage.mu.Unlock()
 	if fresh {
@@ -156,30 +185,49 @@ func (e *errUsers) Error() string {
 
 // isInUse tells whether objects at the target refer to the look's, and names them. One
 // that is about to be deleted itself does not count: the look waits for it, as long as that
-// is under way.
+// is under way. Nor do those that a person has seen who let the deletion through.
 func (l *look) isInUse(ctx context.Context, v *view, have []byte) (bool, error) {
-	t := l.key.t
-	if !visualcron.IsReferable(t) {
+	going, err := l.findUsers(ctx, v, have)
+	if err != nil {
+		return false, err
+	}
+	unseen := func(key objectKey) bool {
+		return l.grant == nil || l.run.run.Scope.Airlock == "" || !slices.Contains(l.grant.entry.UsedBy, broker.RunObject{Type: key.t, ID: key.id})
+	}
+	if slices.ContainsFunc(l.keeping, unseen) {
+		l.using = slices.Concat(l.keeping, going)
+		return true, nil
+	}
+	if l.shown != nil {
+		l.after = going
 		return false, nil
 	}
-	refs := []visualcron.Reference{{Type: t, ID: l.key.id}}
-	if t == schemas.Job {
-		tasks, err := visualcron.Tasks(have)
-		if err != nil {
-			return false, err
-		}
-		for _, id := range tasks {
-			refs = append(refs, visualcron.Reference{Type: schemas.Job, ID: id, Task: true})
-		}
+	// In a cycle somebody goes first.
+	if going = l.waits.set(l.key, going); len(going) > 0 {
+		return false, &errUsers{going}
+	}
+	return false, nil
+}
+
+// findUsers finds out which objects at the target refer to the look's: keeping are those
+// that stay, of which the first are named, going those that are about to be deleted.
+func (l *look) findUsers(ctx context.Context, v *view, have []byte) (going []objectKey, err error) {
+	l.keeping, l.usedBy = nil, ""
+	if !visualcron.IsReferable(l.key.t) {
+		return nil, nil
+	}
+	refs, err := namesOf(l.key, have)
+	if err != nil {
+		return nil, err
 	}
 	oldest := usageFor
 	if l.shown != nil { // a survey has made it before it began to list
 		oldest = time.Hour
 	}
 	if err := l.freshUsage(ctx, oldest); err != nil {
-		return false, err
+		return nil, err
 	}
-	var keeping, going []objectKey
+	var keeping []objectKey
 	var names []string
 	candidates := l.usage.of(refs, l.key)
 	more := 0
@@ -190,14 +238,14 @@ func (l *look) isInUse(ctx context.Context, v *view, have []byte) (bool, error) 
 		}
 		name, uses, err := l.reads(ctx, key, refs)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if !uses {
 			continue
 		}
 		goes, err := l.isToGo(ctx, v, key)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if goes {
 			going = append(going, key)
@@ -210,18 +258,9 @@ func (l *look) isInUse(ctx context.Context, v *view, have []byte) (bool, error) 
 		if l.usedBy = strings.Join(names, ", "); more > 0 {
 			l.usedBy += fmt.Sprintf(", and perhaps %d more", more)
 		}
-		l.using = slices.Concat(keeping, going)
-		return true, nil
 	}
-	if l.shown != nil {
-		l.after = going
-		return false, nil
-	}
-	// In a cycle somebody goes first.
-	if going = l.waits.set(l.key, going); len(going) > 0 {
-		return false, &errUsers{going}
-	}
-	return false, nil
+	l.keeping = keeping
+	return going, nil
 }
 
 // reads reads an object again, and tells whether it refers to one of these.
@@ -249,8 +288,15 @@ func (l *look) reads(ctx context.Context, key objectKey, refs []visualcron.Refer
 
 // isToGo tells whether an object at the target is itself to be deleted by the same
 // settings, before the look's. One whose deletion is held or parked is not; nor, but in a
-// plan, is one of which that is not under way.
+// plan, is one of which that is not under way. Of a run that a person approved, what it is
+// to delete goes.
 func (l *look) isToGo(ctx context.Context, v *view, key objectKey) (bool, error) {
+	if l.grant != nil && l.isWishedAway(key) {
+		return l.waited <= usersPatience && l.lanes.isUnderWay(key), nil
+	}
+	if l.acts {
+		return false, nil
+	}
 	e, ok := l.ledger.Get(key.t, key.id)
 	if !ok || !owned(e) {
 		return false, nil
@@ -275,6 +321,13 @@ func (l *look) isToGo(ctx context.Context, v *view, key objectKey) (bool, error)
 		return false, nil
 	}
 	return l.lanes.isUnderWay(key), nil
+}
+
+// isWishedAway tells whether the run that the look is for is to delete an object, too.
+func (l *look) isWishedAway(key objectKey) bool {
+	l.session.mu.Lock()
+	defer l.session.mu.Unlock()
+	return slices.ContainsFunc(l.wishes[key], func(w *wish) bool { return w.run == l.grant.run && w.entry.Act == string(decide.Delete) })
 }
 
 // usersPatience is how long an object waits in its lane for the deletion of those that

@@ -22,10 +22,8 @@ type wish struct {
 	// sent tells that a write of it was sent, sending that what came of that is not known
 	// yet. Both are the session's to guard.
 	sent, sending bool
-	// given is what a pass did with the object that a run at a server undoes, used says
-	// what at the target uses an object that is to go; nil for what does not go.
+	// given is what a pass did with the object that a run at a server undoes.
 	given broker.Undone
-	used  func(objectKey) []string
 	// left is what the target said that a write left, where that was not what was sent.
 	left schemas.Digest
 	// expired tells that the approval is too old to begin now; nil for an audit's.
@@ -71,8 +69,22 @@ type wants struct {
 
 // wishFor makes a lane fulfil a wish, after those that it has. An audit's adds nothing to
 // others, and a run's takes its place: it may go where that waits.
-func (s *session) wishFor(key objectKey, w *wish) {
+func (s *session) wishFor(key objectKey, w *wish) { s.wishAll(staged{key, w}) }
+
+// wishAll is wishFor for several, of which each look knows all.
+func (s *session) wishAll(all ...staged) {
+	for _, x := range all {
+		s.note(x.key, x.wish)
+	}
+	for _, x := range all {
+		s.lanes.nudge(x.key) // the wish may go through another window
+		s.lanes.look(x.key, nil, nil, false)
+	}
+}
+
+func (s *session) note(key objectKey, w *wish) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	have := s.wishes[key]
 	if w.setting != "" {
 		have = slices.DeleteFunc(have, func(o *wish) bool { return o.setting == "" })
@@ -80,9 +92,6 @@ func (s *session) wishFor(key objectKey, w *wish) {
 	if w.setting != "" || len(have) == 0 {
 		s.wishes[key] = append(have, w)
 	}
-	s.mu.Unlock()
-	s.lanes.nudge(key) // the wish may go through another window
-	s.lanes.look(key, nil, nil, false)
 }
 
 // isWished tells whether a run or an audit wants something of an object.
@@ -216,7 +225,7 @@ func (l *look) isGranted(d decide.Decision, wanted, atTarget schemas.Digest) boo
 	case !d.Act.Writes() && l.isDone(e):
 		l.refuse(broker.OutcomeDone, "")
 	case !d.Act.Writes():
-		l.refuse(broker.OutcomeOther, d.Reason.Text())
+		l.refuse(broker.OutcomeOther, l.whyHeld(d))
 	case !sent && string(d.Act) != e.Act || wanted != e.Wanted:
 		l.refuse(broker.OutcomeOther, "what would be written is not what the plan showed")
 	default:
@@ -342,6 +351,11 @@ func (l *look) entryOf(d decide.Decision, s decide.Situation, want, now visualcr
 		e.Fields = visualcron.Differences(now, want, 8)
 		if l.shown != nil && l.run != nil && l.run.run.Fields {
 			e.Changed = l.changes(now, want, have)
+		}
+	}
+	if d.Reason == decide.Airlock || d.Reason == decide.InUse {
+		for _, user := range l.keeping {
+			e.UsedBy = append(e.UsedBy, broker.RunObject{Type: user.t, ID: user.id})
 		}
 	}
 	if d.Act == decide.Wait {

@@ -56,7 +56,6 @@ var gateOf = map[decide.Reason]Gate{
 	decide.PutBack:      "", // of an undo alone, as the next ones are
 	decide.AsBefore:     "",
 	decide.MovedOn:      "",
-	decide.StillUsed:    "",
 	decide.HidesSecrets: "",
 	decide.Dangles:      "",
 

@@ -725,3 +725,39 @@ func TestARefusedDeletionIsNone(t *testing.T) {
 		wrote(t, test, "another one", 0, 1)
 	})
 }
+
+// TestAnApprovalIsOfTheUsersThatWereShown: who lets a deletion through that is more than
+// the measure has seen who refers to the object, too. One who came since keeps it.
+func TestAnApprovalIsOfTheUsersThatWereShown(t *testing.T) {
+	t.Parallel()
+	using(t, func(w *e2e.World, prod, test *e2e.Host) {
+		changeOne(w, func(s *schemas.Setting) {
+			s.Deletes = map[schemas.Type]schemas.Measure{schemas.Credential: {}, schemas.Job: {}}
+		})
+		putJobUsing(t, test, 100, 0)
+		deleteJob(t, prod, 1) // it goes with it
+		deleteCredential(t, prod)
+		time.Sleep(2 * time.Minute)
+		h := deleted(t, w, "held", 0, 2, 0)
+		for _, e := range h.Waiting {
+			if e.Type == schemas.Credential && (e.Reason != "airlock" || !strings.Contains(e.Why, `"Job 100"`)) {
+				t.Errorf("held: %+v", e)
+			}
+		}
+		putJobUsing(t, test, 101, 0)
+		time.Sleep(time.Minute)
+		if o := approveHeld(w, h.Waiting...); o[broker.OutcomeDone] != 1 || o[broker.OutcomeOther] != 1 {
+			t.Errorf("outcomes: %v", o)
+		}
+		time.Sleep(time.Minute)
+		h = deleted(t, w, "one user more", 1, 1, 0)
+		if e := h.Waiting[0]; e.Type != schemas.Credential || !strings.Contains(e.Why, `"Job 101"`) {
+			t.Errorf("held: %+v", e)
+		}
+		if o := approveHeld(w, h.Waiting...); o[broker.OutcomeDone] != 1 {
+			t.Errorf("outcomes: %v", o)
+		}
+		time.Sleep(time.Minute)
+		deleted(t, w, "both were shown", 1, 0, 0)
+	})
+}

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -191,5 +192,41 @@ func TestAnUndoKeepsWhatIsHeld(t *testing.T) {
 		retry(t, w, schemas.Job, jobID(1))
 		time.Sleep(20 * time.Minute)
 		deleted(t, w, "resumed", 0, 1, 0)
+	})
+}
+
+// TestAnUndoKeepsWhatIsInUse: a job that a pass created is not deleted while another refers
+// to one of its tasks, nor a credential that a job of the target's own came to use after
+// the plan was shown.
+func TestAnUndoKeepsWhatIsInUse(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		changeOne(w, func(s *schemas.Setting) { s.Rules[schemas.Credential] = s.Rules[schemas.Job] })
+		putJob(t, prod, 1, "has a task")
+		change(t, prod, schemas.Job, jobID(1), func(b map[string]any) {
+			b["Tasks"] = []any{map[string]any{"Id": jobID(51), "Name": "Task", "Order": 1}}
+		})
+		putText(t, prod, schemas.Credential, fmt.Sprintf(`{"Id":%q,"Username":"u","Domain":"d","Password":"p"}`, jobID(0)))
+		w.StartProducer()
+		w.StartConsumer()
+		time.Sleep(2 * time.Minute)
+		putJob(t, test, 100, "after {TASK("+string(jobID(51))+",Name)}")
+		p, entries := w.AskAct("test", broker.RunAct{Undo: w.Passes("test")[0].ID}, broker.RunScope{})
+		tallied(t, "plan", entries, map[string]int{"hold in-use": 1, "delete": 1})
+		putJobUsing(t, test, 101, 0)
+		end, _ := w.Approve(p)
+		if end.Outcomes[broker.OutcomeDone] != 0 {
+			t.Errorf("outcomes %v", end.Outcomes)
+		}
+		if _, there := test.Server.Get(schemas.Credential, jobID(0)); !there {
+			t.Error("a credential in use was deleted")
+		}
+		deleteJob(t, test, 100)
+		deleteJob(t, test, 101)
+		time.Sleep(time.Minute)
+		if o := undo(w, w.Passes("test")[0].ID); o[broker.OutcomeDone] != 2 {
+			t.Errorf("not in use any more: %v", o)
+		}
 	})
 }

@@ -146,13 +146,13 @@ func TestUndo(t *testing.T) {
 			t.Fatalf("plan %+v", p)
 		}
 		// Job 206 is gone as it was before; that is put on record, and it stays so.
-		tallied(t, "plan", entries, map[string]int{"add": 5, "delete": 193, "update": 88, "adopt": 1, "hold changed-since": 4, "hold still-used": 1})
+		tallied(t, "plan", entries, map[string]int{"add": 5, "delete": 193, "update": 88, "adopt": 1, "hold changed-since": 4, "hold in-use": 1})
 		wrote(t, test, "a plan", 0, 0)
 		end, entries := w.Approve(p)
 		if end.Result != broker.RunDone {
 			t.Errorf("progress %+v", end)
 		}
-		tallied(t, "result", entries, map[string]int{"add -> done": 5, "delete -> done": 193, "update -> done": 88, "adopt -> done": 1, "hold changed-since": 4, "hold still-used": 1})
+		tallied(t, "result", entries, map[string]int{"add -> done": 5, "delete -> done": 193, "update -> done": 88, "adopt -> done": 1, "hold changed-since": 4, "hold in-use": 1})
 		seenDelete := false
 		for _, x := range test.Seen() {
 			if seenDelete = seenDelete || x.Op == "delete"; seenDelete && x.Op == "put" {

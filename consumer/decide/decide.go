@@ -155,7 +155,8 @@ type Situation struct {
 	// Beyond: with it, more would be deleted in 24 hours than the setting's measure, or it
 	// was once and waits since.
 	Beyond bool
-	// InUse: other objects at the target refer to it.
+	// InUse: other objects at the target refer to it, and who let it through, if anybody, has
+	// not seen these.
 	InUse bool
 	// Grace says how far it is with being switched off before it is deleted.
 	Grace Grace
@@ -437,7 +438,7 @@ func permitted(s Situation, d Decision) Decision {
 		return Decision{Act: Wait, Reason: OnGrace, Would: Delete}
 	case goes && s.Beyond && !s.Cleared:
 		return hold(Airlock)
-	case goes && s.InUse && !s.Cleared:
+	case goes && s.InUse:
 		return hold(InUse)
 	case reported(s):
 		return hold(Drifted)

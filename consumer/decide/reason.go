@@ -57,7 +57,6 @@ const (
 	PutBack        Reason = "put-back"
 	AsBefore       Reason = "as-before"
 	MovedOn        Reason = "changed-since"
-	StillUsed      Reason = "still-used"
 	HidesSecrets   Reason = "secrets-changed"
 	Dangles        Reason = "dangles"
 )
@@ -102,7 +101,7 @@ var reasons = map[Reason]words{
 	OutsideWindow:  {"no sync window is open", ""},
 	Orphan:         {"vcsync brought it, and nothing is known of it from its source any more, since a store was lost: nobody can tell whether it was deleted there", "remove it at the target where it is not wanted"},
 	Airlock:        {"more would be deleted at the target in 24 hours than the setting's measure", "vcsync airlock list shows what waits, approve or reject it; or bring it back at the source"},
-	InUse:          {"other objects at the target refer to it", "change or remove what refers to it, then it goes by itself; or approve it in the airlock"},
+	InUse:          {"other objects at the target refer to it", "change or remove what refers to it: what its source deleted goes by itself then, or once it is approved in the airlock"},
 	Rejected:       {"a person has rejected its deletion: it stays until its source has it again", "vcsync airlock approve deletes it after all"},
 	SwitchedOff:    {"gone at the source: it is switched off, and deleted when its grace is over", ""},
 	OnGrace:        {"gone at the source, and switched off: it is deleted when its grace is over", "bring it back at the source to have it as it was, or let it go"},
@@ -110,7 +109,6 @@ var reasons = map[Reason]words{
 	PutBack:        {"as it was before", ""},
 	AsBefore:       {"the target holds what it held before", ""},
 	MovedOn:        {"it was changed at the target since", "look at both, and change it at the target by hand"},
-	StillUsed:      {"other objects at the target use it", "change or remove these first"},
 	HidesSecrets:   {"the target gives its secrets in another way than then, so nobody can tell whether it was changed since", "change it at the target by hand"},
 	Dangles:        {"it refers to what is not there", "bring that back first, or do it all the same: --force"},
 	SafeMode:       {"vcsync is in safe mode: it deletes nothing, and writes nothing but what a person has approved", "vcsync rebuild shows what is to be done and does it once approved; vcsync safe-mode off ends it"},

@@ -47,7 +47,7 @@ func Undo(s Undoing) Decision {
 	case d.Act == Delete && s.SafeMode:
 		return hold(SafeMode)
 	case d.Act == Delete && s.Used:
-		return hold(StillUsed)
+		return hold(InUse)
 	case s.Dangles:
 		return hold(Dangles)
 	}

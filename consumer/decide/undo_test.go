@@ -24,7 +24,7 @@ func TestUndo(t *testing.T) {
 		"edited since":               {decide.Undoing{Target: decide.Different}, hold(decide.MovedOn, decide.Update)},
 		"deleted since":              {decide.Undoing{Target: decide.Absent}, hold(decide.MovedOn, decide.Add)},
 		"created by us and edited":   {decide.Undoing{Target: decide.Different, Gone: true}, hold(decide.MovedOn, decide.Delete)},
-		"in use":                     {decide.Undoing{Target: decide.Different, Gone: true, AsLeft: true, Used: true}, hold(decide.StillUsed, decide.Delete)},
+		"in use":                     {decide.Undoing{Target: decide.Different, Gone: true, AsLeft: true, Used: true}, hold(decide.InUse, decide.Delete)},
 		"no deletion in safe mode":   {decide.Undoing{Target: decide.Different, Gone: true, AsLeft: true, SafeMode: true}, hold(decide.SafeMode, decide.Delete)},
 		"approved in safe mode":      {decide.Undoing{Target: decide.Different, AsLeft: true, SafeMode: true}, decide.Decision{Act: decide.Update, Reason: decide.PutBack}},
 		"built in":                   {decide.Undoing{Target: decide.Different, AsLeft: true, BuiltIn: true}, hold(decide.BuiltIn, decide.Update)},
