@@ -3,6 +3,7 @@ package control_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -877,5 +878,15 @@ func TestServeEndsWithItsContextAndSaysWhatIsTaken(t *testing.T) {
 	}
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		t.Errorf("the stream was cut instead of ended: %v", err)
+	}
+}
+
+// TestTitles: what people call a server is one line.
+func TestTitles(t *testing.T) {
+	t.Parallel()
+	for title, ok := range map[string]bool{"": true, "Head office, Åre": true, "two\nlines": false, "a\x1b[2J": false, "turned \u202e around": false} {
+		if err := control.TitleFault(title); (err == nil) != ok || err != nil && !errors.Is(err, schemas.ErrServer) {
+			t.Errorf("%q: %v", title, err)
+		}
 	}
 }

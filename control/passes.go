@@ -94,6 +94,11 @@ func (s *Server) listPasses(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
+	if len(all) == 0 && target != "" { // a mistyped name is no server at which nothing was written
+		if _, _, err := s.server(ctx, in.Target); err != nil {
+			return nil, err
+		}
+	}
 	out := &output[list[PassRecord]]{Body: list[PassRecord]{Items: []PassRecord{}}}
 	for _, p := range all {
 		out.Body.Items = append(out.Body.Items, passRecord(p))

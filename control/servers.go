@@ -123,7 +123,7 @@ func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagg
 	b := in.Body
 	rec := schemas.Server{ID: schemas.Slug(b.ID), Name: b.Name, Connector: cmp.Or(b.Connector, "bridge"), Address: b.Address, User: b.User,
 		Deletes: measures(b.Deletes), Created: time.Now().UTC()}
-	if err := rec.Validate(); err != nil {
+	if err := cmp.Or(rec.Validate(), TitleFault(rec.Name)); err != nil {
 		return nil, err
 	}
 	if b.Password == "" {
@@ -226,6 +226,11 @@ func (s *Server) replaceServer(ctx context.Context, in *idMatchBody[ServerChange
 	if err := rec.Validate(); err != nil {
 		return nil, err
 	}
+	if rec.Name != old.Name { // one that is stored already is no reason to refuse another change
+		if err := TitleFault(rec.Name); err != nil {
+			return nil, err
+		}
+	}
 	if rec.Connector != "bridge" {
 		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("connector: %.32q is not there yet; want bridge", rec.Connector))
 	}
@@ -287,6 +292,15 @@ func (s *Server) replaceServer(ctx context.Context, in *idMatchBody[ServerChange
 		return nil, err
 	}
 	return &tagged[AddedServer]{etag(rev), AddedServer{serverRecord(broker.StoredServer{Server: rec, Revision: rev}), test}}, nil
+}
+
+// TitleFault says what is wrong with what people are to call a server: it is one line, and
+// nothing in it moves a terminal's cursor. The error wraps schemas.ErrServer.
+func TitleFault(title string) error {
+	if Printable(title, false) != title {
+		return fmt.Errorf("%w: name: the title holds a line break or another character that is not shown; want one line of text", schemas.ErrServer)
+	}
+	return nil
 }
 
 func (s *Server) nameFree(ctx context.Context, id schemas.Slug) error {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,7 +56,11 @@ func newAirlockList(a *app) *cobra.Command {
 			for _, b := range out.Items {
 				t.add(b.Batch, b.State, airlockAt(b), b.Type, fmt.Sprint(b.Count), when(b.Since), dash(shorten(airlockWhy(b), 120)))
 			}
-			return t.print(a.out)
+			if err := t.print(a.out); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(a.out, "\nvcsync airlock show BATCH names the objects.")
+			return err
 		})
 	}}
 }
@@ -85,7 +91,13 @@ func newAirlockShow(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.show(raw, func() error { return a.printBatch(b) })
+		return a.show(raw, func() error {
+			if err := a.printBatch(b); err != nil || b.State != "held" {
+				return err
+			}
+			_, err := fmt.Fprintf(a.out, "\nLet them go on, or keep the objects: vcsync airlock approve %[1]s --reason TEXT, vcsync airlock reject %[1]s --reason TEXT\n", b.Batch)
+			return err
+		})
 	}}
 }
 
@@ -132,10 +144,16 @@ func newAirlockVerdict(a *app, verb string) *cobra.Command {
 		Long: map[bool]string{true: `Lets the deletions of a batch, or of some of its objects, go on: of each that two fresh
 complete listings of the source still lack, and that is still the version that was shown.
 At a target a run does exactly these deletions; what changed there since is left, and the
-run says so.`,
+run says so.
+
+Exit codes: 0 decided; 1 refused; with --dry-run: something would be decided; 2 no such
+batch.`,
 			false: `Keeps the objects of a batch, or some of them, as they are in the stream and at the
 targets. That ends when the source has the object again. It can be approved later, by the
-name of the batch in which it was rejected.`}[approve],
+name of the batch in which it was rejected.
+
+Exit codes: 0 decided; 1 refused; with --dry-run: something would be decided; 2 no such
+batch.`}[approve],
 		Example: `  vcsync airlock ` + verb + ` 3f2c1a50bb01 --reason "` + whole + `"
   vcsync airlock ` + verb + ` 3f2c1a50bb01 --object Job/3f2c1a50-... --reason "` + single + `"`,
 		Args: exactly(1, "a batch's name"),
@@ -184,7 +202,7 @@ func (a *app) airlockVerdict(ctx context.Context, api *client, verb, batch strin
 			return err
 		}
 		if dryRun {
-			return a.show(raw, func() error { return a.printBatch(b) })
+			return errors.Join(a.show(raw, func() error { return a.printBatch(b) }), wouldDecide(b, verb, in.Objects))
 		}
 		if !a.json {
 			if err := a.printBatch(b); err != nil {
@@ -212,6 +230,26 @@ func (a *app) airlockVerdict(ctx context.Context, api *client, verb, batch strin
 		}
 		return nil
 	})
+}
+
+// wouldDecide is what a dry run of a verdict ends with: nil where the verdict was given
+// already.
+func wouldDecide(b control.AirlockDetail, verb string, objects []control.ObjectRef) error {
+	done := map[string]string{"approve": "approved", "reject": "rejected"}[verb]
+	n := b.Count
+	if len(objects) > 0 {
+		n = len(objects)
+		for _, o := range objects {
+			is := func(x control.AirlockObject) bool { return x.Type == o.Type && x.ID == o.ID }
+			if b.Unlisted == 0 && !slices.ContainsFunc(b.Objects, is) {
+				return failed(exitDifferent, fmt.Errorf("%s/%s is not in batch %s: its deletion does not wait, or the object is back; nothing was changed (--dry-run)", o.Type, o.ID, b.Batch))
+			}
+		}
+	}
+	if b.State == done {
+		return nil
+	}
+	return failed(exitDifferent, fmt.Errorf("%s would be %s; nothing was changed (--dry-run)", count(n, "deletion"), done))
 }
 
 // verdictLines says what a verdict does, and what is left without one.

@@ -119,11 +119,18 @@ func refusal(resp *http.Response, raw []byte) error {
 	case resp.StatusCode == http.StatusMisdirectedRequest:
 		code = exitEnvironment
 	// A name or a value that was typed. A server that cannot be reached is no such thing.
-	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusUnprocessableEntity && !strings.HasPrefix(resp.Request.URL.Path, apiPath("servers")),
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusUnprocessableEntity && !asksServer(resp.Request),
 		resp.StatusCode == http.StatusBadRequest, resp.StatusCode == http.StatusUnsupportedMediaType, resp.StatusCode == http.StatusRequestEntityTooLarge:
 		code = exitUsage
 	}
 	return failed(code, &apiError{resp.StatusCode, text})
+}
+
+// asksServer tells whether a request has a server asked who it is, so that a refusal may be
+// for what it answers. What was typed is looked at before such a request is made.
+func asksServer(r *http.Request) bool {
+	rest, servers := strings.CutPrefix(r.URL.Path, apiPath("servers"))
+	return servers && (r.Method == http.MethodPost && rest == "" || r.Method == http.MethodPut && strings.Count(rest, "/") == 1)
 }
 
 // isStatus tells whether err is a refusal with that HTTP status.

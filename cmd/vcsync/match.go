@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -23,7 +24,10 @@ pair becomes a pin: the object of the source is written to that object of the ta
 and references to it are rewritten. A name that more than one object of a server has is
 listed and left to you: add --pin Type/ID=OTHER with setting edit.
 
-Variables and server settings are the same by their name and need no pins.`,
+Variables and server settings are the same by their name and need no pins.
+
+Exit codes: 0 done, or nothing to pin; 1 refused; with --dry-run: there is something to
+pin; 2 no such setting.`,
 		Example: `  vcsync setting match prod-to-test
   vcsync setting match prod-to-test --type Credential --type Connection --yes`,
 		Args: exactly(1, "the setting's name"),
@@ -52,7 +56,7 @@ Variables and server settings are the same by their name and need no pins.`,
 			case len(found.Pins) == 0:
 				done = "No new pins."
 			case dryRun:
-				done = fmt.Sprintf("%s found; nothing was changed (--dry-run).", count(len(found.Pins), "new pin"))
+				done = fmt.Sprintf("%s found.", count(len(found.Pins), "new pin"))
 			default:
 				if !yes {
 					if err := a.confirm(cmd.Context(), fmt.Sprintf("Pin %s?", count(len(found.Pins), "object"))); err != nil {
@@ -71,13 +75,17 @@ Variables and server settings are the same by their name and need no pins.`,
 				}
 				done = fmt.Sprintf("Sync setting %s has %s.", have.ID, count(len(found.Pins), "new pin"))
 			}
-			return a.show(raw, func() error {
+			var would error
+			if dryRun && len(found.Pins) > 0 {
+				would = failed(exitDifferent, fmt.Errorf("%s to set; nothing was changed (--dry-run)", count(len(found.Pins), "new pin")))
+			}
+			return errors.Join(a.show(raw, func() error {
 				if n := len(found.Ambiguous); n > 0 {
 					done += fmt.Sprintf(" %s left to you: vcsync setting edit %s --pin Type/ID=OTHER", count(n, "name"), clean(args[0]))
 				}
-				_, err := fmt.Fprintln(a.out, done)
+				_, err := fmt.Fprintln(a.out, strings.TrimSpace(done))
 				return err
-			})
+			}), would)
 		},
 	}
 	f := c.Flags()

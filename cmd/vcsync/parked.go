@@ -156,7 +156,7 @@ leaves what is paused as it is; --all --pass PASS resumes all that this pass pau
 					return err
 				}
 				return a.show(raw, func() error {
-					_, err := fmt.Fprintf(a.out, "%d parked objects will be tried again.\n", out.Asked)
+					_, err := fmt.Fprintf(a.out, "%s will be tried again.\n", count(out.Asked, "parked object"))
 					return err
 				})
 			}

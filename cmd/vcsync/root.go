@@ -31,7 +31,8 @@ Start everything with "vcsync up"; the other commands speak to it.
 
 Exit codes: 0 done or equal, 1 different or refused by a rule, 2 usage or
 configuration, 3 environment (API not reachable, port taken, data folder in use),
-4 run time.`,
+4 run time. With --dry-run nothing is changed, and 1 means that something would be, or
+would be refused; backup and restore only check then, and give 0 where it can be done.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          none,

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -45,7 +46,7 @@ VCSYNC_PASSWORD, or is asked for. It is stored sealed and shown nowhere.`,
 				return err
 			}
 			rec := schemas.Server{ID: schemas.Slug(in.ID), Connector: in.Connector, Address: in.Address, User: in.User}
-			if err := rec.Validate(); err != nil {
+			if err := cmp.Or(rec.Validate(), control.TitleFault(in.Name)); err != nil {
 				return usageError("%w", err)
 			}
 			api, err := a.client()
@@ -88,9 +89,12 @@ func measureFlags(have map[string]control.MeasureRecord, texts []string) (map[st
 	maps.Copy(out, have)
 	for _, text := range texts {
 		name, measure, ok := strings.Cut(text, "=")
-		t, err := schemas.ParseType(name)
-		if !ok || err != nil {
+		if !ok {
 			return nil, usageError("--deletes %q: want TYPE=NUMBER,SHARE%%, such as Job=20,10%%", text)
+		}
+		t, err := schemas.ParseType(name)
+		if err != nil {
+			return nil, usageError("--deletes %q: %w", text, err)
 		}
 		if measure == "default" {
 			delete(out, string(t))
@@ -98,7 +102,7 @@ func measureFlags(have map[string]control.MeasureRecord, texts []string) (map[st
 		}
 		m, err := schemas.ParseMeasure(measure)
 		if err != nil {
-			return nil, usageError("--deletes %s: %w", t, err)
+			return nil, usageError("--deletes %q: %s", text, strings.TrimPrefix(err.Error(), schemas.ErrServer.Error()+": "))
 		}
 		out[string(t)] = control.MeasureRecord{Number: m.Number, Share: m.Share}
 	}
@@ -113,16 +117,21 @@ func newServerEdit(a *app) *cobra.Command {
 		Use:   "edit NAME",
 		Short: "Change how a server is reached, and how many deletions are believed",
 		Long: `Changes what is named and leaves the rest, the password too. Where the address or the
-account changes, the server is asked who it is first.
+account changes, the server is asked who it is first. Where all is so already, nothing is
+written.
 
 --deletes says how many objects of a type may be gone at once and still be taken for
 deleted: the greater of a number and a share of the type. What is more waits: see
-vcsync airlock.`,
+vcsync airlock.
+
+Exit codes: 0 changed, or so already; 1 refused, such as for a server that does not
+answer; with --dry-run: something would change; 2 no such server, or a bad value.`,
 		Example: `  vcsync server edit production --deletes Job=20,10%
   vcsync server edit production --deletes Job=default --title "Head office"`,
 		Args: exactly(1, "the server's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if cmd.Flags().NFlag() == 0 {
+			changed := cmd.Flags().Changed
+			if !changed("title") && !changed("address") && !changed("user") && !changed("deletes") {
 				return usageError("nothing to change: name --title, --address, --user or --deletes")
 			}
 			if _, err := measureFlags(nil, deletes); err != nil {
@@ -145,15 +154,30 @@ vcsync airlock.`,
 				field *string
 				value string
 			}{"title": {&in.Name, title}, "address": {&in.Address, address}, "user": {&in.User, user}} {
-				if cmd.Flags().Changed(name) {
+				if changed(name) {
 					*to.field = to.value
 				}
 			}
-			if dryRun {
+			rec := schemas.Server{ID: schemas.Slug(have.ID), Connector: in.Connector, Address: in.Address, User: in.User}
+			fault := rec.Validate()
+			if in.Name != have.Name {
+				fault = cmp.Or(fault, control.TitleFault(in.Name))
+			}
+			same := in.Name == have.Name && in.Address == have.Address && in.User == have.User && maps.Equal(in.Deletes, have.Deletes)
+			switch {
+			case fault != nil:
+				return usageError("%w", fault)
+			case same:
 				return a.show(raw, func() error {
-					_, err := fmt.Fprintf(a.out, "Server %s would be changed; nothing was.\n", clean(args[0]))
+					_, err := fmt.Fprintf(a.out, "Server %s is so already; nothing was changed.\n", clean(args[0]))
 					return err
 				})
+			case dryRun:
+				have.Name, have.Address, have.User, have.Deletes = in.Name, in.Address, in.User, in.Deletes
+				if raw, err = json.Marshal(have); err != nil {
+					return failed(exitRunTime, err)
+				}
+				return errors.Join(a.show(raw, func() error { return nil }), failed(exitDifferent, fmt.Errorf("server %s would be changed; nothing was changed (--dry-run)", clean(args[0]))))
 			}
 			if raw, _, err = api.call(cmd.Context(), http.MethodPut, apiPath("servers", args[0]), map[string]string{"If-Match": tag}, in, nil); err != nil {
 				return err
@@ -170,7 +194,7 @@ vcsync airlock.`,
 	f.StringVar(&user, "user", "", "VisualCron account")
 	f.StringArrayVar(&deletes, "deletes", nil, "how many deletions of a type at once are believed without a person, as TYPE=NUMBER,SHARE% or TYPE=default; may be repeated")
 	f.BoolVar(&offline, "offline", false, "store it even if it cannot be reached now")
-	f.BoolVar(&dryRun, "dry-run", false, "change nothing")
+	f.BoolVar(&dryRun, "dry-run", false, "say whether something would change, and change nothing")
 	return c
 }
 

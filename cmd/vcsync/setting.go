@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 
 	"github.com/vcsync/vcsync/control"
@@ -118,7 +120,7 @@ that is not taken at all it makes it listed, with just these rows.
 
 An active automatic setting acts on a change at once, at every object, so on a terminal
 that is asked about. To look first, deactivate it, change it, look with
-"vcsync sync NAME --dry-run", and activate it.
+"vcsync sync NAME --dry-run", and activate it. Where all is so already, nothing is written.
 
 ` + ruleHelp + "\n\n" + policyHelp,
 		Args: exactly(1, "the setting's name"),
@@ -144,9 +146,13 @@ that is asked about. To look first, deactivate it, change it, look with
 				return err
 			}
 			var have control.SettingRecord
-			_, etag, err := api.call(cmd.Context(), http.MethodGet, apiPath("settings", args[0]), nil, nil, &have)
+			raw, etag, err := api.call(cmd.Context(), http.MethodGet, apiPath("settings", args[0]), nil, nil, &have)
 			if err != nil {
 				return err
+			}
+			was, err := json.Marshal(have.SettingBody, json.Deterministic(true))
+			if err != nil {
+				return failed(exitRunTime, err)
 			}
 			body := have.SettingBody
 			if body.Rules == nil {
@@ -173,6 +179,14 @@ that is asked about. To look first, deactivate it, change it, look with
 			if cmd.Flags().Changed("inactive") {
 				body.Active = !s.inactive
 			}
+			if is, err := json.Marshal(body, json.Deterministic(true)); err != nil {
+				return failed(exitRunTime, err)
+			} else if bytes.Equal(was, is) {
+				return a.show(raw, func() error {
+					_, err := fmt.Fprintf(a.out, "Sync setting %s is so already; nothing was changed.\n", clean(args[0]))
+					return err
+				})
+			}
 			if !yes && acts && terminal(a.in) && actsAtOnce(body) {
 				question := fmt.Sprintf("Sync setting %s is active and automatic: this acts at once on %s. Change it?", clean(args[0]), upTo(cmd.Context(), api, body))
 				if err := a.confirm(cmd.Context(), question); err != nil {
@@ -180,7 +194,7 @@ that is asked about. To look first, deactivate it, change it, look with
 				}
 			}
 			var out control.SettingRecord
-			raw, _, err := api.call(cmd.Context(), http.MethodPut, apiPath("settings", args[0]), map[string]string{"If-Match": etag}, body, &out)
+			raw, _, err = api.call(cmd.Context(), http.MethodPut, apiPath("settings", args[0]), map[string]string{"If-Match": etag}, body, &out)
 			if err != nil {
 				return err
 			}

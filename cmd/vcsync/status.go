@@ -208,10 +208,10 @@ func settingNotes(v control.SettingReport, now time.Time) []string {
 		out = append(out, w)
 	}
 	if v.DeletesHeld > 0 {
-		out = append(out, fmt.Sprintf("%d deletions wait at %s: vcsync airlock list", v.DeletesHeld, v.Target))
+		out = append(out, fmt.Sprintf("%s %s at %s: vcsync airlock list", count(v.DeletesHeld, "deletion"), map[bool]string{true: "waits", false: "wait"}[v.DeletesHeld == 1], v.Target))
 	}
 	if v.InGrace > 0 {
-		out = append(out, fmt.Sprintf("%d jobs are gone at %s and only switched off so far: vcsync drift %s", v.InGrace, v.Source, v.Setting))
+		out = append(out, fmt.Sprintf("%s %s gone at %s and only switched off so far: vcsync drift %s", count(v.InGrace, "job"), map[bool]string{true: "is", false: "are"}[v.InGrace == 1], v.Source, v.Setting))
 	}
 	if v.Orphans > 0 {
 		out = append(out, fmt.Sprintf("%d orphans, which nobody deletes: %s: vcsync drift %s", v.Orphans, shorten(strings.Join(v.OrphanNames, ", "), 200), v.Setting))
