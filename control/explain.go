@@ -237,6 +237,12 @@ func explain(f facts) ExplainRecord {
 			record += ", found equal there"
 		}
 	}
+	if e != nil && !ours && e.State == broker.Intent && e.Source == v.Source && e.From() == f.id && !e.Version.IsZero() {
+		record = fmt.Sprintf("a write of version %s at %s began at %s, and that it arrived is not on record", e.Version, v.Target, e.At.UTC().Format(time.RFC3339))
+		if e.Ours {
+			record += "; an older version was brought before"
+		}
+	}
 	switch {
 	case r.Held != "":
 		r.Stands, r.Line = "held", fmt.Sprintf("held by gate %q: %s; %s", r.Held, by[r.Held].Why, record)
@@ -337,7 +343,8 @@ func (f facts) gate(g Gate, d foreseen) GateRecord {
 			x.Fix = fmt.Sprintf("look at the plan and approve it: vcsync sync %s --object %s/%s", v.ID, f.t, f.id)
 		}
 		if p := f.outlook.Parked; p != nil && (g == GateParked || d.Reason == decide.IsParked) {
-			x.Fix = cmp.Or(x.Fix, "see the parked record") + fmt.Sprintf("; vcsync parked show %s %s/%s", v.Target, f.t, f.outlook.ID)
+			x.Fix = cmp.Or(x.Fix, "see the parked record") + fmt.Sprintf("; vcsync parked show %[1]s %[2]s/%[3]s, and vcsync parked retry %[1]s %[2]s/%[3]s %[4]s", v.Target, f.t, f.outlook.ID,
+				map[bool]string{true: "resumes it", false: "tries it again"}[d.Reason == decide.Undone])
 		}
 		return x
 	}

@@ -120,6 +120,15 @@ func TestExplain(t *testing.T) {
 			onRecord(f)
 			f.atSource = heldAtSource{count: 9, listed: true, this: true, approved: true, why: "approved", fix: "wait"}
 		}, "held", GateAirlock, "approved"},
+		{"refused, with the intent of a first write", func(f *facts, v *schemas.Setting) {
+			parked("refused")(f, v)
+			f.outlook.Entry.State, f.outlook.Entry.Version = broker.Intent, version(2)
+		}, "held", GateParked, "parked, refused: because; a write of version 1.2 at test began at 2026-03-04T12:00:00Z, and that it arrived is not on record"},
+		{"refused, with the intent of a later write", func(f *facts, v *schemas.Setting) {
+			parked("refused")(f, v)
+			f.outlook.Entry.State, f.outlook.Entry.Version, f.outlook.Entry.Ours = broker.Intent, version(2), true
+		}, "held", GateParked, "that it arrived is not on record; an older version was brought before"},
+		{"paused by an undo", parked(broker.ClassUndone), "held", GateParked, "parked, undone: because"},
 		{"not taken", func(_ *facts, v *schemas.Setting) {
 			v.Rules = map[schemas.Type]schemas.Rule{schemas.Connection: v.Rules[schemas.Job]}
 		}, "held", GateSelected, "sync setting one does not take it; it stays as it is at test"},
@@ -236,6 +245,9 @@ func TestExplain(t *testing.T) {
 		for i, g := range r.Gates {
 			if g.Gate != gates[i] || g.Holds != (g.Gate == r.Held) || g.Holds && (g.State != gateShut || g.Why == "") || g.State == "" {
 				t.Errorf("%s: gate %d is %+v", c.name, i, g)
+			}
+			if g.Holds && g.Gate == GateParked && !strings.Contains(g.Fix, "vcsync parked retry") {
+				t.Errorf("%s: how it is tried again is not said: %s", c.name, g.Fix)
 			}
 			if g.Holds && g.Fix == "" && g.Gate != GatePolicy {
 				t.Errorf("%s: nothing is said of what to do about %+v", c.name, g)
