@@ -23,6 +23,7 @@ import (
 )
 
 func newDemoCommand(a *app) *cobra.Command {
+	var acceptLoss bool
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Run vcsync with three stand-ins for VisualCron servers and two sync settings",
@@ -37,9 +38,10 @@ foreground, until interrupted. What is there already stays as it is.`,
 			}
 			ctx, stop := withMake(cmd.Context())
 			defer stop()
-			return demo(ctx, cfg, a.out, a.err)
+			return demo(ctx, cfg, acceptLoss, a.out, a.err)
 		},
 	}
+	c.Flags().BoolVar(&acceptLoss, "accept-loss", false, "go on with a store that is damaged or holds less than it once held, under new epochs and in safe mode")
 	c.AddCommand(newDemoSettingsCommand(a))
 	return c
 }
@@ -106,7 +108,7 @@ func demoSettingsWait(ctx context.Context, api *client, urls map[string]string, 
 
 // demo runs the stand-ins and vcsync. The stand-ins end last, so that vcsync's
 // last requests are answered.
-func demo(ctx context.Context, cfg config, stdout, stderr io.Writer) (err error) {
+func demo(ctx context.Context, cfg config, acceptLoss bool, stdout, stderr io.Writer) (err error) {
 	type running struct {
 		name string
 		addr string
@@ -155,7 +157,7 @@ func demo(ctx context.Context, cfg config, stdout, stderr io.Writer) (err error)
 			}
 		})
 	}
-	err = runProcess(upCtx, cfg, broker.All, false, stderr, func(ctx context.Context) error {
+	err = runProcess(upCtx, cfg, broker.All, acceptLoss, stderr, func(ctx context.Context) error {
 		urls := map[string]string{}
 		for _, r := range all {
 			urls[r.name] = "http://" + r.l.Addr().String()
