@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -499,14 +500,14 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if !l.stands(v, tm, sit) {
 		return true, l.unsent(ctx, intent, entry, known) // G13
 	}
+	if werr := l.mayRefer(made.Body); werr != nil {
+		return false, cmp.Or(l.unsent(ctx, intent, entry, known), werr)
+	}
 	if !l.sends() {
 		return true, l.unsent(ctx, intent, entry, known)
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
-	if now, err := visualcron.References(t, made.Body); err == nil { // who deletes something is to know
-		l.usage.wrote(l.key, now)
-	}
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {
@@ -645,7 +646,9 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	if err := l.begin(ctx, intent, d.Act, have, ""); err != nil {
 		return false, err
 	}
-	if !l.stands(v, tm, sit) || !l.sends() {
+	yield, may := l.mayGo()
+	defer yield()
+	if !may || !l.stands(v, tm, sit) || !l.sends() {
 		return true, l.unsent(ctx, intent, entry, true) // G13
 	}
 	req, cancel := l.deadline(ctx)

@@ -115,6 +115,9 @@ type look struct {
 	// people; using are those and what else keeps it from being deleted.
 	keeping, using []objectKey
 	usedBy         string
+	// names are what others would refer to, asked who was asked whether he does.
+	names []visualcron.Reference
+	asked []objectKey
 	// graceEnds is when it is to be deleted that is switched off for now.
 	graceEnds time.Time
 	acts      bool   // it does what a run at a server says

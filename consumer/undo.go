@@ -543,11 +543,19 @@ func (l *look) actOnce(ctx context.Context, v *view) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if act != decide.Delete {
+		if werr := l.mayRefer(x.made.Body); werr != nil {
+			return false, cmp.Or(back(ctx), werr)
+		}
+	} else {
+		yield, may := l.mayGo()
+		defer yield()
+		if !may {
+			return true, back(ctx)
+		}
+	}
 	if now, _ := l.current(); now != v || l.soft.Err() != nil || !l.sends() {
 		return true, back(ctx)
-	}
-	if refs, err := visualcron.References(t, x.made.Body); err == nil && act != decide.Delete {
-		l.usage.wrote(l.key, refs)
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()

@@ -37,6 +37,8 @@ type usage struct {
 	by referrers
 	// next is the one that is being made; until then the older one is asked.
 	next referrers
+	// going are the objects whose deletion is being sent, and what others would refer to.
+	going map[objectKey][]visualcron.Reference
 	// held are the objects that are not deleted because of their users, and these.
 	held map[objectKey][]objectKey
 }
@@ -87,7 +89,41 @@ func (u *usage) of(refs []visualcron.Reference, except objectKey) []objectKey {
 	return u.by.of(refs, except)
 }
 
-// wrote takes in what an object refers to that was written just now.
+// claim notes that the deletion of an object is sent now, until yield. It returns false
+// where others may refer to it by now than were asked.
+func (u *usage) claim(key objectKey, refs []visualcron.Reference, asked []objectKey, isWritten func(objectKey) bool) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if slices.ContainsFunc(u.by.of(refs, key), func(user objectKey) bool { return !slices.Contains(asked, user) || isWritten(user) }) {
+		return false
+	}
+	if u.going == nil {
+		u.going = map[objectKey][]visualcron.Reference{}
+	}
+	u.going[key] = refs
+	return true
+}
+
+// yield ends what claim began.
+func (u *usage) yield(key objectKey) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.going, key)
+}
+
+// isGoing tells whether the deletion of something that is referred to is being sent.
+func (u *usage) isGoing(refs []visualcron.Reference) (objectKey, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for key, names := range u.going {
+		if slices.ContainsFunc(refs, func(r visualcron.Reference) bool { return slices.Contains(names, r) }) {
+			return key, true
+		}
+	}
+	return objectKey{}, false
+}
+
+// wrote takes in what an object refers to that is written now.
 func (u *usage) wrote(key objectKey, refs []visualcron.Reference) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -230,8 +266,13 @@ func (l *look) findUsers(ctx context.Context, v *view, have []byte) (going []obj
 	var keeping []objectKey
 	var names []string
 	candidates := l.usage.of(refs, l.key)
+	l.names, l.asked = refs, candidates
 	more := 0
 	for i, key := range candidates {
+		if l.shown == nil && l.waited <= usersPatience && l.lanes.isWorked(key) {
+			going = append(going, key) // a write of it may be on its way
+			continue
+		}
 		if len(keeping) == usersNamed || len(going) == usersAwaited {
 			more = len(candidates) - i
 			break
@@ -265,6 +306,11 @@ func (l *look) findUsers(ctx context.Context, v *view, have []byte) (going []obj
 
 // reads reads an object again, and tells whether it refers to one of these.
 func (l *look) reads(ctx context.Context, key objectKey, refs []visualcron.Reference) (name string, uses bool, err error) {
+	if l.shown == nil {
+		if err := l.waitLanded(ctx, key); err != nil {
+			return "", false, err
+		}
+	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
 	body, err := l.conn.Get(req, key.t, key.id)
@@ -333,6 +379,32 @@ func (l *look) isWishedAway(key objectKey) bool {
 // usersPatience is how long an object waits in its lane for the deletion of those that
 // refer to it; then it is held, and looked at again when they are gone.
 const usersPatience = time.Minute
+
+// mayGo tells whether nobody refers to the object by now but who was asked. Where it may,
+// nobody begins to until done is called.
+func (l *look) mayGo() (done func(), ok bool) {
+	if len(l.names) == 0 {
+		return func() {}, true
+	}
+	if !l.usage.claim(l.key, l.names, l.asked, func(user objectKey) bool { return l.waited <= usersPatience && l.lanes.isWorked(user) }) {
+		return func() {}, false
+	}
+	return func() { l.usage.yield(l.key) }, true
+}
+
+// mayRefer takes in what the object refers to that is sent now, unless the deletion of some
+// of it is being sent: then it returns an errWait.
+func (l *look) mayRefer(body []byte) error {
+	refs, err := visualcron.References(l.key.t, body)
+	if err != nil {
+		return nil
+	}
+	l.usage.wrote(l.key, refs)
+	if key, ok := l.usage.isGoing(refs); ok {
+		return &errWait{[]string{fmt.Sprintf("%s %s (which is being deleted)", key.t, key.id)}}
+	}
+	return nil
+}
 
 // usersOf looks again at what an object kept from being deleted, when that was deleted or
 // changed.

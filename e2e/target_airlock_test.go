@@ -427,6 +427,29 @@ func TestWhatIsInUseIsNotDeleted(t *testing.T) {
 			deleted(t, w, "in use since", 0, 1, 0)
 		})
 	})
+	t.Run("a user that is written while the other is being deleted", func(t *testing.T) {
+		t.Parallel()
+		using(t, func(w *e2e.World, prod, test *e2e.Host) {
+			test.SetFaults(fault(func(_ http.ResponseWriter, r *http.Request) bool {
+				if r.Method == http.MethodDelete {
+					putJobUsing(t, prod, 7, 2)
+					time.Sleep(4 * time.Second)
+					if _, _, there := jobAt(t, test, 7); there {
+						t.Error("it was written meanwhile")
+					}
+				}
+				return false
+			}))
+			if ok, err := prod.Server.Delete(schemas.Credential, jobID(2)); err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+			time.Sleep(2 * time.Minute)
+			deleted(t, w, "one is gone, and the other dangles as at its source", 1, 0, 0)
+			if _, _, there := jobAt(t, test, 7); !there {
+				t.Error("job 7 was not written")
+			}
+		})
+	})
 	t.Run("both in one pass", func(t *testing.T) {
 		t.Parallel()
 		using(t, func(w *e2e.World, prod, test *e2e.Host) {
