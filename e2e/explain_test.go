@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vcsync/vcsync/broker"
+	"github.com/vcsync/vcsync/consumer/decide"
 	"github.com/vcsync/vcsync/control"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
@@ -40,6 +41,26 @@ func explained(t *testing.T, w *e2e.World, setting schemas.Slug, i int) control.
 	return out
 }
 
+// heldBy compares the gate that explain names for a job with what the consumer makes of it
+// in the next minute: what is held is not written. An empty gate holds nothing.
+func heldBy(t *testing.T, w *e2e.World, what string, job int, gate control.Gate, settle time.Duration) control.ExplainRecord {
+	t.Helper()
+	test := w.Hosts["test"]
+	time.Sleep(settle)
+	test.Reset()
+	r := explained(t, w, oneSetting, job)
+	if r.Held != gate || (gate != "") != (r.Stands == "held") {
+		t.Errorf("%s: %s by %q, want %q: %s", what, r.Stands, r.Held, gate, r.Line)
+	}
+	time.Sleep(time.Minute)
+	for _, x := range test.Seen() {
+		if x.ID == jobID(job) && x.Status < 300 && gate != "" && (x.Op == "put" || x.Op == "delete") {
+			t.Errorf("%s: held by %q, and written", what, gate)
+		}
+	}
+	return r
+}
+
 // TestExplainNamesTheGate seeds one cause per gate, with real servers, and compares what
 // explain says with what the consumer makes of it: what is held is not written.
 func TestExplainNamesTheGate(t *testing.T) {
@@ -61,18 +82,7 @@ func TestExplainNamesTheGate(t *testing.T) {
 		within(t, w, 2*time.Minute, "test")
 		check := func(what string, job int, gate control.Gate, settle time.Duration) {
 			t.Helper()
-			time.Sleep(settle)
-			test.Reset()
-			r := explained(t, w, oneSetting, job)
-			if r.Held != gate || (gate != "") != (r.Stands == "held") {
-				t.Errorf("%s: %s by %q, want %q: %s", what, r.Stands, r.Held, gate, r.Line)
-			}
-			time.Sleep(time.Minute)
-			for _, x := range test.Seen() {
-				if x.ID == jobID(job) && x.Status < 300 && gate != "" {
-					t.Errorf("%s: held by %q, and written", what, gate)
-				}
-			}
+			heldBy(t, w, what, job, gate, settle)
 		}
 		step := func(set schemas.Setting) { w.Setting(set) }
 		check("all is well", 1, "", time.Minute)
@@ -211,5 +221,74 @@ func TestExplainNamesTheGate(t *testing.T) {
 		w.StopConsumer(nil)
 		putJob(t, prod, 1, "nobody writes")
 		check("no consumer", 1, control.GateLease, 2*time.Minute)
+	})
+}
+
+// TestExplainNamesTheGateAtTheTarget seeds what holds a deletion at the target, and what an
+// undo has paused, with real servers. The words tell apart what one gate says.
+func TestExplainNamesTheGateAtTheTarget(t *testing.T) {
+	t.Parallel()
+	deleting(t, 8, nil, func(w *e2e.World, prod, test *e2e.Host) {
+		check := func(what string, job int, gate control.Gate, settle time.Duration, words ...string) {
+			t.Helper()
+			r := heldBy(t, w, what, job, gate, settle)
+			for _, x := range words {
+				if !strings.Contains(r.Line, x) {
+					t.Errorf("%s: %q lacks %q", what, r.Line, x)
+				}
+			}
+		}
+		there := func(what string, i int, want bool) {
+			t.Helper()
+			if _, _, is := jobAt(t, test, i); is != want {
+				t.Errorf("%s: job %d is at the target: %v, want %v", what, i, is, want)
+			}
+		}
+
+		time.Sleep(2 * time.Minute) // the pass that brought them is over
+		putJob(t, prod, 0, "second")
+		within(t, w, 2*time.Minute, "test")
+		time.Sleep(2 * time.Minute)
+		pass := w.Passes("test")[0].ID
+		p, _ := w.AskAct("test", broker.RunAct{Undo: pass}, broker.RunScope{})
+		if end, _ := w.Approve(p); end.Outcomes[broker.OutcomeDone] != 1 {
+			t.Errorf("the undo: %+v", end)
+		}
+		check("undone", 0, control.GateParked, time.Minute, "parked, undone: ", pass)
+		putJob(t, prod, 0, "third")
+		check("undone, and edited since", 0, control.GateParked, 2*time.Minute, "parked, undone: ", pass)
+		check("another is not paused", 1, "", 0)
+		w.Do(func(ctx context.Context) error {
+			x, err := w.Broker.GetParked(ctx, "test", schemas.Job, jobID(0).Token())
+			if err == nil {
+				x.RetryAsked++
+				_, err = w.Broker.PutParked(ctx, x)
+			}
+			return err
+		})
+		check("resumed", 0, "", 2*time.Minute)
+		describes(t, test, 0, "third")
+
+		putJob(t, test, 100, "uses it")
+		change(t, test, schemas.Job, jobID(100), func(b map[string]any) { b["JobId"] = jobID(1) })
+		deleteJob(t, prod, 1)
+		check("in use", 1, control.GateAirlock, 2*time.Minute, decide.InUse.Text(), `"Job 100"`)
+		there("in use", 1, true)
+		deleteJob(t, test, 100)
+		check("not in use any more", 1, "", 16*time.Minute)
+		there("not in use any more", 1, false)
+
+		changeOne(w, func(s *schemas.Setting) { s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {Number: 1}} })
+		deleteJob(t, prod, 2)
+		check("beyond the measure", 2, control.GateAirlock, 2*time.Minute, decide.Airlock.Text(), string(oneSetting))
+		there("beyond the measure", 2, true)
+
+		changeOne(w, func(s *schemas.Setting) { s.Deletes, s.Grace = nil, "40m" })
+		deleteJob(t, prod, 3)
+		check("in grace", 3, control.GateAirlock, 2*time.Minute, decide.OnGrace.Text())
+		there("in grace", 3, true)
+		check("the measure is still what holds it", 2, control.GateAirlock, 0, decide.Airlock.Text())
+		check("the grace is over", 3, "", 40*time.Minute)
+		there("the grace is over", 3, false)
 	})
 }
