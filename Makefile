@@ -51,7 +51,7 @@ test:
 # packages, and of the whole fleets those in which most happens at the same time.
 # `make race` takes them all.
 SLOW := TestAClusterOfThree|TestAMemberThatComesBack|TestTheLeasesAreWatchedAgain|TestScripts
-RACED := TestSimulation|TestTheAccountsBalanceUnderLoad|TestTheAccountsOfARing|TestConsumersShare|TestOfTwoProducers|TestWho|TestASettingOff|TestAPlanOf|TestASettingIsOff|TestTheEndOfOneWait|TestABlackHole|TestAnOverloaded|TestARefusedObject|TestATypeThatDrips|TestAFeedOfOneType|TestAWriteThatLandsLate|TestARetryOfAConflict|TestADiscardWhile|TestAWatchSeesAgain|TestAWidened|TestAnEditAnAdd|TestARestart|TestAReactivated|TestDishonest|TestATargetThatBegins|TestAStrangersEvent|TestARun|TestADroppedRun|TestDriftIs|TestAWriteWaits|TestPinned
+RACED := TestSimulation|TestTheAccountsBalanceUnderLoad|TestTheAccountsOfARing|TestConsumersShare|TestOfTwoProducers|TestWho|TestASettingOff|TestAPlanOf|TestASettingIsOff|TestTheEndOfOneWait|TestABlackHole|TestAnOverloaded|TestARefusedObject|TestATypeThatDrips|TestAFeedOfOneType|TestAWriteThatLandsLate|TestARetryOfAConflict|TestADiscardWhile|TestAWatchSeesAgain|TestAWidened|TestAnEditAnAdd|TestARestart|TestAReactivated|TestDishonest|TestATargetThatBegins|TestAStrangersEvent|TestARun|TestADroppedRun|TestDriftIs|TestAWriteWaits|TestPinned|TestAnUndo|TestGrace|TestTheMeasureAtTheTarget|TestWhatIsInUse
 
 # What must hold before a change goes in: the cheapest first, then the race
 # detector (which needs cgo, and makes the simulation several times slower), then
