@@ -14,7 +14,7 @@ const (
 	// Waiting: another instance holds the target's lease, or the last holder's has
 	// not run out.
 	Waiting TargetState = "waiting for the lease"
-	// Working: the lease is held and the target answers.
+	// Working: the lease is held and the target is not Down.
 	Working TargetState = "working"
 	// Down: the target does not answer or refuses the account; it is probed, and
 	// nothing is lost meanwhile.
@@ -28,6 +28,10 @@ type TargetStatus struct {
 	// Reason says why the target is down, Since since when.
 	Reason string
 	Since  time.Time
+	// Unanswered is since when requests to a target that is Working are without an answer,
+	// and Reason says so too; zero where they are answered, or have been made for less than
+	// 5 seconds. A few more, and it is Down.
+	Unanswered time.Time
 	// Lanes is the number of objects that are being worked on or wait for it.
 	Lanes int
 	// Applied counts writes that were confirmed since the start, Equal the looks

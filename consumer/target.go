@@ -300,6 +300,7 @@ type target struct {
 	settings map[schemas.Slug]*SettingStatus
 	lanes    *lanes
 	gate     *gate
+	answers  *answers
 	parked   *parkedSet
 	drift    *driftKeeper
 }
@@ -342,6 +343,8 @@ func (t *target) currentStatus() TargetStatus {
 			if why != nil {
 				out.Reason = why.Error()
 			}
+		} else if out.Unanswered = t.answers.unanswered(); !out.Unanswered.IsZero() {
+			out.Reason = fmt.Sprintf("requests to it are without an answer since %s", out.Unanswered.UTC().Format(time.RFC3339))
 		}
 	}
 	return out
@@ -606,14 +609,15 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 		return settled, err
 	}
 	defer ledger.Close()
-	s := &session{target: t, lease: lease, ledger: ledger, conn: conn, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
+	heard := &answers{}
+	s := &session{target: t, lease: lease, ledger: ledger, conn: asking{conn, heard}, lanes: newLanes(), fail: fail, soft: soft, identity: server.Identity,
 		landing: map[objectKey]time.Time{}, passedBy: map[objectKey]passed{}, bursts: map[schemas.Slug]burst{},
 		wishes: map[objectKey][]*wish{}, listing: make(baton, 1), unserved: map[schemas.Slug]bool{}, big: make(baton, 1), users: make(baton, 1), deletions: newDeletions(ledger)}
 	s.usage.making = make(baton, 1)
 	s.gate = newGate(s.probe, s.sayGate(ctx))
 	s.parked = newParkedSet(t.cfg.Broker, t.server.ID)
 	t.mu.Lock()
-	t.lanes, t.gate, t.parked, t.drift = s.lanes, s.gate, s.parked, &s.drift
+	t.lanes, t.gate, t.answers, t.parked, t.drift = s.lanes, s.gate, heard, s.parked, &s.drift
 	t.mu.Unlock()
 
 	var wg sync.WaitGroup

@@ -183,6 +183,15 @@ func (f facts) isOrphan() bool {
 	return f.newest == nil && f.odd == nil && e != nil && e.Owned() && e.Source == f.setting.Source && e.From() == f.id
 }
 
+// unanswered says since when a target that is not down yet leaves requests without an
+// answer, "" where it does not.
+func (f facts) unanswered() string {
+	if f.target == nil || f.target.State != consumer.Working || f.target.Unanswered.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("requests to %s are without an answer since %s", f.setting.Target, f.target.Unanswered.UTC().Format(time.RFC3339))
+}
+
 // explain says how every gate stands, and which one holds the object. It asks nobody: what
 // a look at the target would come to is decided by the code of the apply path.
 func explain(f facts) ExplainRecord {
@@ -257,6 +266,9 @@ func explain(f facts) ExplainRecord {
 		}
 	default:
 		r.Stands, r.Line = "on its way", fmt.Sprintf("on its way: version %s, captured at %s; %s", r.Version, f.newest.Time.UTC().Format(time.RFC3339), record)
+		if u := f.unanswered(); u != "" {
+			r.Line += "; " + u
+		}
 	}
 	return r
 }
@@ -441,6 +453,9 @@ func (f facts) gate(g Gate, d foreseen) GateRecord {
 			return GateRecord{Gate: g, State: gateUnknown}
 		case f.target.State == consumer.Down:
 			return shut(fmt.Sprintf("correct it, and it goes on by itself: vcsync server test %s", v.Target), "%s is down since %s: %s", v.Target, f.target.Since.UTC().Format(time.RFC3339), f.target.Reason)
+		}
+		if u := f.unanswered(); u != "" {
+			return open("%s", u)
 		}
 		return open("%s answers", v.Target)
 	case GateLease:

@@ -145,14 +145,16 @@ type SourceTypeReport struct {
 
 // TargetReport is how a target does.
 type TargetReport struct {
-	Server  string    `json:"server"`
-	State   string    `json:"state"`
-	Reason  string    `json:"reason,omitzero"`
-	Since   time.Time `json:"since,omitzero"`
-	Lanes   int       `json:"lanes" doc:"Objects that are being worked on or wait for it."`
-	Applied uint64    `json:"applied" doc:"Writes that were confirmed since the start."`
-	Equal   uint64    `json:"equal" doc:"Looks that found nothing to do."`
-	Parked  int       `json:"parked"`
+	Server string    `json:"server"`
+	State  string    `json:"state"`
+	Reason string    `json:"reason,omitzero"`
+	Since  time.Time `json:"since,omitzero"`
+	// Unanswered is while it is working and not down yet.
+	Unanswered time.Time `json:"unanswered,omitzero" doc:"Since when requests to it are without an answer; it is not down yet."`
+	Lanes      int       `json:"lanes" doc:"Objects that are being worked on or wait for it."`
+	Applied    uint64    `json:"applied" doc:"Writes that were confirmed since the start."`
+	Equal      uint64    `json:"equal" doc:"Looks that found nothing to do."`
+	Parked     int       `json:"parked"`
 }
 
 // SettingReport is how a sync setting does.
@@ -255,7 +257,7 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 	if s.cfg.Targets != nil {
 		targets, settings := s.cfg.Targets.Status()
 		for _, t := range targets {
-			r.Targets = append(r.Targets, TargetReport{string(t.Target), string(t.State), t.Reason, t.Since, t.Lanes, t.Applied, t.Equal, t.Parked})
+			r.Targets = append(r.Targets, TargetReport{string(t.Target), string(t.State), t.Reason, t.Since, t.Unanswered, t.Lanes, t.Applied, t.Equal, t.Parked})
 		}
 		slices.SortFunc(r.Targets, func(a, b TargetReport) int { return cmp.Compare(a.Server, b.Server) })
 		for _, v := range settings {

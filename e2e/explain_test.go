@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -290,5 +291,56 @@ func TestExplainNamesTheGateAtTheTarget(t *testing.T) {
 		check("the measure is still what holds it", 2, control.GateAirlock, 0, decide.Airlock.Text())
 		check("the grace is over", 3, "", 40*time.Minute)
 		there("the grace is over", 3, false)
+	})
+}
+
+// TestATargetThatHangsIsNotSaidToAnswer has a target that takes requests and never answers:
+// until its breaker shuts, status and explain say since when.
+func TestATargetThatHangsIsNotSaidToAnswer(t *testing.T) {
+	t.Parallel()
+	world(t, []schemas.Slug{"test"}, func(w *e2e.World) {
+		prod, test := w.Hosts["production"], w.Hosts["test"]
+		putJob(t, prod, 1, "first")
+		w.StartProducer()
+		w.StartConsumer()
+		within(t, w, time.Minute, "test")
+		breaker := func() (x control.ExplainRecord, why string) {
+			x = explained(t, w, oneSetting, 1)
+			for _, g := range x.Gates {
+				if g.Gate == control.GateBreaker {
+					why = g.Why
+				}
+			}
+			return x, why
+		}
+		if ts, _ := w.Cons.Status(); ts[0].State != "working" || ts[0].Reason != "" {
+			t.Errorf("while it answers: %+v", ts[0])
+		}
+		if _, why := breaker(); why != "test answers" {
+			t.Errorf("while it answers, explain says %q", why)
+		}
+		test.SetFaults(fault(func(_ http.ResponseWriter, r *http.Request) bool {
+			io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+			return true
+		}))
+		putJob(t, prod, 1, "second")
+		time.Sleep(20 * time.Second)
+		ts, _ := w.Cons.Status()
+		if ts[0].State != "working" || !strings.HasPrefix(ts[0].Reason, "requests to it are without an answer since 20") {
+			t.Errorf("while it hangs: %+v", ts[0])
+		}
+		x, why := breaker()
+		if !strings.HasPrefix(why, "requests to test are without an answer since 20") || x.Stands != "on its way" || !strings.Contains(x.Line, why) {
+			t.Errorf("while it hangs, explain says %q, and in all %q", why, x.Line)
+		}
+		test.SetFaults(nil)
+		within(t, w, 2*time.Minute, "test")
+		if ts, _ := w.Cons.Status(); ts[0].State != "working" || ts[0].Reason != "" {
+			t.Errorf("when it answers again: %+v", ts[0])
+		}
+		if _, why := breaker(); why != "test answers" {
+			t.Errorf("when it answers again, explain says %q", why)
+		}
 	})
 }
