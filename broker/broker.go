@@ -80,6 +80,8 @@ type Config struct {
 	// EventsMaxBytes limits VCS_EV when it is created, and VCS_BODY by as much, at
 	// least 1 GiB; 8 GiB where 0. A full stream refuses new events, it forgets none.
 	EventsMaxBytes int64
+	// Command is what was started, for what it says to do next; "vcsync up" where empty.
+	Command string
 	// AcceptLoss goes on with a store that went backwards, or whose damaged streams were
 	// moved aside, under new epochs.
 	AcceptLoss bool

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func startEmbedded(ctx context.Context, cfg Config, reached func(stream string) 
 		}
 		return o
 	}
-	if e.damage, err = settleDamage(ctx, cfg.Log, cfg.Dir, filepath.Join(cfg.Dir, storeFolder), cfg.AcceptLoss, reached); err != nil {
+	if e.damage, err = settleDamage(ctx, cfg.Log, cfg.Dir, filepath.Join(cfg.Dir, storeFolder), cfg.AcceptLoss, cmp.Or(cfg.Command, "vcsync up"), reached); err != nil {
 		return nil, err
 	}
 	if err := e.settleUnclean(ctx, cfg.Log, true, func() *server.Options { return opts(false) }); err != nil {

@@ -72,7 +72,7 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 	e := &embedded{dir: cfg.Dir}
 	clustered := opts.Cluster.Port != 0
 	if !clustered {
-		if _, err := settleDamage(ctx, cfg.Log, cfg.Dir, opts.StoreDir, cfg.AcceptLoss, nil); err != nil {
+		if _, err := settleDamage(ctx, cfg.Log, cfg.Dir, opts.StoreDir, cfg.AcceptLoss, "vcsync broker, and then vcsync control,", nil); err != nil {
 			return err
 		}
 	}

@@ -300,14 +300,10 @@ func (v *verifier) follows(buf []byte, last uint64) bool {
 }
 
 // settleDamage looks for damage in the store of a broker that does not run yet. Without
-// accept it refuses; with it, it moves the folders of the damaged streams aside, so that
+// accept it refuses, and names start as what to start with it; with it, it moves the folders of the damaged streams aside, so that
 // they are made anew, and says what was damaged. VCS_STATE is a copy of VCS_EV and goes
 // with it, for a copy of what is no more there would never be followed by what comes.
-func settleDamage(ctx context.Context, log *slog.Logger, dir, store string, accept bool, reached func(string) uint64) ([]string, error) {
-	start := "vcsync up"
-	if reached == nil {
-		start = "vcsync broker, and then vcsync control,"
-	}
+func settleDamage(ctx context.Context, log *slog.Logger, dir, store string, accept bool, start string, reached func(string) uint64) ([]string, error) {
 	_, err := os.Stat(filepath.Join(dir, runningFile))
 	found, err := verifyStore(ctx, log, store, err == nil, reached)
 	if err != nil || found == nil {

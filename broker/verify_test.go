@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -158,9 +159,9 @@ func TestADamagedStoreIsRefused(t *testing.T) {
 					}
 					flip(t, file, at)
 					before := tree(t, dir)
-					cfg := broker.Config{Dir: dir, LazySync: true, Log: slog.New(slog.DiscardHandler)}
+					cfg := broker.Config{Dir: dir, LazySync: true, Command: map[bool]string{true: "vcsync demo"}[where == "first block"], Log: slog.New(slog.DiscardHandler)}
 					_, err := broker.Open(t.Context(), cfg)
-					if !errors.Is(err, broker.ErrDamaged) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), filepath.Base(file)) || !strings.Contains(err.Error(), "vcsync up once with --accept-loss") {
+					if !errors.Is(err, broker.ErrDamaged) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), filepath.Base(file)) || !strings.Contains(err.Error(), cmp.Or(cfg.Command, "vcsync up")+" once with --accept-loss") {
 						t.Fatalf("open: %v, want ErrDamaged with stream and file", err)
 					}
 					broken, _ := os.ReadFile(file)

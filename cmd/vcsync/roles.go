@@ -66,7 +66,7 @@ func roleCommand(a *app, role broker.Role, c *cobra.Command) *cobra.Command {
 		if cfg.NATSURL == "" {
 			return usageError(`vcsync %s: VCSYNC_NATS_URL is not set: a role that runs apart needs the address of the broker, such as tls://host:4222; "vcsync up" runs everything in one process`, role)
 		}
-		return runProcess(cmd.Context(), cfg, role, acceptLoss, a.err, func(context.Context) error {
+		return runProcess(cmd.Context(), cfg, role, "", acceptLoss, a.err, func(context.Context) error {
 			where := ""
 			if role == broker.Control {
 				where = ": status page and API at http://" + cfg.APIAddr
@@ -84,7 +84,7 @@ func roleCommand(a *app, role broker.Role, c *cobra.Command) *cobra.Command {
 // runProcess runs the roles of a process until ctx ends and returns when all of them
 // have, the broker last. When they run, and the API answers where there is one, begun
 // is called; its error ends everything.
-func runProcess(ctx context.Context, cfg config, role broker.Role, acceptLoss bool, stderr io.Writer, begun func(context.Context) error) (err error) {
+func runProcess(ctx context.Context, cfg config, role broker.Role, command string, acceptLoss bool, stderr io.Writer, begun func(context.Context) error) (err error) {
 	log := newLog(stderr, cfg.LogLevel, cfg.LogFormat)
 	slog.SetDefault(log)
 	var l net.Listener
@@ -95,7 +95,9 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, acceptLoss bo
 		}
 		defer l.Close() // closed by Serve where that was reached
 	}
-	b, err := broker.Open(ctx, brokerConfig(cfg, role, acceptLoss, log))
+	of := brokerConfig(cfg, role, acceptLoss, log)
+	of.Command = command
+	b, err := broker.Open(ctx, of)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return nil // asked to stop while it waited for the broker
 	}
