@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go"
@@ -132,6 +133,12 @@ func TestScripts(t *testing.T) {
 			"sed":     cmdSed,
 
 			"underway": cmdUnderway,
+			"age-key": func(ts *testscript.TestScript, _ bool, args []string) { // the key into a file, its recipient into a variable
+				key, err := age.GenerateX25519Identity()
+				ts.Check(err)
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(key.String()+"\n"), 0o600))
+				ts.Setenv(args[1], key.Recipient().String())
+			},
 			"bom": func(ts *testscript.TestScript, _ bool, args []string) { // as an editor on Windows writes it
 				ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte("\xef\xbb\xbf"+ts.ReadFile(args[0])), 0o644))
 			},
