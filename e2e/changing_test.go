@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/control"
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/schemas"
@@ -194,8 +197,24 @@ func TestADiscardedFlagStaysAtATargetThatTellsNothing(t *testing.T) {
 		dump("at first")
 		putText(t, test, schemas.Credential, credentialOf("d1")) // entered by a person
 		for _, p := range listParked(t, w) {
-			p.Discarded = "entered"
-			w.Do(func(ctx context.Context) error { _, err := w.Broker.PutParked(ctx, p); return err })
+			w.Do(func(ctx context.Context) error {
+				for { // what a discarded object lets go changes in the same moment
+					p.Discarded = "entered"
+					_, err := w.Broker.PutParked(ctx, p)
+					if !errors.Is(err, broker.ErrConflict) {
+						return err
+					}
+					all, err := w.Broker.ListParked(ctx, "test")
+					if err != nil {
+						return err
+					}
+					i := slices.IndexFunc(all, func(x broker.Parked) bool { return x.Type == p.Type && x.ID == p.ID })
+					if i < 0 {
+						return nil
+					}
+					p = all[i]
+				}
+			})
 		}
 		time.Sleep(10 * time.Minute)
 		dump("entered and discarded")
