@@ -167,10 +167,7 @@ func (l *look) airlock(ctx context.Context, v *view, entry broker.Entry, tm term
 		return done, nil
 	}
 	if !sit.Cleared {
-		fly := goes && l.shown == nil
-		if l.tally, sit.Beyond = l.deletions.beyond(l.key, l.event.Source, set, l.planned, fly); !sit.Beyond && fly {
-			done = func() { l.deletions.land(l.key) }
-		}
+		l.tally, sit.Beyond = l.deletions.beyond(l.key, l.event.Source, set, l.planned, false)
 		if entry.Held == l.event.Version { // it stays so when the 24 hours are over: a person has seen it wait, or is to
 			sit.Beyond = true
 		}
@@ -181,11 +178,15 @@ func (l *look) airlock(ctx context.Context, v *view, entry broker.Entry, tm term
 		}
 		return done, ctx.Err()
 	}
-	if sit.InUse, err = l.isInUse(ctx, v, have); err != nil {
-		done()
-		done = func() {}
+	if sit.InUse, err = l.isInUse(ctx, v, have); err != nil || sit.InUse || sit.Cleared || !goes || l.shown != nil {
+		return done, err
 	}
-	return done, err
+	// It counts from now on, and not before: what turns out to be in use would keep another
+	// one back for good.
+	if l.tally, sit.Beyond = l.deletions.beyond(l.key, l.event.Source, set, l.planned, true); !sit.Beyond {
+		done = func() { l.deletions.land(l.key) }
+	}
+	return done, nil
 }
 
 // hold keeps on record that a deletion waits in the airlock: no time that goes by lets it
@@ -207,7 +208,11 @@ func (l *look) whyHeld(d decide.Decision) string {
 	case decide.Airlock:
 		why := d.Reason.Text()
 		if l.tally.limit != 0 || l.tally.of != 0 {
-			why += fmt.Sprintf(" (%s: %d deletions of %s in 24 hours, and up to %d of %d are made)", l.deleter, l.tally.done, l.key.t, l.tally.limit, l.tally.of)
+			deletions := "deletions"
+			if l.tally.done == 1 {
+				deletions = "deletion"
+			}
+			why += fmt.Sprintf(" (%s: %d %s of %s in 24 hours, and up to %d of %d are made)", l.deleter, l.tally.done, deletions, l.key.t, l.tally.limit, l.tally.of)
 		}
 		if l.usedBy != "" {
 			why += "; " + decide.InUse.Text() + ": " + l.usedBy

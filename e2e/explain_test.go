@@ -281,7 +281,7 @@ func TestExplainNamesTheGateAtTheTarget(t *testing.T) {
 
 		changeOne(w, func(s *schemas.Setting) { s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {Number: 1}} })
 		deleteJob(t, prod, 2)
-		check("beyond the measure", 2, control.GateAirlock, 2*time.Minute, decide.Airlock.Text(), string(oneSetting))
+		check("beyond the measure", 2, control.GateAirlock, 2*time.Minute, decide.Airlock.Text(), "1 deletion of Job in 24 hours")
 		there("beyond the measure", 2, true)
 
 		changeOne(w, func(s *schemas.Setting) { s.Deletes, s.Grace = nil, "40m" })

@@ -214,6 +214,37 @@ func TestWhatIsHeldStaysHeld(t *testing.T) {
 	})
 }
 
+// TestWhatIsInUseIsNotMeasured: of three deletions at once, one is of a job that another one
+// at the target refers to. It uses up nothing of the measure.
+func TestWhatIsInUseIsNotMeasured(t *testing.T) {
+	t.Parallel()
+	deleting(t, 8, func(s *schemas.Setting) { s.Deletes = map[schemas.Type]schemas.Measure{schemas.Job: {Number: 2}} }, func(w *e2e.World, prod, test *e2e.Host) {
+		putJob(t, test, 100, "uses it")
+		change(t, test, schemas.Job, jobID(100), func(b map[string]any) { b["JobId"] = jobID(0) })
+		test.SetFaults(fault(func(_ http.ResponseWriter, r *http.Request) bool {
+			if isList(r) { // who uses what is found out for all of them at once
+				time.Sleep(3 * time.Second)
+			}
+			return false
+		}))
+		deleteJobs(t, prod, 0, 3)
+		time.Sleep(4 * time.Minute)
+		h := deleted(t, w, "one of three is in use", 2, 1, 0)
+		if e := h.Waiting[0]; e.ID != jobID(0) || !strings.Contains(e.Why, `"Job 100"`) {
+			t.Errorf("held: %+v", e)
+		}
+		test.SetFaults(nil)
+		deleteJob(t, prod, 3)
+		time.Sleep(2 * time.Minute)
+		h = deleted(t, w, "one beyond", 0, 2, 0)
+		for _, e := range h.Waiting {
+			if e.ID == jobID(3) && (e.Reason != "airlock" || !strings.Contains(e.Why, "2 deletions of Job in 24 hours, and up to 2 of 8 are made")) {
+				t.Errorf("held: %+v", e)
+			}
+		}
+	})
+}
+
 // TestVerdictsAtTheTarget approves one object and the rest, rejects, and brings back.
 func TestVerdictsAtTheTarget(t *testing.T) {
 	t.Parallel()
