@@ -99,6 +99,7 @@ type Config struct {
 
 // Broker is the open store.
 type Broker struct {
+	audit auditTail
 	// Keys is the installation's keyring.
 	Keys *Keyring
 
