@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/broker/brokertest"
 )

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"strconv"
-	"text/tabwriter"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -66,19 +66,11 @@ func newAuditListCommand(a *app) *cobra.Command {
 					_, err := fmt.Fprintln(a.out, "There is no such record.")
 					return err
 				}
-				w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
-				fmt.Fprintln(w, "RECORD\tTIME\tWHO\tFROM\tACTION\tOBJECT\tDETAIL") // Flush has the error
+				t := newTable("RECORD", "TIME", "WHO", "FROM", "ACTION", "OBJECT", "DETAIL")
 				for _, e := range all.Items {
-					fmt.Fprintf(w, "%d\t%s", e.Seq, e.Time.UTC().Format(time.RFC3339))
-					for _, s := range []string{e.Who, e.From, e.Action, e.Object, e.Detail} {
-						if s = control.Printable(s, false); s == "" {
-							s = "-"
-						}
-						fmt.Fprintf(w, "\t%s", s)
-					}
-					fmt.Fprintln(w)
+					t.add(strconv.FormatUint(e.Seq, 10), e.Time.UTC().Format(time.RFC3339), e.Who, cmp.Or(e.From, "-"), e.Action, e.Object, cmp.Or(e.Detail, "-"))
 				}
-				return w.Flush()
+				return t.print(a.out)
 			})
 		},
 	}
