@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/broker/brokertest"
 )

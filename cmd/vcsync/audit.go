@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"text/tabwriter"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -66,11 +66,19 @@ func newAuditListCommand(a *app) *cobra.Command {
 					_, err := fmt.Fprintln(a.out, "There is no such record.")
 					return err
 				}
-				t := newTable("RECORD", "TIME", "WHO", "FROM", "ACTION", "OBJECT", "DETAIL")
+				w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
+				fmt.Fprintln(w, "RECORD\tTIME\tWHO\tFROM\tACTION\tOBJECT\tDETAIL") // Flush has the error
 				for _, e := range all.Items {
-					t.add(strconv.FormatUint(e.Seq, 10), e.Time.UTC().Format(time.RFC3339), e.Who, cmp.Or(e.From, "-"), e.Action, e.Object, cmp.Or(e.Detail, "-"))
+					fmt.Fprintf(w, "%d\t%s", e.Seq, e.Time.UTC().Format(time.RFC3339))
+					for _, s := range []string{e.Who, e.From, e.Action, e.Object, e.Detail} {
+						if s = control.Printable(s, false); s == "" {
+							s = "-"
+						}
+						fmt.Fprintf(w, "\t%s", s)
+					}
+					fmt.Fprintln(w)
 				}
-				return t.print(a.out)
+				return w.Flush()
 			})
 		},
 	}
