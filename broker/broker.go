@@ -99,7 +99,6 @@ type Config struct {
 
 // Broker is the open store.
 type Broker struct {
-	audit auditTail
 	// Keys is the installation's keyring.
 	Keys *Keyring
 

@@ -45,7 +45,6 @@ func (s *Server) routes() {
 		safety   = "Safety"
 		airlock  = "Airlock"
 		passes   = "Passes"
-		audit    = "Audit"
 	)
 	register(s, "list-servers", servers, http.MethodGet, "/servers", 200, "List the servers", s.listServers)
 	register(s, "add-server", servers, http.MethodPost, "/servers", 201, "Add a server, after a test", s.addServer)
@@ -111,9 +110,6 @@ func (s *Server) routes() {
 	register(s, "retry-parked", parked, http.MethodPost, "/parked/{target}/{type}/{token}/retry", 202, "Ask for another try of one", s.retryParked)
 	register(s, "retry-all-parked", parked, http.MethodPost, "/parked/retry", 202, "Ask for another try of all, or all of one target", s.retryAllParked)
 	register(s, "discard-parked", parked, http.MethodPost, "/parked/{target}/{type}/{token}/discard", 202, "Leave this version of an object unapplied", s.discardParked)
-
-	register(s, "list-audit", audit, http.MethodGet, "/audit", 200, "Read who did what", s.listAudit)
-	register(s, "verify-audit", audit, http.MethodGet, "/audit/verify", 200, "Check the chain of the audit's records, a part at a time", s.verifyAudit)
 }
 
 func register[I, O any](s *Server, id, tag, method, path string, status int, summary string, h func(context.Context, *I) (*O, error)) {
