@@ -88,7 +88,7 @@ func (b *Broker) Backup(ctx context.Context, w io.Writer, version string, to age
 	if err := out.put(keyringFile, keyring); err != nil {
 		return info, err
 	}
-	if info.AuditSequence, info.AuditDigest, err = b.auditHead(ctx); err != nil {
+	if info.AuditSequence, info.AuditDigest, err = b.auditDigest(ctx); err != nil {
 		return info, err
 	}
 	for _, bucket := range backedUp {
@@ -119,8 +119,8 @@ func isBackedUp(bucket, key string) bool {
 	return bucket != BucketConfig || slices.ContainsFunc(backedConfig, func(p string) bool { return strings.HasPrefix(key, p) })
 }
 
-// auditHead returns the sequence and the digest of the last audit record.
-func (b *Broker) auditHead(ctx context.Context) (uint64, string, error) {
+// auditDigest returns the sequence and the digest of the last audit record.
+func (b *Broker) auditDigest(ctx context.Context) (uint64, string, error) {
 	m, err := b.storedMsg(ctx, StreamAudit, msgGet{LastBySubject: auditSubjects})
 	if errors.Is(err, ErrNotFound) {
 		return 0, "", nil

@@ -120,6 +120,9 @@ type Broker struct {
 
 	upload sync.Mutex // held while a body is stored
 
+	auditing chan struct{} // holds one entry while a record is appended to the audit
+	audited  auditHead     // where the chain stood then
+
 	mu     sync.Mutex
 	conns  []*nats.Conn
 	closed bool
@@ -149,7 +152,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the data folder: %w", err)
 	}
-	b := &Broker{cfg: cfg, log: cfg.Log, boot: nuid.Next(), lost: make(chan error, 1)}
+	b := &Broker{cfg: cfg, log: cfg.Log, boot: nuid.Next(), lost: make(chan error, 1), auditing: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())

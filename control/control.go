@@ -212,11 +212,12 @@ func (s *Server) act(ctx context.Context, r broker.AuditRecord, effect func(cont
 	// the record and the effect.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if err := s.broker.Audit(ctx, r); err != nil {
+	seq, err := s.broker.AuditAct(ctx, r)
+	if err != nil {
 		return huma.NewError(http.StatusServiceUnavailable, err.Error())
 	}
 	s.log.InfoContext(ctx, "act", "who", r.Who, "from", r.From, "action", r.Action, "object", r.Object)
-	return effect(ctx)
+	return s.concluded(ctx, r, seq, effect(ctx))
 }
 
 type remoteKey struct{}

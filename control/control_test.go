@@ -259,7 +259,7 @@ func settingBody(id, from, to string, active bool, rules string) string {
 	return fmt.Sprintf(`{%s"source":%q,"target":%q,"active":%v,%s}`, id, from, to, active, rules)
 }
 
-// audits returns the actions of all audit records.
+// audits returns the audit records of all acts, without those of their results.
 func (w *world) audits() (out []broker.AuditRecord) {
 	w.t.Helper()
 	s, err := w.b.JS().Stream(w.t.Context(), broker.StreamAudit)
@@ -279,7 +279,9 @@ func (w *world) audits() (out []broker.AuditRecord) {
 		if err := json.Unmarshal(m.Data, &r); err != nil {
 			w.t.Fatal(err)
 		}
-		out = append(out, r)
+		if r.Of == 0 {
+			out = append(out, r)
+		}
 	}
 	return out
 }
@@ -616,35 +618,50 @@ func TestEveryActIsAuditedBeforeItsEffect(t *testing.T) {
 		t.Errorf("%d audit records after refusals, want %d", n, len(acts))
 	}
 
-	// Without the audit stream nothing happens.
+	// Where the audit stream has no room, or is gone, nothing happens.
 	fresh := standIn(t, "aaaaaaaa-0000-4000-8000-000000000009")
-	before := w.state()
-	if err := w.b.JS().DeleteStream(t.Context(), broker.StreamAudit); err != nil {
+	audit, err := w.b.JS().Stream(t.Context(), broker.StreamAudit)
+	if err != nil {
 		t.Fatal(err)
 	}
 	w.roles.poked = nil
-	for _, c := range acts {
-		body := strings.NewReplacer(a, fresh, `"id":"a"`, `"id":"new"`, `"id":"one"`, `"id":"new"`, `"id":"two"`, `"id":"new2"`).Replace(c.body)
-		path := c.path
-		switch c.action {
-		case "airlock.approve": // what was decided already would be refused
-			path = "/api/v1/airlock/" + batch[schemas.User] + "/approve"
-		case "airlock.reject":
-			path = "/api/v1/airlock/" + batch[schemas.Job] + "/reject"
-		case "server.update":
-			path = "/api/v1/servers/b"
-		case "server.remove":
-			path = "/api/v1/servers/nobody"
-			w.putServer("nobody")
-			before = w.state()
-		case "setting.remove":
-			path = "/api/v1/settings/one"
-		case "setting.activate":
-			continue // it is active
+	before := w.state()
+	for _, name := range []string{"full", "gone"} {
+		if name == "full" {
+			cfg := audit.CachedInfo().Config
+			cfg.MaxBytes = 1
+			_, err = w.b.JS().UpdateStream(t.Context(), cfg)
+		} else {
+			err = w.b.JS().DeleteStream(t.Context(), broker.StreamAudit)
 		}
-		w.do(c.method, path, body, "If-Match", "*").want(503, "audit")
-		if after := w.state(); after != before {
-			t.Errorf("%s had an effect without its record:\n%s\nbefore:\n%s", c.action, after, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range acts {
+			body := strings.NewReplacer(a, fresh, `"id":"a"`, `"id":"new"`, `"id":"one"`, `"id":"new"`, `"id":"two"`, `"id":"new2"`).Replace(c.body)
+			path := c.path
+			switch c.action {
+			case "airlock.approve": // what was decided already would be refused
+				path = "/api/v1/airlock/" + batch[schemas.User] + "/approve"
+			case "airlock.reject":
+				path = "/api/v1/airlock/" + batch[schemas.Job] + "/reject"
+			case "server.update":
+				path = "/api/v1/servers/b"
+			case "server.remove":
+				path = "/api/v1/servers/nobody"
+				if name == "full" {
+					w.putServer("nobody")
+					before = w.state()
+				}
+			case "setting.remove":
+				path = "/api/v1/settings/one"
+			case "setting.activate":
+				continue // it is active
+			}
+			w.do(c.method, path, body, "If-Match", "*").want(503, "audit")
+			if after := w.state(); after != before {
+				t.Errorf("%s, audit %s: it had an effect without its record:\n%s\nbefore:\n%s", c.action, name, after, before)
+			}
 		}
 	}
 	if len(w.roles.poked) > 0 {

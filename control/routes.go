@@ -45,6 +45,7 @@ func (s *Server) routes() {
 		safety   = "Safety"
 		airlock  = "Airlock"
 		passes   = "Passes"
+		audit    = "Audit"
 	)
 	register(s, "list-servers", servers, http.MethodGet, "/servers", 200, "List the servers", s.listServers)
 	register(s, "add-server", servers, http.MethodPost, "/servers", 201, "Add a server, after a test", s.addServer)
@@ -99,6 +100,10 @@ func (s *Server) routes() {
 	register(s, "leave-safe-mode", safety, http.MethodPost, "/safe-mode/off", 200, "Leave safe mode", s.leaveSafeMode)
 	register(s, "make-backup", safety, http.MethodPost, "/backup", 200, "Make an encrypted backup of everything but events", s.backup)
 	register(s, "poll-source", status, http.MethodPost, "/sources/{id}/poll", 202, "Make the next poll of a source immediate", s.pollSource)
+
+	register(s, "list-audit", audit, http.MethodGet, "/audit", 200, "List the acts, newest first, each with its result", s.listAudit)
+	register(s, "verify-audit", audit, http.MethodGet, "/audit/verify", 200, "Check the chain of the audit, part by part; the first record that is not what was written is named", s.verifyAudit)
+	register(s, "export-audit", audit, http.MethodGet, "/audit/export", 200, "Read the records as they are stored, as lines of JSON, part by part", s.exportAudit)
 
 	register(s, "list-airlock", airlock, http.MethodGet, "/airlock", 200, "List the deletions that wait at sources, and what was decided about them", s.listAirlock)
 	register(s, "get-airlock", airlock, http.MethodGet, "/airlock/{batch}", 200, "Read a batch with its objects", s.getAirlock)

@@ -392,7 +392,7 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 	if scope.IsReplay() {
 		r.Phase = broker.RunPlan // it lists nothing
 	}
-	err = s.act(ctx, broker.AuditRecord{Action: "run.ask", Object: "setting/" + string(v.ID), Before: old.Revision, Detail: describeRun(r.Run)}, func(ctx context.Context) error {
+	err = s.act(ctx, broker.AuditRecord{Action: "run.ask", Object: "setting/" + string(v.ID), Before: old.Revision, Settings: v.Revision, Detail: describeRun(r.Run)}, func(ctx context.Context) error {
 		var err error
 		r.Revision, err = s.broker.PutRun(ctx, r.Run, old.Revision)
 		return err
@@ -512,7 +512,7 @@ func (s *Server) approveRunOf(ctx context.Context, of subject, in *idBody[Approv
 	}
 	next := r
 	next.Phase, next.Plan, next.Approved = broker.RunApplying, p.ID, time.Now().UTC()
-	err = s.act(ctx, broker.AuditRecord{Action: "run.approve", Object: strings.Replace(runObject(v.ID), " ", "/", 1), Before: r.Revision, Detail: "run " + r.ID + ", plan " + p.ID}, func(ctx context.Context) error {
+	err = s.act(ctx, broker.AuditRecord{Action: "run.approve", Object: strings.Replace(runObject(v.ID), " ", "/", 1), Before: r.Revision, Settings: v.Revision, Approval: p.ID, Detail: "run " + r.ID + ", plan " + p.ID}, func(ctx context.Context) error {
 		var err error
 		next.Revision, err = s.broker.PutRun(ctx, next.Run, r.Revision)
 		return err

@@ -245,11 +245,12 @@ func (s *Server) put(ctx context.Context, action, detail string, v schemas.Setti
 	if !v.Active {
 		v.Since = nil
 	}
-	if _, err := v.Encode(); err != nil {
+	raw, err := v.Encode()
+	if err != nil {
 		return nil, err
 	}
 	var rev uint64
-	err := s.act(ctx, broker.AuditRecord{Action: action, Object: "setting/" + string(v.ID), Before: after, Detail: detail}, func(ctx context.Context) error {
+	err = s.act(ctx, broker.AuditRecord{Action: action, Object: "setting/" + string(v.ID), Before: after, New: digestOf(raw), Detail: detail}, func(ctx context.Context) error {
 		var err error
 		rev, err = s.broker.PutSetting(ctx, v, after)
 		if after == 0 && errors.Is(err, broker.ErrConflict) {
