@@ -369,7 +369,7 @@ func (s *Server) judgeAirlock(ctx context.Context, batch string, v broker.Verdic
 		tokens[token] = true
 	}
 	which := func(o broker.AirlockObject) bool { return len(tokens) == 0 || tokens[o.Token] }
-	d := broker.AirlockDecision{Batch: batch, Verdict: v, Who: "local", From: remoteAddr(ctx), At: time.Now().UTC(), Reason: reason}
+	d := broker.AirlockDecision{Batch: batch, Verdict: v, Who: who(ctx), From: remoteAddr(ctx), At: time.Now().UTC(), Reason: reason}
 	out := &output[AirlockDecided]{}
 	after := a
 	if out.Body.Decided = after.Decide(d, which); out.Body.Decided == 0 {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -95,12 +96,24 @@ type Server struct {
 	ready    readiness
 	self     ProcessReport
 	metrics  http.Handler
+	// closed is set once there was an account: nobody comes in without one then.
+	closed atomic.Bool
+	hasher *hasher
+	looked admitted
+	// first is the one-time token of the first admin.
+	first struct {
+		sync.Mutex
+		hash, path string
+		until      time.Time
+	}
 }
 
 const (
 	maxBody    = 1 << 20
 	maxStreams = 64
 	apiPrefix  = "/api/v1"
+	// pagePattern is the status page.
+	pagePattern = "GET /{$}"
 )
 
 // New makes a Server. The error wraps ErrConfig and names every fault.
@@ -129,16 +142,21 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, broker: cfg.Broker, streams: make(chan struct{}, maxStreams), bodies: make(chan struct{}, bodyReaders), stopping: make(chan struct{}),
 		self: selfReport(cfg)}
-	s.metrics = s.newMetrics()
+	s.metrics, s.hasher = s.newMetrics(), newHasher()
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	mux := http.NewServeMux()
 	s.api = humago.New(mux, apiConfig())
+	s.api.UseMiddleware(s.authorize)
 	s.routes()
+	if err := s.checkAccess(); err != nil {
+		return nil, err
+	}
 	mux.HandleFunc(hintPattern, s.serveHint)
 	mux.HandleFunc("GET /livez", s.serveLive)
 	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.Handle("GET /metrics", s.metrics)
-	mux.HandleFunc("GET /{$}", s.servePage)
+	mux.HandleFunc(pagePattern, s.servePage)
+	mux.HandleFunc(signInPattern, s.serveSignedIn)
 	s.handler = s.guard(mux)
 	return s, nil
 }
@@ -155,7 +173,7 @@ func apiConfig() huma.Config {
 	c := huma.DefaultConfig("vcsync", "1")
 	c.Info.Description = "Syncs VisualCron objects between servers. An act that changes something needs If-Match with the ETag that was read, " +
 		"or *. Errors are problem details (RFC 9457). No answer holds a password, " +
-		"and only the one to making a hint token holds a token."
+		"and only those to signing in and to making a token hold a secret."
 	c.OpenAPIPath = apiPrefix + "/openapi"
 	c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", nil
 	c.RejectUnknownQueryParameters = true
@@ -206,7 +224,7 @@ func match(header string, revision uint64) error {
 func (s *Server) act(ctx context.Context, r broker.AuditRecord, effect func(context.Context) error) error {
 	r.Time, r.From = time.Now().UTC(), remoteAddr(ctx)
 	if r.Who == "" {
-		r.Who = "local"
+		r.Who = who(ctx)
 	}
 	// An act that has begun ends: a client that goes away must not stop it between
 	// the record and the effect.

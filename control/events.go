@@ -188,6 +188,11 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, q broker.Eve
 		select {
 		case b = <-out:
 		case <-alive.C:
+			if !s.still(ctx) {
+				cancel()
+				<-done
+				return
+			}
 			b = []byte(": alive\n\n")
 		case err := <-done:
 			if err != nil && ctx.Err() == nil {

@@ -52,7 +52,23 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 			s.serveUnknown(h, w, r)
 			return
 		}
-		mux.ServeHTTP(w, r)
+		if anonymous(pattern) {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		p, status, words := s.identify(r)
+		if status == http.StatusUnauthorized && pattern == pagePattern {
+			s.serveSignIn(w, status, "")
+			return
+		}
+		if status != 0 {
+			if status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="vcsync"`)
+			}
+			writeProblem(w, status, words)
+			return
+		}
+		mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), principalKey{}, p)))
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -72,7 +88,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 			writeProblem(w, http.StatusMisdirectedRequest, "The Host header names another host; use the address that vcsync printed.")
 			return
 		}
-		if _, pattern := mux.Handler(r); r.ContentLength != 0 && pattern != hintPattern { // a hint's body is not read
+		if _, pattern := mux.Handler(r); r.ContentLength != 0 && pattern != hintPattern && pattern != signInPattern { // a hint's body is not read
 			t, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 			charset := strings.ToLower(params["charset"])
 			if err != nil || t != "application/json" || charset != "" && charset != "utf-8" {
@@ -87,6 +103,15 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 		}
 		inner.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), remoteKey{}, r.RemoteAddr)))
 	})
+}
+
+// anonymous tells whether a route is there for who has not signed in.
+func anonymous(pattern string) bool {
+	switch pattern {
+	case "GET /livez", "GET /readyz", hintPattern, signInPattern, "POST " + apiPrefix + "/session", "POST " + apiPrefix + "/first-admin":
+		return true
+	}
+	return false
 }
 
 // hostOf returns the host of a Host header in lower case, without port and

@@ -145,7 +145,7 @@ func (s *Server) describeHints() {
 	const scheme = "hintToken"
 	doc := s.api.OpenAPI()
 	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{scheme: {Type: "http", Scheme: "bearer",
-		Description: "A server's hint token. Nothing else here needs one."}}
+		Description: "A server's hint token. It is good for nothing else."}}
 	problem := func(what string) *huma.Response {
 		return &huma.Response{Description: what, Content: map[string]*huma.MediaType{"application/problem+json": {Schema: &huma.Schema{Ref: "#/components/schemas/ErrorModel"}}}}
 	}

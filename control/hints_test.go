@@ -173,7 +173,7 @@ func TestOnlyHintsPassTheGuardWithAnyBody(t *testing.T) {
 	w.do("POST", "/api/v1/hints/a", "x", append(auth, "Host", "evil.example")...).want(421)
 	w.do("POST", "/api/v1/hints/a", "x", append(auth, "Host", "localhost:7780")...).want(202)
 	// The token opens nothing else, and a hint is no act.
-	w.do("DELETE", "/api/v1/servers/b", "", "Authorization", "Bearer "+a).want(428)
+	w.do("DELETE", "/api/v1/servers/b", "", "Authorization", "Bearer "+a).want(401)
 	if n := len(w.audits()); n != acts || len(w.roles.poked) > 0 {
 		t.Errorf("%d audit records, want %d; poked %v", n, acts, w.roles.poked)
 	}

@@ -56,6 +56,7 @@ func (s *Server) routes() {
 	register(s, "make-hint-token", servers, http.MethodPost, "/servers/{id}/hint-token", 201, "Make the token with which a server's hints come; the one before it is good for nothing then", s.hintToken)
 	register(s, "revoke-hint-token", servers, http.MethodDelete, "/servers/{id}/hint-token", 204, "Take no more hints of a server", s.revokeHintToken)
 	s.describeHints()
+	s.accountRoutes()
 
 	register(s, "list-settings", settings, http.MethodGet, "/settings", 200, "List the sync settings", s.listSettings)
 	register(s, "add-setting", settings, http.MethodPost, "/settings", 201, "Add a sync setting", s.addSetting)

@@ -174,7 +174,7 @@ func (s *Server) judgeTarget(ctx context.Context, l targetLock, b targetBatch, v
 		action = "airlock.reject"
 		for _, e := range chosen {
 			next.Rejected = append(next.Rejected, broker.RejectedDeletion{Source: e.Source, Type: e.Type, ID: e.ID, Name: e.Name, Version: e.Version,
-				Batch: b.Batch, Who: "local", From: remoteAddr(ctx), At: time.Now().UTC(), Reason: reason})
+				Batch: b.Batch, Who: who(ctx), From: remoteAddr(ctx), At: time.Now().UTC(), Reason: reason})
 		}
 		if len(next.Rejected) > broker.VerdictsMost {
 			return nil, huma.Error409Conflict(fmt.Sprintf("%d deletions of sync setting %s would be rejected, and there is room for %d: take deletions out of its rules instead.", len(next.Rejected), v.ID, broker.VerdictsMost))

@@ -20,7 +20,9 @@ import (
 // client speaks to the API of a running vcsync.
 type client struct {
 	base string // http://host:port
-	http *http.Client
+	// token is the session or token that goes with every request; "" for none.
+	token string
+	http  *http.Client
 }
 
 // maxAnswer bounds what is read of an answer.
@@ -34,9 +36,30 @@ func (a *app) client() (*client, error) {
 		addr, from = os.Getenv("VCSYNC_API_ADDR"), "VCSYNC_API_ADDR"
 	}
 	if addr == "" {
+		if c, err := readContexts(); err != nil {
+			return nil, err
+		} else if addr = c.address(); addr != "" {
+			from = "the context " + c.Selected
+		}
+	}
+	if addr == "" {
 		addr, from = defaultAPIAddr, "the default"
 	}
-	return newClient(addr, from)
+	c, err := newClient(addr, from)
+	if err != nil {
+		return nil, err
+	}
+	if c.token = os.Getenv("VCSYNC_TOKEN"); c.token == "" {
+		k, err := readContexts()
+		if err != nil {
+			return nil, err
+		}
+		c.token = k.Tokens[c.base]
+	}
+	if c.token != "" && !loopback(strings.TrimPrefix(c.base, "http://")) {
+		return nil, usageError("%s: %s is not on this machine, and a token would go there in the clear: use a tunnel", from, c.base)
+	}
+	return c, nil
 }
 
 func newClient(addr, from string) (*client, error) {
@@ -80,6 +103,9 @@ func (c *client) send(ctx context.Context, method, path string, header map[strin
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -101,8 +127,9 @@ func (c *client) send(ctx context.Context, method, path string, header map[strin
 // refusal reads a problem.
 func refusal(resp *http.Response, raw []byte) error {
 	var p huma.ErrorModel
-	// vcsync has no accounts yet, so it answers 401 to hints only; a stand-in does too.
-	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(raw, &p) != nil || resp.StatusCode == http.StatusUnauthorized {
+	// A stand-in answers 401 too, of a realm of its own.
+	asksUs := resp.Header.Get("WWW-Authenticate") == `Bearer realm="vcsync"` || resp.Request.URL.Path == apiPath("session")
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") || json.Unmarshal(raw, &p) != nil || resp.StatusCode == http.StatusUnauthorized && !asksUs {
 		return failed(exitEnvironment, fmt.Errorf("what answers at this address is not vcsync (HTTP %d); name its address with --api or VCSYNC_API_ADDR", resp.StatusCode))
 	}
 	text := p.Detail
@@ -116,7 +143,9 @@ func refusal(resp *http.Response, raw []byte) error {
 	switch {
 	case resp.StatusCode >= 500:
 		code = exitRunTime
-	case resp.StatusCode == http.StatusMisdirectedRequest:
+	case resp.StatusCode == http.StatusTooManyRequests:
+		code = exitRunTime
+	case resp.StatusCode == http.StatusMisdirectedRequest, resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden:
 		code = exitEnvironment
 	// A name or a value that was typed. A server that cannot be reached is no such thing.
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusUnprocessableEntity && !asksServer(resp.Request),

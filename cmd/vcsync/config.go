@@ -54,7 +54,8 @@ type config struct {
 	StandinUser      string `envconfig:"STANDIN_USER" default:"admin" desc:"Account that the stand-in commands use."`
 	StandinPassword  string `envconfig:"STANDIN_PASSWORD" default:"standin-demo" desc:"Password that the stand-in commands use."`
 	BackupPassphrase string `envconfig:"BACKUP_PASSPHRASE" desc:"Passphrase for vcsync backup and restore, where it is not given otherwise."`
-	Password         string `envconfig:"PASSWORD" desc:"Password for server add, where it is not given otherwise."`
+	Password         string `envconfig:"PASSWORD" desc:"Password for server add, login and account, where it is not given otherwise."`
+	Token            string `envconfig:"TOKEN" desc:"Session or token with which the client commands sign in; for scripts. Else that of vcsync login."`
 }
 
 // byteSize is a number of bytes, as people write it.

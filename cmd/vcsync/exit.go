@@ -12,7 +12,7 @@ import (
 const (
 	exitDifferent   = 1 // different, or refused by a rule
 	exitUsage       = 2 // usage or configuration
-	exitEnvironment = 3 // the API cannot be reached, a port is taken, the data folder is in use
+	exitEnvironment = 3 // the API cannot be reached or does not let one in, a port is taken, the data folder is in use
 	exitRunTime     = 4 // it began and failed
 )
 

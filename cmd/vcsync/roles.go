@@ -167,6 +167,9 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, b *broker.Brok
 		if err != nil {
 			cancel(failed(exitUsage, err))
 		} else {
+			if err := api.OfferFirstAdmin(ctx, cfg.Data); err != nil && ctx.Err() == nil {
+				cancel(failed(exitEnvironment, err))
+			}
 			role("API", func(ctx context.Context) error { return api.Serve(ctx, l) })
 		}
 	}

@@ -30,8 +30,8 @@ settings say.
 Start everything with "vcsync up"; the other commands speak to it.
 
 Exit codes: 0 done or equal, 1 different or refused by a rule, 2 usage or
-configuration, 3 environment (API not reachable, port taken, data folder in use),
-4 run time. With --dry-run nothing is changed, and 1 means that something would be, or
+configuration, 3 environment (API not reachable, not signed in, port taken, data folder
+in use), 4 run time. With --dry-run nothing is changed, and 1 means that something would be, or
 would be refused; backup and restore only check then, and give 0 where it can be done.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -48,10 +48,10 @@ would be refused; backup and restore only check then, and give 0 where it can be
 		return usageError("%w; see %s --help", err, cmd.CommandPath())
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newUpCommand(a), newBrokerCommand(a), newProducerCommand(a), newConsumerCommand(a), newControlCommand(a), newDemoCommand(a), newStandinCommand(), newVersionCommand(a))
+	root.AddCommand(newContextCommand(a), newUpCommand(a), newBrokerCommand(a), newProducerCommand(a), newConsumerCommand(a), newControlCommand(a), newDemoCommand(a), newStandinCommand(), newVersionCommand(a))
 	for _, c := range []*cobra.Command{newServerCommand(a), newSettingCommand(a), newEventsCommand(a), newStatusCommand(a), newParkedCommand(a), newHealthCommand(a), newExportCommand(a), newApplyCommand(a), newSyncCommand(a), newDiffCommand(a), newDriftCommand(a),
 		newSafeModeCommand(a), newRebuildCommand(a), newBackupCommand(a), newRestoreCommand(a), newAirlockCommand(a),
-		newHistoryCommand(a), newReplayCommand(a), newExplainCommand(a), newPassCommand(a), newUndoCommand(a), newRevertCommand(a), newAuditCommand(a),
+		newHistoryCommand(a), newReplayCommand(a), newExplainCommand(a), newPassCommand(a), newUndoCommand(a), newRevertCommand(a), newAuditCommand(a), newLoginCommand(a), newLogoutCommand(a), newAccountCommand(a), newTokenCommand(a),
 	} {
 		c.PersistentFlags().StringVar(&a.api, "api", "", "address of the API (default VCSYNC_API_ADDR, or "+defaultAPIAddr+")")
 		c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON instead of tables")

@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 		Deadline: time.Now().Add(10 * time.Minute),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("TZ", "UTC")
+			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, ".config"))
 			for i := range 4 {
 				e.Setenv(fmt.Sprintf("FREE%d", i+1), freeAddr(t))
 			}
