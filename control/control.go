@@ -64,9 +64,12 @@ type Config struct {
 	// Supported tells whether objects of a type are synced by this version; all are
 	// where nil. A setting that takes anything of another type is refused.
 	Supported func(schemas.Type) bool
-	// Addr is the loopback address that Serve's listener stands on, such as
-	// 127.0.0.1:7780: its host is accepted in Host headers.
+	// Addr is the address that Serve's listener stands on, such as 127.0.0.1:7780: its
+	// host is accepted in Host headers. Only with a Certificate may it be one that others
+	// reach; then the hosts that the certificate names are accepted too.
 	Addr string
+	// Certificate makes the API speak TLS, plain HTTP where nil.
+	Certificate *Certificate
 	// Version is shown by the API and the page.
 	Version string
 	// Heartbeat is how often an idle event stream says that it is alive; 15 s where
@@ -125,7 +128,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Open == nil {
 		errs = append(errs, fmt.Errorf("%w: no way to open a server", ErrConfig))
 	}
-	if err := CheckAddr(cfg.Addr); err != nil {
+	if err := CheckAddr(cfg.Addr, cfg.Certificate != nil); err != nil {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -158,6 +161,8 @@ func New(cfg Config) (*Server, error) {
 	mux.HandleFunc(pagePattern, s.servePage)
 	mux.HandleFunc(signInPattern, s.serveSignedIn)
 	s.handler = s.guard(mux)
+	// Where others can come, nobody ever comes in without an account.
+	s.closed.Store(!isLoopback(cfg.Addr))
 	return s, nil
 }
 
@@ -245,17 +250,23 @@ func remoteAddr(ctx context.Context) string {
 	return a
 }
 
-// CheckAddr tells whether addr is a loopback address and port. The error wraps
-// ErrConfig.
-func CheckAddr(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
+// CheckAddr tells whether the API may listen on addr: host and port, of this machine only
+// where there is no TLS. The error wraps ErrConfig.
+func CheckAddr(addr string, tls bool) error {
+	_, port, err := net.SplitHostPort(addr)
 	n, perr := strconv.ParseUint(port, 10, 16)
-	ip := net.ParseIP(host)
 	switch {
 	case err != nil || perr != nil:
 		return fmt.Errorf("%w: VCSYNC_API_ADDR=%.80q: want host:port, such as 127.0.0.1:7780", ErrConfig, addr)
-	case !strings.EqualFold(host, "localhost") && (ip == nil || !ip.IsLoopback()):
-		return fmt.Errorf("%w: VCSYNC_API_ADDR=%.80q: others could reach it, and there is no TLS and there are no accounts yet: want a loopback address, such as 127.0.0.1:%d, and a tunnel from elsewhere", ErrConfig, addr, n)
+	case !tls && !isLoopback(addr):
+		return fmt.Errorf("%w: VCSYNC_API_ADDR=%.80q: others could reach it, and there is no TLS: want VCSYNC_API_CERT and VCSYNC_API_KEY beside it, or a loopback address, such as 127.0.0.1:%d, and a tunnel from elsewhere", ErrConfig, addr, n)
 	}
 	return nil
+}
+
+// isLoopback tells whether an address is one that only this machine reaches.
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return err == nil && (strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback())
 }

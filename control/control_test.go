@@ -858,17 +858,17 @@ func TestLiveAndReady(t *testing.T) {
 func TestServeEndsWithItsContextAndSaysWhatIsTaken(t *testing.T) {
 	w := newWorld(t)
 	for _, addr := range []string{"0.0.0.0:0", ":0", "192.0.2.1:0", "example.com:0", "nonsense", "127.0.0.1:http", "127.0.0.1:99999"} {
-		if l, err := control.Listen(t.Context(), addr); err == nil {
+		if l, err := control.Listen(t.Context(), addr, false); err == nil {
 			l.Close()
 			t.Errorf("%s is accepted", addr)
 		}
 	}
-	l, err := control.Listen(t.Context(), "127.0.0.1:0")
+	l, err := control.Listen(t.Context(), "127.0.0.1:0", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
-	if _, err := control.Listen(t.Context(), addr); err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "VCSYNC_API_ADDR") {
+	if _, err := control.Listen(t.Context(), addr, false); err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "VCSYNC_API_ADDR") {
 		t.Errorf("a taken address: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -28,3 +28,10 @@ func (s *Server) PhaseAfterFlapping(ctx context.Context, r broker.StoredRun, v b
 	}
 	return (&tender{s: s}).next(ctx, r, v, true, stands{long - since.at.Sub(begin), long - since.turned.Sub(begin)})
 }
+
+// LookAtCertificate makes the next use of a certificate look at its files.
+func LookAtCertificate(c *Certificate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.looked = time.Time{}
+}

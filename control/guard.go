@@ -83,7 +83,10 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
-		if !hosts[hostOf(r.Host)] {
+		if s.cfg.Certificate != nil && !isLoopback(s.cfg.Addr) {
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		if host := hostOf(r.Host); !hosts[host] && (s.cfg.Certificate == nil || !s.cfg.Certificate.names(host)) {
 			// A page whose name was rebound to this machine says its own name here.
 			writeProblem(w, http.StatusMisdirectedRequest, "The Host header names another host; use the address that vcsync printed.")
 			return

@@ -7,18 +7,21 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/vcsync/vcsync/broker"
 )
 
 // drainTime is how long Serve waits at its end for requests that are under way.
 const drainTime = 3 * time.Second
 
-// Listen opens the loopback address addr. The error wraps ErrConfig or ErrListen,
-// names the address and says what to do.
-func Listen(ctx context.Context, addr string) (net.Listener, error) {
-	if err := CheckAddr(addr); err != nil {
+// Listen opens the address addr, which must be a loopback one where the API has no TLS.
+// The error wraps ErrConfig or ErrListen, names the address and says what to do.
+func Listen(ctx context.Context, addr string, tls bool) (net.Listener, error) {
+	if err := CheckAddr(addr, tls); err != nil {
 		return nil, err
 	}
 	var lc net.ListenConfig
@@ -32,11 +35,28 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 		}
 		return nil, fmt.Errorf("%w on %s: %w; choose another address with VCSYNC_API_ADDR", ErrListen, addr, err)
 	}
-	if t, ok := l.Addr().(*net.TCPAddr); !ok || !t.IP.IsLoopback() {
+	if t, ok := l.Addr().(*net.TCPAddr); !tls && (!ok || !t.IP.IsLoopback()) {
 		_ = l.Close()
 		return nil, fmt.Errorf("%w on %s: the name stands for %s, which others can reach; use 127.0.0.1", ErrListen, addr, l.Addr())
 	}
 	return l, nil
+}
+
+// CheckDoor tells whether the API may be opened: where others than this machine can reach
+// it, there must be an account that can manage accounts. The error wraps ErrConfig and says
+// how to make one.
+func (s *Server) CheckDoor(ctx context.Context) error {
+	if isLoopback(s.cfg.Addr) {
+		return nil
+	}
+	all, err := s.broker.Accounts(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(all, func(a broker.StoredAccount) bool { return isAdmin(a.Account) }) {
+		return fmt.Errorf("%w: VCSYNC_API_ADDR=%.80q: others could reach it, and there is no admin account yet: start once with a loopback address, such as 127.0.0.1:7780, and run vcsync account first NAME", ErrConfig, s.cfg.Addr)
+	}
+	return nil
 }
 
 // Serve answers requests on l until ctx ends, waits a moment for what is under
@@ -65,7 +85,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			_ = srv.Close() // what did not end in time is cut
 		}
 	})
-	err := srv.Serve(l)
+	var err error
+	if s.cfg.Certificate != nil {
+		srv.TLSConfig = s.cfg.Certificate.config()
+		err = srv.ServeTLS(l, "", "")
+	} else {
+		err = srv.Serve(l)
+	}
 	cancel()
 	wg.Wait()
 	if errors.Is(err, http.ErrServerClosed) {

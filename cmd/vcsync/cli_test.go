@@ -258,7 +258,7 @@ func TestEventsAreFollowedAcrossARestart(t *testing.T) {
 			}
 		})
 	}
-	l, err := control.Listen(t.Context(), "127.0.0.1:0")
+	l, err := control.Listen(t.Context(), "127.0.0.1:0", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestEventsAreFollowedAcrossARestart(t *testing.T) {
 	stop()
 	errs.waitFor(t, "trying again")
 	publish(t, b, "while-away", 1)
-	if l, err = control.Listen(t.Context(), addr); err != nil {
+	if l, err = control.Listen(t.Context(), addr, false); err != nil {
 		t.Fatal(err)
 	}
 	stop = serve(l)

@@ -3,9 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,7 +23,7 @@ import (
 
 // client speaks to the API of a running vcsync.
 type client struct {
-	base string // http://host:port
+	base string // http://host:port or https://host:port
 	// token is the session or token that goes with every request; "" for none.
 	token string
 	http  *http.Client
@@ -56,22 +60,95 @@ func (a *app) client() (*client, error) {
 		}
 		c.token = k.Tokens[c.base]
 	}
-	if c.token != "" && !loopback(strings.TrimPrefix(c.base, "http://")) {
-		return nil, usageError("%s: %s is not on this machine, and a token would go there in the clear: use a tunnel", from, c.base)
+	if rest, clear := strings.CutPrefix(c.base, "http://"); c.token != "" && clear && !loopback(rest) {
+		return nil, usageError("%s: %s is not on this machine, and a token would go there in the clear: use https:// or a tunnel", from, c.base)
 	}
 	return c, nil
 }
 
+// newClient makes a client of an address, which may begin with http:// or https://. Where
+// it is that of this process's own environment, and VCSYNC_API_CERT stands there too, it is
+// https:// and that certificate is trusted.
 func newClient(addr, from string) (*client, error) {
-	u, err := url.Parse("http://" + strings.TrimSuffix(strings.TrimPrefix(addr, "http://"), "/"))
-	if err != nil || u.Host == "" || u.Path != "" || u.User != nil || u.RawQuery != "" {
-		return nil, usageError("%s: %.80q is no address; want host:port, such as %s", from, addr, defaultAPIAddr)
+	const apiAddr = envPrefix + "API_ADDR"
+	scheme, rest, ok := strings.Cut(addr, "://")
+	own := ""
+	if !ok {
+		scheme, rest = "http", addr
+		if own = os.Getenv(envPrefix + "API_CERT"); own != "" && (from == apiAddr || from == "the default") {
+			scheme = "https"
+		} else {
+			own = ""
+		}
 	}
-	t := &http.Transport{ // no proxy: the API is on this machine, or at the end of a tunnel
+	u, err := url.Parse(scheme + "://" + strings.TrimSuffix(rest, "/"))
+	if err != nil || u.Host == "" || u.Path != "" || u.User != nil || u.RawQuery != "" || scheme != "http" && scheme != "https" {
+		return nil, usageError("%s: %.80q is no address; want host:port, such as %s, or https://host:port", from, addr, defaultAPIAddr)
+	}
+	t := &http.Transport{ // no proxy: the API is on this machine, at the end of a tunnel, or near
 		ResponseHeaderTimeout: time.Minute,
 		MaxIdleConnsPerHost:   1,
 	}
+	if scheme == "https" {
+		if t.TLSClientConfig, err = clientTLS(u.Scheme+"://"+u.Host, own); err != nil {
+			return nil, err
+		}
+		if host, port, err := net.SplitHostPort(u.Host); own != "" && err == nil {
+			if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+				u.Host = net.JoinHostPort("localhost", port)
+			}
+		}
+	}
 	return &client{base: u.String(), http: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+}
+
+// clientTLS trusts the authorities of the system, and that of VCSYNC_API_CA or the
+// context; and the certificate own of a vcsync on this machine.
+func clientTLS(base, own string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	ca := os.Getenv(envPrefix + "API_CA")
+	if ca == "" {
+		k, err := readContexts()
+		if err != nil {
+			return nil, err
+		}
+		ca = k.CAs[base]
+	}
+	if ca == "" && own == "" {
+		return c, nil
+	}
+	var err error
+	if c.RootCAs, err = x509.SystemCertPool(); err != nil {
+		c.RootCAs = x509.NewCertPool()
+	}
+	for _, path := range []string{ca, own} {
+		if path == "" {
+			continue
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return nil, usageError("read the certificate to trust: %w", err)
+		}
+		block, _ := pem.Decode(raw)
+		if !c.RootCAs.AppendCertsFromPEM(raw) || block == nil {
+			return nil, usageError("%s holds no certificate in PEM", path)
+		}
+		if path != own {
+			continue
+		}
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, usageError("%s: %w", path, err)
+		}
+		// It may name no host by which this machine calls itself.
+		switch {
+		case len(leaf.DNSNames) > 0:
+			c.ServerName = leaf.DNSNames[0]
+		case len(leaf.IPAddresses) > 0:
+			c.ServerName = leaf.IPAddresses[0].String()
+		}
+	}
+	return c, nil
 }
 
 // apiError is a refusal of the API.
@@ -113,6 +190,9 @@ func (c *client) send(ctx context.Context, method, path string, header map[strin
 		}
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err
+		}
+		if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+			return nil, failed(exitEnvironment, fmt.Errorf("do not trust what answers at %s: %w; if it is your vcsync, name its authority with VCSYNC_API_CA, or with --ca of vcsync context add", c.base, err))
 		}
 		return nil, failed(exitEnvironment, fmt.Errorf("cannot reach vcsync at %s: %w; start it with \"vcsync up\", or name its address with --api or VCSYNC_API_ADDR", c.base, err))
 	}

@@ -32,7 +32,9 @@ var instanceName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 // config is the environment of `vcsync up`, `vcsync demo` and the roles that run
 // apart. The tags are the documentation too: docs/configuration.md is made from them.
 type config struct {
-	APIAddr        string        `envconfig:"API_ADDR" default:"127.0.0.1:7780" desc:"Address of the HTTP API and the status page; a loopback one. The client commands use it too."`
+	APIAddr        string        `envconfig:"API_ADDR" default:"127.0.0.1:7780" desc:"Address of the HTTP API and the status page; a loopback one, or with VCSYNC_API_CERT and an admin account any. The client commands use it too."`
+	APICert        string        `envconfig:"API_CERT" desc:"File with the certificate chain of the API in PEM; with it the API speaks TLS. A new file in its place is taken within ten seconds."`
+	APIKey         string        `envconfig:"API_KEY" desc:"File with the key of VCSYNC_API_CERT in PEM, which not everybody may read."`
 	Data           string        `envconfig:"DATA" default:"./data" desc:"Folder that this process writes to: the high-water file; and, where it runs the broker, its store. One process at a time."`
 	Keys           string        `envconfig:"KEYS" desc:"Folder of the keys, which may be read-only and shared: keyring.json; and for VCSYNC_NATS_URL what vcsync broker init wrote for the role (role.nk, ca.pem). Empty: VCSYNC_DATA."`
 	Instance       string        `envconfig:"INSTANCE" desc:"Name of this process in status and leases: letters, digits, - and _, at most 64. Two processes never share one. Empty: host name and process id."`
@@ -55,7 +57,16 @@ type config struct {
 	StandinPassword  string `envconfig:"STANDIN_PASSWORD" default:"standin-demo" desc:"Password that the stand-in commands use."`
 	BackupPassphrase string `envconfig:"BACKUP_PASSPHRASE" desc:"Passphrase for vcsync backup and restore, where it is not given otherwise."`
 	Password         string `envconfig:"PASSWORD" desc:"Password for server add, login and account, where it is not given otherwise."`
+	APICA            string `envconfig:"API_CA" desc:"File with the certificate authority, in PEM, that the client commands trust beside those of the system."`
 	Token            string `envconfig:"TOKEN" desc:"Session or token with which the client commands sign in; for scripts. Else that of vcsync login."`
+}
+
+// apiURL is where the API is.
+func (c config) apiURL() string {
+	if c.APICert != "" {
+		return "https://" + c.APIAddr
+	}
+	return "http://" + c.APIAddr
 }
 
 // byteSize is a number of bytes, as people write it.
@@ -130,7 +141,8 @@ func loadConfigOf(brokerRole bool) (config, error) {
 			errs = append(errs, fmt.Errorf("%s=%.80q: want %s", name, os.Getenv(name), want))
 		}
 	}
-	if err := control.CheckAddr(c.APIAddr); err != nil {
+	check("API_KEY", (c.APIKey == "") == (c.APICert == ""), "VCSYNC_API_CERT and VCSYNC_API_KEY, both or none")
+	if err := control.CheckAddr(c.APIAddr, c.APICert != ""); err != nil {
 		errs = append(errs, err)
 	}
 	check("DATA", c.Data != "", "a folder")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -20,7 +21,8 @@ import (
 type contexts struct {
 	Selected string            `json:"selected,omitzero"`
 	Contexts map[string]string `json:"contexts,omitempty"` // name to address
-	Tokens   map[string]string `json:"tokens,omitempty"`   // http://host:port to session
+	Tokens   map[string]string `json:"tokens,omitempty"`   // http(s)://host:port to session
+	CAs      map[string]string `json:"cas,omitempty"`      // https://host:port to the file of its authority
 }
 
 // address is that of the selected context; "" for none.
@@ -36,7 +38,7 @@ func contextsFile() (string, error) {
 
 // readContexts reads the file; there need be none, nor a place for it.
 func readContexts() (contexts, error) {
-	c := contexts{Contexts: map[string]string{}, Tokens: map[string]string{}}
+	c := contexts{Contexts: map[string]string{}, Tokens: map[string]string{}, CAs: map[string]string{}}
 	path, err := contextsFile()
 	if err != nil {
 		return c, nil //nolint:nilerr // a user without a home has no contexts
@@ -90,16 +92,32 @@ func (c contexts) write() error {
 
 func newContextCommand(a *app) *cobra.Command {
 	var selectIt bool
-	add := &cobra.Command{Use: "add NAME ADDRESS", Short: "Remember the address of an API", Example: "  vcsync context add production 127.0.0.1:7780 --select", Args: exactly(2, "a name and an address"), RunE: func(_ *cobra.Command, args []string) error {
+	var ca string
+	add := &cobra.Command{Use: "add NAME ADDRESS", Short: "Remember the address of an API", Example: "  vcsync context add production https://vcsync.example.org:7780 --ca ca.pem --select", Args: exactly(2, "a name and an address"), RunE: func(_ *cobra.Command, args []string) error {
 		if _, err := schemas.ParseSlug(args[0]); err != nil {
 			return usageError("the name of the context: %w", err)
 		}
-		if _, err := newClient(args[1], "the address"); err != nil {
+		k, err := newClient(args[1], "the address")
+		if err != nil {
 			return err
 		}
 		c, err := readContexts()
 		if err != nil {
 			return err
+		}
+		delete(c.CAs, k.base)
+		if ca != "" {
+			if !strings.HasPrefix(k.base, "https://") {
+				return usageError("--ca goes with an address that begins with https://")
+			}
+			path, err := filepath.Abs(ca)
+			if err != nil {
+				return usageError("--ca: %w", err)
+			}
+			c.CAs[k.base] = path
+			if _, err := clientTLS(k.base, path); err != nil {
+				return err
+			}
 		}
 		c.Contexts[args[0]] = args[1]
 		if selectIt || c.Selected == "" {
@@ -111,6 +129,7 @@ func newContextCommand(a *app) *cobra.Command {
 		_, err = fmt.Fprintf(a.out, "The context %s is %s; %s is selected.\n", args[0], args[1], c.Selected)
 		return failed(exitRunTime, err)
 	}}
+	add.Flags().StringVar(&ca, "ca", "", "file with the certificate authority of that vcsync, in PEM; that of the system else")
 	add.Flags().BoolVar(&selectIt, "select", false, "use it from now on")
 	sel := &cobra.Command{Use: "select NAME", Short: "Use a context from now on", Args: exactly(1, "the name of a context"), RunE: func(_ *cobra.Command, args []string) error {
 		c, err := readContexts()

@@ -167,10 +167,11 @@ func demo(ctx context.Context, cfg config, acceptLoss bool, stdout, stderr io.Wr
 			return err
 		}
 		defer api.http.CloseIdleConnections()
+		// Where there are accounts, the demo was set up before them, and may not look.
 		err = demoSettings(ctx, api, urls, func(name string) string {
 			return fmt.Sprintf("start with the address of before in %sSTANDIN_%s_ADDR, or with another VCSYNC_DATA", envPrefix, strings.ToUpper(name))
 		})
-		if err != nil {
+		if err != nil && !isStatus(err, http.StatusUnauthorized) {
 			return err
 		}
 		return demoHello(stdout, cfg, urls, all[0].s)
@@ -245,7 +246,7 @@ func demoHello(w io.Writer, cfg config, urls map[string]string, production *stan
 	_, err := fmt.Fprintf(w, `
 vcsync %s is up.
 
-  status page and API   http://%s
+  status page and API   %s
   production (stand-in) %s   %d objects (types: %d), and built-in ones that are never synced
   test       (stand-in) %s   takes all of them; its jobs keep their own Active flags
   standby    (stand-in) %s   takes all of them; every job is inactive
@@ -267,6 +268,6 @@ Four things to try, in another terminal:
 
 Stop with Ctrl-C.
 
-`, buildVersion(), cfg.APIAddr, urls["production"], objects, types, urls["test"], urls["standby"], cfg.Data, job, job)
+`, buildVersion(), cfg.apiURL(), urls["production"], objects, types, urls["test"], urls["standby"], cfg.Data, job, job)
 	return err
 }

@@ -69,7 +69,7 @@ func roleCommand(a *app, role broker.Role, c *cobra.Command) *cobra.Command {
 		return runProcess(cmd.Context(), cfg, role, "", acceptLoss, a.err, func(context.Context) error {
 			where := ""
 			if role == broker.Control {
-				where = ": status page and API at http://" + cfg.APIAddr
+				where = ": status page and API at " + cfg.apiURL()
 			}
 			_, err := fmt.Fprintf(a.out, "vcsync %s is up as %s, called %s%s\n", buildVersion(), role, instance(cfg), where)
 			return err
@@ -90,7 +90,7 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, command strin
 	var l net.Listener
 	if role == broker.All || role == broker.Control {
 		// The port first: nothing is touched when it is taken.
-		if l, err = control.Listen(ctx, cfg.APIAddr); err != nil {
+		if l, err = control.Listen(ctx, cfg.APIAddr, cfg.APICert != ""); err != nil {
 			return failed(environmentCode(err), err)
 		}
 		defer l.Close() // closed by Serve where that was reached
@@ -162,10 +162,20 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, b *broker.Brok
 		if !b.Exclusive() { // others may do what this process does not
 			sources, targets = reports.Producers(), reports.Consumers()
 		}
-		api, err := control.New(control.Config{Broker: b, Sources: sources, Targets: targets, Fleet: reports, Instance: instance(cfg), Open: open,
+		var cert *control.Certificate
+		if cfg.APICert != "" {
+			var err error
+			if cert, err = control.LoadCertificate(cfg.APICert, cfg.APIKey, log); err != nil {
+				cancel(failed(exitUsage, err))
+			}
+		}
+		api, err := control.New(control.Config{Certificate: cert, Broker: b, Sources: sources, Targets: targets, Fleet: reports, Instance: instance(cfg), Open: open,
 			Supported: visualcron.Supported, Addr: cfg.APIAddr, Version: buildVersion(), Log: log})
+		if err == nil {
+			err = api.CheckDoor(ctx)
+		}
 		if err != nil {
-			cancel(failed(exitUsage, err))
+			cancel(failed(environmentCode(err), err))
 		} else {
 			if err := api.OfferFirstAdmin(ctx, cfg.Data); err != nil && ctx.Err() == nil {
 				cancel(failed(exitEnvironment, err))

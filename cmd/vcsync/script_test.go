@@ -59,7 +59,10 @@ func TestScripts(t *testing.T) {
 			e.Setenv("TZ", "UTC")
 			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, ".config"))
 			for i := range 4 {
-				e.Setenv(fmt.Sprintf("FREE%d", i+1), freeAddr(t))
+				addr := freeAddr(t)
+				_, port, _ := net.SplitHostPort(addr)
+				e.Setenv(fmt.Sprintf("FREE%d", i+1), addr)
+				e.Setenv(fmt.Sprintf("PORT%d", i+1), port)
 			}
 			ctx, cancel := context.WithCancel(context.Background())
 			log := slog.New(slog.DiscardHandler)
@@ -68,7 +71,7 @@ func TestScripts(t *testing.T) {
 				cancel()
 				return err
 			}
-			l, err := control.Listen(ctx, "127.0.0.1:0")
+			l, err := control.Listen(ctx, "127.0.0.1:0", false)
 			if err != nil {
 				cancel()
 				return errors.Join(err, b.Close())

@@ -28,7 +28,7 @@ configuration comes from the environment; see docs/configuration.md.`,
 				return usageError("vcsync up: %s holds the key of one role, as vcsync broker init writes it, and this runs all of them: run vcsync control, producer and consumer, each with its own keys", keys)
 			}
 			return runProcess(cmd.Context(), cfg, broker.All, "vcsync up", acceptLoss, a.err, func(context.Context) error {
-				_, err := fmt.Fprintf(a.out, "vcsync %s is up: status page and API at http://%s\n", buildVersion(), cfg.APIAddr)
+				_, err := fmt.Fprintf(a.out, "vcsync %s is up: status page and API at %s\n", buildVersion(), cfg.apiURL())
 				return err
 			})
 		},
