@@ -372,6 +372,18 @@ func (b *Broker) SetPassword(ctx context.Context, id schemas.Slug, password stri
 	return nil
 }
 
+// DeletePassword forgets the account password of a server; there need be none.
+func (b *Broker) DeletePassword(ctx context.Context, id schemas.Slug) error {
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err == nil {
+		err = kv.Delete(ctx, passwordPrefix+string(id))
+	}
+	if err != nil {
+		return fmt.Errorf("forget the password of %s: %w", id, err)
+	}
+	return nil
+}
+
 // HintToken returns the SHA-256 of the token with which a server's hints come,
 // ErrNotFound where there is none. The token itself is kept nowhere.
 func (b *Broker) HintToken(ctx context.Context, id schemas.Slug) ([sha256.Size]byte, error) {

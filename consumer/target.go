@@ -590,7 +590,7 @@ func (t *target) session(parent context.Context, lease *broker.Lease) (settled t
 	defer stop()
 	password, err := t.cfg.Broker.Password(soft, t.server.ID)
 	if err != nil {
-		return settled, fmt.Errorf("%w; set it by adding the server anew", err)
+		return settled, fmt.Errorf("%w; set it: vcsync server edit NAME --password-file FILE", err)
 	}
 	server := t.server
 	if server.Identity, err = t.cfg.Broker.Identity(soft, server.ID); err != nil {

@@ -22,10 +22,11 @@ import (
 
 // ServerBody is what a person decides about a server, but for its password.
 type ServerBody struct {
-	Name      string `json:"name,omitzero" maxLength:"200" doc:"What people call it."`
-	Connector string `json:"connector,omitzero" maxLength:"32" default:"bridge" doc:"How vcsync speaks to it."`
-	Address   string `json:"address" maxLength:"2000" doc:"http://host:port or https://host:port"`
-	User      string `json:"user" maxLength:"200" doc:"The VisualCron account."`
+	Name      string   `json:"name,omitzero" maxLength:"200" doc:"What people call it."`
+	Connector string   `json:"connector,omitzero" maxLength:"32" default:"bridge" doc:"How vcsync speaks to it."`
+	Address   string   `json:"address" maxLength:"2000" doc:"http://host:port or https://host:port"`
+	User      string   `json:"user" maxLength:"200" doc:"The VisualCron account."`
+	Pins      []string `json:"pins,omitempty" maxItems:"2" doc:"Public keys that the server's certificate may have, as sha256/BASE64; the system's authorities decide where absent."`
 	// Deletes is by type.
 	Deletes map[string]MeasureRecord `json:"deletes,omitempty" doc:"By type, how many deletions at once are believed without a person; 5 and 10 % where absent."`
 }
@@ -210,12 +211,12 @@ func ParseServerFile(raw []byte) (ServerFile, error) {
 		return f, err
 	}
 	f.Connector = cmp.Or(f.Connector, "bridge")
-	v := schemas.Server{ID: schemas.Slug(f.ID), Connector: f.Connector, Address: f.Address, User: f.User, Deletes: measures(f.Deletes)}
+	v := schemas.Server{ID: schemas.Slug(f.ID), Connector: f.Connector, Address: f.Address, User: f.User, Pins: f.Pins, Deletes: measures(f.Deletes)}
 	if err := v.Validate(); err != nil {
 		return f, err
 	}
 	v.Normalize()
-	f.Deletes = measureRecords(v.Deletes)
+	f.Pins, f.Deletes = v.Pins, measureRecords(v.Deletes)
 	return f, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/go-json-experiment/json"
+	"golang.org/x/time/rate"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/consumer"
@@ -103,6 +104,8 @@ type Server struct {
 	closed atomic.Bool
 	hasher *hasher
 	looked admitted
+	// tests bounds how often servers are asked who they are.
+	tests *rate.Limiter
 	// first is the one-time token of the first admin.
 	first struct {
 		sync.Mutex
@@ -112,6 +115,9 @@ type Server struct {
 }
 
 const (
+	// testsAtOnce is how many servers may be tested in one go; then one every 2 s.
+	testsAtOnce = 50
+
 	maxBody    = 1 << 20
 	maxStreams = 64
 	apiPrefix  = "/api/v1"
@@ -146,6 +152,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, log: cfg.Log, broker: cfg.Broker, streams: make(chan struct{}, maxStreams), bodies: make(chan struct{}, bodyReaders), stopping: make(chan struct{}),
 		self: selfReport(cfg)}
 	s.metrics, s.hasher = s.newMetrics(), newHasher()
+	s.tests = rate.NewLimiter(rate.Every(2*time.Second), testsAtOnce)
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	mux := http.NewServeMux()
 	s.api = humago.New(mux, apiConfig())

@@ -119,7 +119,7 @@ func (f fakeConsumers) Status() ([]consumer.TargetStatus, []consumer.SettingStat
 }
 
 func openBridge(s schemas.Server, pw string) (visualcron.Connector, error) {
-	return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: pw, RequestTimeout: 3 * time.Second}, bridge.WithIdentity(s.Identity))
+	return bridge.New(visualcron.Config{Server: s.ID, Reach: visualcron.Anywhere(), Pins: s.Pins, Address: s.Address, User: s.User, Password: pw, RequestTimeout: 3 * time.Second}, bridge.WithIdentity(s.Identity))
 }
 
 func newWorld(t *testing.T, change ...func(*control.Config)) *world {
@@ -317,10 +317,10 @@ func TestOpenAPIIsCurrent(t *testing.T) {
 	if !bytes.Equal(served.body, want) {
 		t.Error("what is served differs from openapi.yaml")
 	}
-	// Only the bodies of adding a server, of signing in, and of making an account or its
+	// Only the bodies of adding and changing a server, of signing in, and of making an account or its
 	// password have a place for a password.
-	if n := strings.Count(string(want), "        password:\n"); n != 5 {
-		t.Errorf("%d schemas with a password, want 5", n)
+	if n := strings.Count(string(want), "        password:\n"); n != 6 {
+		t.Errorf("%d schemas with a password, want 6", n)
 	}
 	if !strings.Contains(string(want), "openapi: 3.1.0") {
 		t.Error("not OpenAPI 3.1")

@@ -22,11 +22,12 @@ const testTime = 20 * time.Second
 
 // ServerRecord is a server as the API shows it. It has no place for a password.
 type ServerRecord struct {
-	ID        string `json:"id" doc:"The short name; it never changes."`
-	Name      string `json:"name,omitzero" doc:"What people call it."`
-	Connector string `json:"connector" doc:"How vcsync speaks to it."`
-	Address   string `json:"address"`
-	User      string `json:"user" doc:"The VisualCron account."`
+	ID        string   `json:"id" doc:"The short name; it never changes."`
+	Name      string   `json:"name,omitzero" doc:"What people call it."`
+	Connector string   `json:"connector" doc:"How vcsync speaks to it."`
+	Address   string   `json:"address"`
+	User      string   `json:"user" doc:"The VisualCron account."`
+	Pins      []string `json:"pins,omitempty" doc:"Public keys that the server's certificate may have."`
 	// Deletes is by type.
 	Deletes  map[string]MeasureRecord `json:"deletes,omitempty" doc:"By type, how many deletions at once are believed without a person; 5 and 10 % where absent."`
 	Identity string                   `json:"identity,omitzero" doc:"The server's own id; absent while it was never reached."`
@@ -36,11 +37,12 @@ type ServerRecord struct {
 
 // NewServer is the body of adding a server.
 type NewServer struct {
-	ID        string `json:"id" minLength:"1" maxLength:"48" doc:"The short name: lower-case letters, digits and inner hyphens."`
-	Name      string `json:"name,omitzero" maxLength:"200" doc:"What people call it."`
-	Connector string `json:"connector,omitzero" maxLength:"32" default:"bridge"`
-	Address   string `json:"address" maxLength:"2000" doc:"http://host:port or https://host:port"`
-	User      string `json:"user" maxLength:"200" doc:"The VisualCron account."`
+	ID        string   `json:"id" minLength:"1" maxLength:"48" doc:"The short name: lower-case letters, digits and inner hyphens."`
+	Name      string   `json:"name,omitzero" maxLength:"200" doc:"What people call it."`
+	Connector string   `json:"connector,omitzero" maxLength:"32" default:"bridge"`
+	Address   string   `json:"address" maxLength:"2000" doc:"http://host:port or https://host:port"`
+	User      string   `json:"user" maxLength:"200" doc:"The VisualCron account."`
+	Pins      []string `json:"pins,omitempty" maxItems:"2" doc:"Public keys that the server's certificate may have, as sha256/BASE64; the system's authorities decide where absent."`
 	// Deletes is by type.
 	Deletes       map[string]MeasureRecord `json:"deletes,omitempty" doc:"By type, how many deletions at once are believed without a person; 5 and 10 % where absent."`
 	Password      string                   `json:"password" maxLength:"1000" writeOnly:"true" doc:"Stored sealed, never shown."`
@@ -49,15 +51,24 @@ type NewServer struct {
 
 // ServerTest is what a test of a server found.
 type ServerTest struct {
-	OK       bool     `json:"ok"`
-	Identity string   `json:"identity,omitzero" doc:"The server's own id."`
-	Name     string   `json:"name,omitzero" doc:"What the server calls itself."`
-	Version  string   `json:"version,omitzero"`
-	Types    []string `json:"types,omitzero" doc:"The types it can list."`
-	Changes  bool     `json:"changes,omitzero" doc:"It tells of changes by itself."`
-	Class    string   `json:"class,omitzero" doc:"The kind of failure."`
-	Reason   string   `json:"reason,omitzero"`
-	Hint     string   `json:"hint,omitzero" doc:"What to do next."`
+	OK          bool               `json:"ok"`
+	Identity    string             `json:"identity,omitzero" doc:"The server's own id."`
+	Name        string             `json:"name,omitzero" doc:"What the server calls itself."`
+	Version     string             `json:"version,omitzero"`
+	Types       []string           `json:"types,omitzero" doc:"The types it can list."`
+	Changes     bool               `json:"changes,omitzero" doc:"It tells of changes by itself."`
+	Certificate *CertificateRecord `json:"certificate,omitempty" doc:"That which the server showed; absent where the connection is not encrypted."`
+	Class       string             `json:"class,omitzero" doc:"The kind of failure."`
+	Reason      string             `json:"reason,omitzero"`
+	Hint        string             `json:"hint,omitzero" doc:"What to do next."`
+}
+
+// CertificateRecord is the certificate of a server.
+type CertificateRecord struct {
+	Pin     string    `json:"pin" doc:"Of its public key, as a server's pins hold it."`
+	Subject string    `json:"subject"`
+	Issuer  string    `json:"issuer"`
+	Ends    time.Time `json:"ends"`
 }
 
 // AddedServer is the answer to adding a server.
@@ -67,7 +78,7 @@ type AddedServer struct {
 }
 
 func serverRecord(s broker.StoredServer) ServerRecord {
-	return ServerRecord{ID: string(s.ID), Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User, Deletes: measureRecords(s.Deletes), Identity: s.Identity,
+	return ServerRecord{ID: string(s.ID), Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User, Pins: s.Pins, Deletes: measureRecords(s.Deletes), Identity: s.Identity,
 		Created: s.Created, Revision: s.Revision}
 }
 
@@ -122,7 +133,7 @@ func (s *Server) getServer(ctx context.Context, in *IDPath) (*tagged[ServerRecor
 func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagged[AddedServer], error) {
 	b := in.Body
 	rec := schemas.Server{ID: schemas.Slug(b.ID), Name: b.Name, Connector: cmp.Or(b.Connector, "bridge"), Address: b.Address, User: b.User,
-		Deletes: measures(b.Deletes), Created: time.Now().UTC()}
+		Pins: b.Pins, Deletes: measures(b.Deletes), Created: time.Now().UTC()}
 	if err := cmp.Or(rec.Validate(), TitleFault(rec.Name)); err != nil {
 		return nil, err
 	}
@@ -134,6 +145,9 @@ func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagg
 	}
 	// A name that is taken is said before the server is asked anything.
 	if err := s.nameFree(ctx, rec.ID); err != nil {
+		return nil, err
+	}
+	if err := s.mayTest(); err != nil {
 		return nil, err
 	}
 	test := s.try(ctx, rec, b.Password)
@@ -206,11 +220,14 @@ func (s *Server) addServer(ctx context.Context, in *bodyInput[NewServer]) (*tagg
 // ServerChange is the body of changing a server.
 type ServerChange struct {
 	ServerBody
-	UnreachableOK bool `json:"unreachableOk,omitzero" doc:"Store it even if it cannot be reached now."`
+	Password      string `json:"password,omitzero" maxLength:"1000" writeOnly:"true" doc:"Needed where the address, the account, the connector or the pins change: a stored password goes nowhere else than where it was entered for. It stays where absent."`
+	UnreachableOK bool   `json:"unreachableOk,omitzero" doc:"Store it even if it cannot be reached now."`
 }
 
-// replaceServer changes how a server is reached. Its name stays that of the same
-// VisualCron server, which a test makes sure of, and its password stays too.
+// replaceServer changes how a server is reached, and its password. Its name stays that of
+// the same VisualCron server, which a test makes sure of. The stored password is never
+// sent to another address, nor to a server with another key: who may change an address
+// would learn it.
 func (s *Server) replaceServer(ctx context.Context, in *idMatchBody[ServerChange]) (*tagged[AddedServer], error) {
 	old, _, err := s.server(ctx, in.ID)
 	if err != nil {
@@ -221,7 +238,8 @@ func (s *Server) replaceServer(ctx context.Context, in *idMatchBody[ServerChange
 	}
 	b := in.Body
 	rec := old.Server
-	rec.Name, rec.Connector, rec.Address, rec.User, rec.Deletes = b.Name, cmp.Or(b.Connector, "bridge"), b.Address, b.User, measures(b.Deletes)
+	rec.Name, rec.Connector, rec.Address, rec.User, rec.Pins, rec.Deletes = b.Name, cmp.Or(b.Connector, "bridge"), b.Address, b.User, b.Pins, measures(b.Deletes)
+	rec.Normalize()
 	rec.KeepUnknown(old.Server)
 	if err := rec.Validate(); err != nil {
 		return nil, err
@@ -235,15 +253,15 @@ func (s *Server) replaceServer(ctx context.Context, in *idMatchBody[ServerChange
 		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("connector: %.32q is not there yet; want bridge", rec.Connector))
 	}
 	var test ServerTest
-	if rec.Address != old.Address || rec.User != old.User || rec.Connector != old.Connector {
-		password, err := s.broker.Password(ctx, rec.ID)
-		if errors.Is(err, broker.ErrNotFound) {
-			return nil, huma.NewError(http.StatusConflict, fmt.Sprintf("No password of server %s is stored; remove it and add it again.", rec.ID))
-		}
-		if err != nil {
+	elsewhere := rec.Address != old.Address || rec.User != old.User || rec.Connector != old.Connector || !slices.Equal(rec.Pins, old.Pins)
+	if elsewhere && b.Password == "" {
+		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("Server %s was not changed: with another address, account or pin the password has to be entered again. The stored one is sent nowhere else than where it was entered for.", rec.ID))
+	}
+	if elsewhere || b.Password != "" {
+		if err := s.mayTest(); err != nil {
 			return nil, err
 		}
-		test = s.try(ctx, rec, password)
+		test = s.try(ctx, rec, b.Password)
 		if !test.OK && !(b.UnreachableOK && reachLater(test.Class)) {
 			detail := fmt.Sprintf("Server %s was not changed: %s.", rec.ID, strings.TrimSuffix(test.Reason, "."))
 			if test.Hint != "" {
@@ -284,14 +302,49 @@ func (s *Server) replaceServer(ctx context.Context, in *idMatchBody[ServerChange
 				}
 				rec.Identity = bound
 			}
-			var err error
-			rev, err = s.broker.PutServer(ctx, rec, old.Revision) // another change meanwhile is refused
-			return err
+			return s.storeServer(ctx, rec, old, b.Password, elsewhere, &rev)
 		})
 	if err != nil {
 		return nil, err
 	}
 	return &tagged[AddedServer]{etag(rev), AddedServer{serverRecord(broker.StoredServer{Server: rec, Revision: rev}), test}}, nil
+}
+
+// storeServer stores a server with a new password, where there is one. Another place never
+// meets the old password: it is gone before the place is stored. Roles that read in between
+// find none, and look again.
+func (s *Server) storeServer(ctx context.Context, rec schemas.Server, old broker.StoredServer, password string, elsewhere bool, rev *uint64) (err error) {
+	var before string
+	switch {
+	case elsewhere:
+		if before, err = s.broker.Password(ctx, rec.ID); err != nil && !errors.Is(err, broker.ErrNotFound) {
+			return err
+		}
+		if err := s.broker.DeletePassword(ctx, rec.ID); err != nil {
+			return err
+		}
+	case password != "":
+		if err := s.broker.SetPassword(ctx, rec.ID, password); err != nil {
+			return err
+		}
+	}
+	*rev, err = s.broker.PutServer(ctx, rec, old.Revision) // another change meanwhile is refused
+	switch {
+	case errors.Is(err, broker.ErrConflict) && elsewhere && before != "":
+		return errors.Join(err, s.broker.SetPassword(ctx, rec.ID, before)) // nothing has changed
+	case err != nil || !elsewhere:
+		return err
+	}
+	return s.broker.SetPassword(ctx, rec.ID, password)
+}
+
+// mayTest bounds how often servers are asked who they are: whoever may enter addresses
+// could look through a network with it.
+func (s *Server) mayTest() error {
+	if s.tests.Allow() {
+		return nil
+	}
+	return huma.ErrorWithHeaders(huma.NewError(http.StatusTooManyRequests, "Too many servers were tested; try again in a few seconds."), http.Header{"Retry-After": {"5"}})
 }
 
 // TitleFault says what is wrong with what people are to call a server: it is one line, and
@@ -357,6 +410,9 @@ func (s *Server) try(ctx context.Context, rec schemas.Server, password string) S
 		return ServerTest{Class: string(visualcron.BadAnswer), Reason: "the server does not say who it is"}
 	}
 	t := ServerTest{OK: true, Identity: info.ID, Name: info.Name, Version: info.Version, Changes: info.Changes}
+	if c := info.Certificate; c != nil {
+		t.Certificate = &CertificateRecord{c.Pin, c.Subject, c.Issuer, c.Ends}
+	}
 	for _, typ := range schemas.Types() {
 		if info.Types[typ].List {
 			t.Types = append(t.Types, string(typ))
@@ -395,12 +451,23 @@ func (s *Server) testServer(ctx context.Context, in *IDPath) (*output[ServerTest
 	}
 	password, err := s.broker.Password(ctx, v.ID)
 	if errors.Is(err, broker.ErrNotFound) {
-		return nil, huma.NewError(http.StatusConflict, fmt.Sprintf("No password of server %s is stored; remove it and add it again.", v.ID))
+		return nil, huma.NewError(http.StatusConflict, fmt.Sprintf("No password of server %s is stored: vcsync server edit NAME --password-file FILE.", v.ID))
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &output[ServerTest]{s.try(ctx, v.Server, password)}, nil
+	if err := s.mayTest(); err != nil {
+		return nil, err
+	}
+	out := &output[ServerTest]{}
+	err = s.act(ctx, broker.AuditRecord{Action: "server.test", Object: "server/" + string(v.ID), Detail: v.Address}, func(ctx context.Context) error {
+		out.Body = s.try(ctx, v.Server, password)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func upperFirst(s string) string {

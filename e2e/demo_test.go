@@ -212,7 +212,7 @@ func newDemo(t *testing.T) *demo {
 	for _, name := range []schemas.Slug{"production", "test", "standby"} {
 		a := addr()
 		d.env = append(d.env, fmt.Sprintf("VCSYNC_STANDIN_%s_ADDR=%s", strings.ToUpper(string(name)), a))
-		c, err := bridge.New(visualcron.Config{Server: name, Address: "http://" + a, User: standin.DefaultUser, Password: standin.DefaultPassword})
+		c, err := bridge.New(visualcron.Config{Server: name, Reach: visualcron.Anywhere(), Address: "http://" + a, User: standin.DefaultUser, Password: standin.DefaultPassword})
 		if err != nil {
 			t.Fatal(err)
 		}

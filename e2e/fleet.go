@@ -156,7 +156,7 @@ func (f *Fleet) Start(ctx context.Context) error {
 				return WaitHTTP(ctx, "http://"+f.API+"/livez", died)
 			}}
 	}
-	f.up.env = append([]string{"VCSYNC_DATA=" + filepath.Join(f.Dir, "data"), "VCSYNC_API_ADDR=" + f.API, "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug"}, f.Env...)
+	f.up.env = append([]string{"VCSYNC_DATA=" + filepath.Join(f.Dir, "data"), "VCSYNC_API_ADDR=" + f.API, "VCSYNC_LOG_FORMAT=json", "VCSYNC_LOG_LEVEL=debug", "VCSYNC_SERVERS_ALLOW=127.0.0.1"}, f.Env...)
 	return f.up.Start(ctx)
 }
 

@@ -171,7 +171,7 @@ func brokerURL(addresses string) string {
 
 // role prepares a process of a role that reaches the broker at an address.
 func (r *Roles) role(role, name, broker string, env ...string) *Process {
-	return r.process(name, []string{role}, append([]string{"VCSYNC_KEYS=" + filepath.Join(r.Keys, role), "VCSYNC_NATS_URL=" + brokerURL(broker), "VCSYNC_INSTANCE=" + name}, env...)...)
+	return r.process(name, []string{role}, append([]string{"VCSYNC_KEYS=" + filepath.Join(r.Keys, role), "VCSYNC_NATS_URL=" + brokerURL(broker), "VCSYNC_INSTANCE=" + name, "VCSYNC_SERVERS_ALLOW=127.0.0.1"}, env...)...)
 }
 
 // All returns all processes, the brokers first.

@@ -257,7 +257,7 @@ func (w *World) Open(s schemas.Server, pw string) (visualcron.Connector, error) 
 	if s.Identity != "" {
 		opts = append(opts, bridge.WithIdentity(s.Identity))
 	}
-	return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: pw, ListTimeout: w.ListTimeout}, opts...)
+	return bridge.New(visualcron.Config{Server: s.ID, Reach: visualcron.Anywhere(), Pins: s.Pins, Address: s.Address, User: s.User, Password: pw, ListTimeout: w.ListTimeout}, opts...)
 }
 
 // Setting stores a sync setting, new or changed.

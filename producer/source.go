@@ -376,7 +376,7 @@ func (s *source) session(ctx context.Context, healthy func()) error {
 	b := s.cfg.Broker
 	password, err := b.Password(ctx, s.server.ID)
 	if err != nil {
-		return &degraded{classConfig, fmt.Sprintf("%v; set it by adding the server anew", err)}
+		return &degraded{classConfig, fmt.Sprintf("%v; set it: vcsync server edit NAME --password-file FILE", err)}
 	}
 	if s.identity, err = b.Identity(ctx, s.server.ID); err != nil {
 		return &degraded{classBroker, err.Error()}

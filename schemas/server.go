@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,6 +27,10 @@ type Server struct {
 	Address string `json:"address"`
 	// User is the VisualCron account.
 	User string `json:"user"`
+	// Pins are the public keys of certificates that the server may show, at most two so
+	// that one can be changed without a gap: "sha256/" and the SHA-256 of the
+	// SubjectPublicKeyInfo in base64. Without any, the system's authorities decide.
+	Pins []string `json:"pins,omitzero"`
 	// Deletes says, by type, how many deletions at this server are believed without a
 	// person; DefaultMeasure for a type that is not named.
 	Deletes map[Type]Measure `json:"deletes,omitzero"`
@@ -38,6 +43,12 @@ type Server struct {
 	// back (G10); other codecs leave it out.
 	Unknown jsontext.Value `json:"-"`
 }
+
+// PinPrefix begins every pin; maxPins is how many a server may have.
+const (
+	PinPrefix = "sha256/"
+	maxPins   = 2
+)
 
 // Measure is how many objects of a type may be gone at once at a server and still be
 // taken for deleted, or be deleted at a target in 24 hours: the greater of both. What is
@@ -97,6 +108,11 @@ func (s Server) MeasureOf(t Type) Measure {
 // default is none.
 func (s *Server) Normalize() {
 	s.Created = plainTime(s.Created)
+	s.Pins = slices.Clone(s.Pins)
+	slices.Sort(s.Pins)
+	if s.Pins = slices.Compact(s.Pins); len(s.Pins) == 0 {
+		s.Pins = nil
+	}
 	s.Deletes = plainMeasures(s.Deletes)
 }
 
@@ -191,6 +207,18 @@ func (s Server) Validate() error {
 		add("user", "empty")
 	}
 	measureFaults(s.Deletes, add)
+	if len(s.Pins) > maxPins {
+		add("pins", "%d pins, want %d at most: the one in use, and the one that follows", len(s.Pins), maxPins)
+	}
+	for _, p := range s.Pins {
+		text, ok := strings.CutPrefix(p, PinPrefix)
+		if raw, err := base64.StdEncoding.Strict().DecodeString(text); !ok || err != nil || len(raw) != 32 {
+			add("pins", "%.80q is no pin; want sha256/ and the SHA-256 of the public key in base64, as vcsync server test shows it", p)
+		}
+	}
+	if len(s.Pins) > 0 && !strings.HasPrefix(s.Address, "https://") {
+		add("pins", "the address does not begin with https://, so there is no certificate")
+	}
 	return errors.Join(errs...)
 }
 

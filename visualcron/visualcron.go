@@ -82,9 +82,19 @@ type Info struct {
 	Types map[schemas.Type]Capability
 	// Changes tells that Watch works.
 	Changes bool
+	// Certificate is that of the connection; nil where it is not encrypted.
+	Certificate *Certificate
 	// Account is what the server says of the account that asks; nil where it says
 	// nothing of it.
 	Account *Account
+}
+
+// Certificate is that which a server showed.
+type Certificate struct {
+	Pin     string // of its public key, see schemas.Server.Pins
+	Subject string
+	Issuer  string
+	Ends    time.Time
 }
 
 // Account is what a server says of an account. What it may see decides what a listing
@@ -170,6 +180,12 @@ type Config struct {
 	// RequestTimeout bounds one request other than a listing; 10 s where zero. It
 	// must stay below the lease's time, see consumer.
 	RequestTimeout time.Duration
+	// Reach says where the connector may connect to; the zero value keeps it from this
+	// machine, and from what is never a server.
+	Reach Reach
+	// Pins are the public keys that the server may have, at most two; what the system's
+	// authorities vouch for where there is none. See schemas.Server.
+	Pins []string
 	// ListTimeout bounds a whole listing; 10 min where zero. ListIdle bounds the
 	// time in which no byte of it arrives; 30 s where zero.
 	ListTimeout time.Duration

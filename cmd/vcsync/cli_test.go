@@ -21,6 +21,7 @@ import (
 	"github.com/vcsync/vcsync/broker/brokertest"
 	"github.com/vcsync/vcsync/control"
 	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
 )
 
 func TestExitCode(t *testing.T) {
@@ -244,7 +245,7 @@ func TestEventsAreFollowedAcrossARestart(t *testing.T) {
 	b := brokertest.Start(t)
 	log := slog.New(slog.DiscardHandler)
 	serve := func(l net.Listener) (stop func()) {
-		s, err := control.New(control.Config{Broker: b, Open: opener(15 * time.Second), Addr: l.Addr().String(), Log: log})
+		s, err := control.New(control.Config{Broker: b, Open: opener(15*time.Second, visualcron.Anywhere()), Addr: l.Addr().String(), Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/vcsync/vcsync/control"
 	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
 )
 
 const (
@@ -43,6 +44,7 @@ type config struct {
 	NATSCreds      string        `envconfig:"NATS_CREDS" desc:"File with the credentials for VCSYNC_NATS_URL, where that is not a broker of vcsync broker init."`
 	Replicas       int           `envconfig:"REPLICAS" default:"0" desc:"Copies of each stream on an external broker, used when the stream is created: 1, 3 or 5; 0 means 3 on a cluster, else 1."`
 	Sources        string        `envconfig:"SOURCES" desc:"Servers that this producer may capture, with commas between them. Empty: all."`
+	ServersAllow   reach         `envconfig:"SERVERS_ALLOW" default:"*" desc:"Where servers may be, with commas between: hosts, *.domain, addresses and networks, each also with :port; * is everything but this machine, which has to be listed as localhost or by its address. Link-local addresses and metadata services of clouds are never connected to."`
 	EventsMaxBytes byteSize      `envconfig:"EVENTS_MAX_BYTES" default:"8GiB" desc:"Size at which the event stream refuses new events; it forgets none. The object store of large bodies gets as much beside it, at least 1 GiB. Used when the stream is created. A number of bytes, or with KiB, MiB, GiB."`
 	Poll           time.Duration `envconfig:"POLL" default:"30s" desc:"Time between two listings of a source; 100ms to 24h."`
 	Lanes          int           `envconfig:"LANES" default:"8" desc:"Objects of one target that are written at the same time; 1 to 64."`
@@ -67,6 +69,22 @@ func (c config) apiURL() string {
 		return "https://" + c.APIAddr
 	}
 	return "http://" + c.APIAddr
+}
+
+// reach is a list of where servers may be.
+type reach string
+
+// Decode is envconfig's.
+func (r *reach) Decode(s string) error {
+	_, err := visualcron.ParseReach(s)
+	*r = reach(s)
+	return err
+}
+
+// list returns what was decoded.
+func (r reach) list() visualcron.Reach {
+	out, _ := visualcron.ParseReach(string(r)) // Decode has looked
+	return out
 }
 
 // byteSize is a number of bytes, as people write it.

@@ -32,7 +32,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config{APIAddr: defaultAPIAddr, Data: "./data", EventsMaxBytes: 8 << 30, Poll: 30 * time.Second, Lanes: 8, LeaseTTL: 15 * time.Second,
+	want := config{APIAddr: defaultAPIAddr, ServersAllow: "*", Data: "./data", EventsMaxBytes: 8 << 30, Poll: 30 * time.Second, Lanes: 8, LeaseTTL: 15 * time.Second,
 		LogLevel: slog.LevelInfo, LogFormat: "auto", Production: "127.0.0.1:7701", Test: "127.0.0.1:7702", Standby: "127.0.0.1:7703",
 		StandinUser: "admin", StandinPassword: "standin-demo"}
 	if c != want {

@@ -64,7 +64,7 @@ func readConfiguration(ctx context.Context, api *client) (configuration, error) 
 		return c, err
 	}
 	for _, s := range servers.Items {
-		c.Servers[s.ID] = control.ServerFile{ID: s.ID, ServerBody: control.ServerBody{Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User, Deletes: s.Deletes}}
+		c.Servers[s.ID] = control.ServerFile{ID: s.ID, ServerBody: control.ServerBody{Name: s.Name, Connector: s.Connector, Address: s.Address, User: s.User, Pins: s.Pins, Deletes: s.Deletes}}
 		c.tags["server/"+s.ID] = fmt.Sprintf(`"%d"`, s.Revision)
 	}
 	for _, s := range settings.Items {
@@ -587,7 +587,7 @@ With --dry-run nothing changes, and the exit code is 1 where something would.`,
 			case dryRun:
 				return errors.Join(report(), failed(exitDifferent, fmt.Errorf("%s; nothing was changed (--dry-run)", differs(len(r.Changes)))))
 			}
-			pw, err := a.newPasswords(passwords, r.Changes, want, false)
+			pw, err := a.newPasswords(passwords, r.Changes, have, want, false)
 			if err != nil {
 				return err
 			}
@@ -597,7 +597,7 @@ With --dry-run nothing changes, and the exit code is 1 where something would.`,
 				}
 			}
 			if pw == nil {
-				if pw, err = a.newPasswords(passwords, r.Changes, want, true); err != nil {
+				if pw, err = a.newPasswords(passwords, r.Changes, have, want, true); err != nil {
 					return err
 				}
 			}
@@ -735,14 +735,19 @@ func checkConfiguration(ctx context.Context, api *client, dir string, have, want
 	return nil
 }
 
-// newPasswords gets those of new servers from files and the environment, or, with ask,
+// elsewhere tells whether a server's password has to be entered again.
+func elsewhere(have, want control.ServerFile) bool {
+	return have.Address != want.Address || have.User != want.User || have.Connector != want.Connector || !slices.Equal(have.Pins, want.Pins)
+}
+
+// newPasswords gets those of servers that are new, or elsewhere than before, from files and the environment, or, with ask,
 // from a person. Without ask it returns nil where a person can be asked, and an error
 // that names all that are missing where none can.
-func (a *app) newPasswords(dir string, changes []ConfigChange, want configuration, ask bool) (map[string]string, error) {
+func (a *app) newPasswords(dir string, changes []ConfigChange, have, want configuration, ask bool) (map[string]string, error) {
 	out := map[string]string{}
 	var added, missing []string
 	for _, c := range changes {
-		if c.Kind == "server" && c.Action == actionAdd {
+		if c.Kind == "server" && (c.Action == actionAdd || c.Action == actionChange && elsewhere(have.Servers[c.ID], want.Servers[c.ID])) {
 			added = append(added, c.ID)
 		}
 	}
@@ -779,7 +784,7 @@ func (a *app) newPasswords(dir string, changes []ConfigChange, want configuratio
 	case terminal(a.in):
 		return nil, nil
 	}
-	return nil, usageError("the password of each new server is missing: %s. Put each into a file of that name in a folder, and name the folder with --password-dir, "+
+	return nil, usageError("the password of each new server, and of each with another address, account or pin, is missing: %s. Put each into a file of that name in a folder, and name the folder with --password-dir, "+
 		"or run this on a terminal to be asked; nothing was changed", strings.Join(missing, ", "))
 }
 
@@ -820,9 +825,9 @@ func applyChanges(ctx context.Context, api *client, changes []ConfigChange, have
 		case c.Action == actionAdd:
 			s := want.Servers[c.ID]
 			_, _, err = api.call(ctx, http.MethodPost, apiPath("servers"), nil, control.NewServer{ID: s.ID, Name: s.Name, Connector: s.Connector, Address: s.Address,
-				User: s.User, Deletes: s.Deletes, Password: passwords[c.ID], UnreachableOK: offline}, nil)
+				User: s.User, Pins: s.Pins, Deletes: s.Deletes, Password: passwords[c.ID], UnreachableOK: offline}, nil)
 		default:
-			_, _, err = api.call(ctx, http.MethodPut, one, header, control.ServerChange{ServerBody: want.Servers[c.ID].ServerBody, UnreachableOK: offline}, nil)
+			_, _, err = api.call(ctx, http.MethodPut, one, header, control.ServerChange{ServerBody: want.Servers[c.ID].ServerBody, Password: passwords[c.ID], UnreachableOK: offline}, nil)
 		}
 		if err != nil {
 			code := exitRunTime

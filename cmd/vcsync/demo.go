@@ -36,6 +36,8 @@ foreground, until interrupted. What is there already stays as it is.`,
 			if err != nil {
 				return err
 			}
+			// The stand-ins run on this machine.
+			cfg.ServersAllow += ",localhost,127.0.0.0/8,::1"
 			ctx, stop := withMake(cmd.Context())
 			defer stop()
 			return demo(ctx, cfg, acceptLoss, a.out, a.err)

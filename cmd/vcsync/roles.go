@@ -117,7 +117,7 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, command strin
 func runRoles(ctx context.Context, cfg config, which broker.Role, b *broker.Broker, l net.Listener, log *slog.Logger, begun func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	open := opener(cfg.LeaseTTL)
+	open := opener(cfg.LeaseTTL, cfg.ServersAllow.list())
 	var wg sync.WaitGroup
 	role := func(name string, run func(context.Context) error) {
 		wg.Go(func() {
@@ -229,13 +229,13 @@ func leaseTimes(ttl time.Duration) broker.LeaseTimes {
 
 // opener makes connectors. A request must be able to begin and end within what is
 // left of a lease between two renewals.
-func opener(ttl time.Duration) func(schemas.Server, string) (visualcron.Connector, error) {
+func opener(ttl time.Duration, reach visualcron.Reach) func(schemas.Server, string) (visualcron.Connector, error) {
 	lease := leaseTimes(ttl)
 	timeout := min(10*time.Second, lease.TTL-lease.Margin-lease.TTL/5)
 	return func(s schemas.Server, password string) (visualcron.Connector, error) {
 		if s.Connector != "bridge" {
 			return nil, fmt.Errorf("server %s: connector %.32q is not there in this version; want bridge", s.ID, s.Connector)
 		}
-		return bridge.New(visualcron.Config{Server: s.ID, Address: s.Address, User: s.User, Password: password, RequestTimeout: timeout}, bridge.WithIdentity(s.Identity))
+		return bridge.New(visualcron.Config{Server: s.ID, Reach: reach, Pins: s.Pins, Address: s.Address, User: s.User, Password: password, RequestTimeout: timeout}, bridge.WithIdentity(s.Identity))
 	}
 }

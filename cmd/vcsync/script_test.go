@@ -30,6 +30,7 @@ import (
 	"github.com/vcsync/vcsync/e2e"
 	"github.com/vcsync/vcsync/producer"
 	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/visualcron"
 	"github.com/vcsync/vcsync/visualcron/standin"
 )
 
@@ -58,6 +59,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("TZ", "UTC")
 			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, ".config"))
+			e.Setenv("VCSYNC_SERVERS_ALLOW", "127.0.0.1") // the stand-ins
 			for i := range 4 {
 				addr := freeAddr(t)
 				_, port, _ := net.SplitHostPort(addr)
@@ -76,7 +78,7 @@ func TestScripts(t *testing.T) {
 				cancel()
 				return errors.Join(err, b.Close())
 			}
-			cfg := control.Config{Broker: b, Open: opener(15 * time.Second), Addr: l.Addr().String(), Version: "scripted", Log: log}
+			cfg := control.Config{Broker: b, Open: opener(15*time.Second, visualcron.Anywhere()), Addr: l.Addr().String(), Version: "scripted", Log: log}
 			if slices.Contains([]string{"script-sync", "script-replay", "script-undo"}, filepath.Base(e.WorkDir)) {
 				roles := &scriptedRoles{b: b, dir: e.WorkDir}
 				cfg.Sources, cfg.Targets = scriptedProducer{}, roles

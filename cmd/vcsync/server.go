@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -76,12 +77,15 @@ VCSYNC_PASSWORD, or is asked for. It is stored sealed and shown nowhere.`,
 	f.StringVar(&in.Connector, "connector", "bridge", "how vcsync speaks to it")
 	f.StringVar(&in.User, "user", "", "VisualCron account")
 	f.StringVar(&in.Name, "title", "", "what people call the server")
+	f.StringArrayVar(&in.Pins, "pin", nil, pinHelp)
 	f.StringVar(&file, "password-file", "", "file with the password")
 	f.BoolVar(&stdin, "password-stdin", false, "read the password from standard input")
 	f.BoolVar(&in.UnreachableOK, "offline", false, "store it even if it cannot be reached now")
 	f.StringArrayVar(&deletes, "deletes", nil, "how many deletions of a type at once are believed without a person, as TYPE=NUMBER,SHARE% or TYPE=default; may be repeated")
 	return c
 }
+
+const pinHelp = "a public key that the server's certificate may have, as sha256/BASE64, in place of what the system's authorities vouch for; twice while one follows the other"
 
 // measureFlags puts the values of --deletes over what there is.
 func measureFlags(have map[string]control.MeasureRecord, texts []string) (map[string]control.MeasureRecord, error) {
@@ -110,15 +114,17 @@ func measureFlags(have map[string]control.MeasureRecord, texts []string) (map[st
 }
 
 func newServerEdit(a *app) *cobra.Command {
-	var title, address, user string
-	var deletes []string
-	var offline, dryRun bool
+	var title, address, user, file string
+	var deletes, pins []string
+	var offline, dryRun, stdin, prompt bool
 	c := &cobra.Command{
 		Use:   "edit NAME",
-		Short: "Change how a server is reached, and how many deletions are believed",
-		Long: `Changes what is named and leaves the rest, the password too. Where the address or the
-account changes, the server is asked who it is first. Where all is so already, nothing is
-written.
+		Short: "Change how a server is reached, its password, and how many deletions are believed",
+		Long: `Changes what is named and leaves the rest. With another address, account or pin the
+password has to be entered again: the stored one is sent nowhere else. The server is asked
+who it is first. Where all is so already, nothing is written.
+
+--pin none gives the decision about its certificate back to the system's authorities.
 
 --deletes says how many objects of a type may be gone at once and still be taken for
 deleted: the greater of a number and a share of the type. What is more waits: see
@@ -131,8 +137,9 @@ answer; with --dry-run: something would change; 2 no such server, or a bad value
 		Args: exactly(1, "the server's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			changed := cmd.Flags().Changed
-			if !changed("title") && !changed("address") && !changed("user") && !changed("deletes") {
-				return usageError("nothing to change: name --title, --address, --user or --deletes")
+			newPassword := file != "" || stdin || prompt
+			if !changed("title") && !changed("address") && !changed("user") && !changed("deletes") && !changed("pin") && !newPassword {
+				return usageError("nothing to change: name --title, --address, --user, --pin, --password or --deletes")
 			}
 			if _, err := measureFlags(nil, deletes); err != nil {
 				return err
@@ -146,7 +153,7 @@ answer; with --dry-run: something would change; 2 no such server, or a bad value
 			if err != nil {
 				return err
 			}
-			in := control.ServerChange{ServerBody: control.ServerBody{Name: have.Name, Connector: have.Connector, Address: have.Address, User: have.User}, UnreachableOK: offline}
+			in := control.ServerChange{ServerBody: control.ServerBody{Name: have.Name, Connector: have.Connector, Address: have.Address, User: have.User, Pins: have.Pins}, UnreachableOK: offline}
 			if in.Deletes, err = measureFlags(have.Deletes, deletes); err != nil {
 				return err
 			}
@@ -158,12 +165,20 @@ answer; with --dry-run: something would change; 2 no such server, or a bad value
 					*to.field = to.value
 				}
 			}
-			rec := schemas.Server{ID: schemas.Slug(have.ID), Connector: in.Connector, Address: in.Address, User: in.User}
+			if changed("pin") {
+				if in.Pins = pins; slices.Equal(pins, []string{"none"}) {
+					in.Pins = nil
+				}
+			}
+			rec := schemas.Server{ID: schemas.Slug(have.ID), Connector: in.Connector, Address: in.Address, User: in.User, Pins: in.Pins}
 			fault := rec.Validate()
 			if in.Name != have.Name {
 				fault = cmp.Or(fault, control.TitleFault(in.Name))
 			}
-			same := in.Name == have.Name && in.Address == have.Address && in.User == have.User && maps.Equal(in.Deletes, have.Deletes)
+			rec.Normalize()
+			in.Pins = rec.Pins
+			elsewhere := in.Address != have.Address || in.User != have.User || !slices.Equal(in.Pins, have.Pins)
+			same := in.Name == have.Name && !elsewhere && !newPassword && maps.Equal(in.Deletes, have.Deletes)
 			switch {
 			case fault != nil:
 				return usageError("%w", fault)
@@ -173,11 +188,16 @@ answer; with --dry-run: something would change; 2 no such server, or a bad value
 					return err
 				})
 			case dryRun:
-				have.Name, have.Address, have.User, have.Deletes = in.Name, in.Address, in.User, in.Deletes
+				have.Name, have.Address, have.User, have.Pins, have.Deletes = in.Name, in.Address, in.User, in.Pins, in.Deletes
 				if raw, err = json.Marshal(have); err != nil {
 					return failed(exitRunTime, err)
 				}
 				return errors.Join(a.show(raw, func() error { return nil }), failed(exitDifferent, fmt.Errorf("server %s would be changed; nothing was changed (--dry-run)", clean(args[0]))))
+			}
+			if elsewhere || newPassword {
+				if in.Password, err = a.password(file, stdin, in.User+" at "+args[0]); err != nil {
+					return err
+				}
 			}
 			if raw, _, err = api.call(cmd.Context(), http.MethodPut, apiPath("servers", args[0]), map[string]string{"If-Match": tag}, in, nil); err != nil {
 				return err
@@ -193,6 +213,10 @@ answer; with --dry-run: something would change; 2 no such server, or a bad value
 	f.StringVar(&address, "address", "", "http://host:port or https://host:port of the server or its bridge")
 	f.StringVar(&user, "user", "", "VisualCron account")
 	f.StringArrayVar(&deletes, "deletes", nil, "how many deletions of a type at once are believed without a person, as TYPE=NUMBER,SHARE% or TYPE=default; may be repeated")
+	f.StringArrayVar(&pins, "pin", nil, pinHelp+"; none for none")
+	f.BoolVar(&prompt, "password", false, "enter another password: VCSYNC_PASSWORD, or asked for on a terminal")
+	f.StringVar(&file, "password-file", "", "file with another password")
+	f.BoolVar(&stdin, "password-stdin", false, "read another password from standard input")
 	f.BoolVar(&offline, "offline", false, "store it even if it cannot be reached now")
 	f.BoolVar(&dryRun, "dry-run", false, "say whether something would change, and change nothing")
 	return c
@@ -273,6 +297,9 @@ func newServerTest(a *app) *cobra.Command {
 			}
 			_, err := fmt.Fprintf(a.out, "Server %s answers: %s, version %s, id %s, %d types, change hints: %s.\n", clean(args[0]), clean(dash(out.Name)),
 				clean(dash(out.Version)), clean(out.Identity), len(out.Types), yesNo(out.Changes))
+			if c := out.Certificate; c != nil && err == nil {
+				_, err = fmt.Fprintf(a.out, "Its certificate is of %s, issued by %s, until %s; pin %s\n", clean(c.Subject), clean(c.Issuer), when(c.Ends), c.Pin)
+			}
 			return err
 		}); err != nil {
 			return err

@@ -59,7 +59,7 @@ func openStandin(ctx context.Context, server string) (*bridge.Bridge, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := visualcron.Config{Server: name, Address: addr, User: variable("STANDIN_USER"), Password: variable("STANDIN_PASSWORD")}
+	cfg := visualcron.Config{Server: name, Reach: visualcron.Anywhere(), Address: addr, User: variable("STANDIN_USER"), Password: variable("STANDIN_PASSWORD")}
 	b, err := bridge.New(cfg)
 	if err != nil {
 		return nil, usageError("SERVER: %w", err)

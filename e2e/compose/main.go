@@ -418,7 +418,7 @@ func on(ctx context.Context, name string, do func(visualcron.Connector) error) e
 		if n.IPAddress == "" {
 			continue
 		}
-		b, err := bridge.New(visualcron.Config{Server: schemas.Slug(name), Address: fmt.Sprintf("http://%s:%d", n.IPAddress, ports[name]),
+		b, err := bridge.New(visualcron.Config{Server: schemas.Slug(name), Reach: visualcron.Anywhere(), Address: fmt.Sprintf("http://%s:%d", n.IPAddress, ports[name]),
 			User: standin.DefaultUser, Password: standin.DefaultPassword, RequestTimeout: 5 * time.Second})
 		if err != nil {
 			return err

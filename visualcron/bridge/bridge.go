@@ -81,6 +81,7 @@ type Bridge struct {
 	listTimeout    time.Duration
 	listIdle       time.Duration
 
+	allowed   visualcron.Reach
 	transport http.RoundTripper
 	large     *semaphore.Weighted              // bytes of answers beyond the first MiB of each
 	until     atomic.Pointer[func() time.Time] // nil where nothing bounds it
@@ -91,6 +92,7 @@ type Bridge struct {
 	session  secret   // the token; unset before the first logon
 	flight   *logon   // the logon that is under way
 	retired  []secret // earlier tokens, still to be kept out of texts
+	peer     *visualcron.Certificate
 }
 
 var _ visualcron.Connector = (*Bridge)(nil)
@@ -130,7 +132,7 @@ func New(cfg visualcron.Config, opts ...Option) (*Bridge, error) {
 	b := &Bridge{
 		server: cfg.Server, user: cfg.User, password: newSecret(cfg.Password),
 		requestTimeout: cfg.RequestTimeout, listTimeout: cfg.ListTimeout, listIdle: cfg.ListIdle,
-		large: semaphore.NewWeighted(maxLarge),
+		large: semaphore.NewWeighted(maxLarge), allowed: cfg.Reach,
 	}
 	var errs []error
 	for _, d := range []struct {
@@ -168,6 +170,7 @@ func New(cfg visualcron.Config, opts ...Option) (*Bridge, error) {
 		b.transport = &http.Transport{
 			Proxy:               nil, // the servers are inside; a proxy would see the account
 			DialContext:         b.dial,
+			TLSClientConfig:     b.tlsConfig(cfg.Pins),
 			TLSHandshakeTimeout: b.requestTimeout,
 			MaxIdleConnsPerHost: idleConns,
 			IdleConnTimeout:     time.Minute, // below the server's, so that a write seldom meets a connection just closed
@@ -191,7 +194,7 @@ func (b *Bridge) tooLate() error {
 
 // dial connects, and bounds what is sent.
 func (b *Bridge) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: b.requestTimeout, KeepAlive: 30 * time.Second, Control: bound}
+	d := net.Dialer{Timeout: b.requestTimeout, KeepAlive: 30 * time.Second, Control: b.reach(hostOf(addr))}
 	c, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
@@ -302,7 +305,7 @@ func (b *Bridge) Server(ctx context.Context) (visualcron.Info, error) {
 		return visualcron.Info{}, err
 	}
 	b.mu.Lock()
-	b.identity, b.types = info.ID, info.Types
+	b.identity, b.types, info.Certificate = info.ID, info.Types, b.peer
 	b.mu.Unlock()
 	return info, nil
 }

@@ -46,6 +46,7 @@ func open(t *testing.T, cfg visualcron.Config, opts ...bridge.Option) *bridge.Br
 	if cfg.User == "" {
 		cfg.User, cfg.Password = standin.DefaultUser, standin.DefaultPassword
 	}
+	cfg.Reach = visualcron.Anywhere()
 	b, err := bridge.New(cfg, opts...)
 	if err != nil {
 		t.Fatal(err)

@@ -28,6 +28,9 @@ const (
 	hintAddress  = "check that the address is that of a vcsync bridge or stand-in"
 	hintRunning  = "check that the server runs and that the address is right"
 	hintAccount  = "check the account of this server in vcsync and at the server"
+	hintTrust    = "compare the pin with that of the server's own certificate, and if it is the same, confirm it: --pin of vcsync server add or edit"
+	hintPin      = "if the certificate was changed on purpose, pin the new one: vcsync server edit NAME --pin; if not, somebody stands between"
+	hintReach    = "if it is the right one, say so in VCSYNC_SERVERS_ALLOW and start vcsync anew"
 	hintRedirect = "give the address that the server itself answers at; vcsync follows no redirect"
 )
 
@@ -95,8 +98,16 @@ func (b *Bridge) transportError(ctx context.Context, a act, err error, sent bool
 	switch {
 	case errors.Is(err, errRowTooBig):
 		e.Class, e.Detail = visualcron.BadAnswer, fmt.Sprintf("a row has more than %d bytes", visualcron.MaxBody)
+	case isPin(err):
+		e.Class, e.Hint = visualcron.WrongServer, hintPin
 	case !sent:
 		e.Class, e.Hint = visualcron.Unreachable, hintRunning
+		switch _, verified := errors.AsType[*tls.CertificateVerificationError](err); {
+		case verified:
+			e.Hint = hintTrust
+		case errors.Is(err, visualcron.ErrReach):
+			e.Hint = hintReach
+		}
 		if ctx.Err() != nil {
 			e.Detail, e.Err = "no connection in time", context.DeadlineExceeded
 		}
@@ -122,8 +133,16 @@ func neverSent(err error) bool {
 	return isTLS(err)
 }
 
+func isPin(err error) bool {
+	_, ok := errors.AsType[*pinError](err)
+	return ok
+}
+
 func isTLS(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*pinError](err); ok {
 		return true
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
@@ -145,7 +164,19 @@ func describe(err error) string {
 		return "the name of the host could not be looked up"
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return "TLS: the server's certificate is not accepted: " + e.Err.Error()
+		text := "TLS: no authority that this system trusts vouches for the server's certificate"
+		if len(e.UnverifiedCertificates) > 0 {
+			text += ", whose pin is " + PinOf(e.UnverifiedCertificates[0])
+		}
+		return text + ": " + e.Err.Error()
+	}
+	if e, ok := errors.AsType[*pinError](err); ok {
+		return e.Error()
+	}
+	if errors.Is(err, visualcron.ErrReach) {
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			return op.Err.Error()
+		}
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return "TLS: the server does not speak TLS at this port"

@@ -129,7 +129,7 @@ func (h *host) intercept(next http.Handler) http.Handler {
 func (h *host) harness(t *testing.T, address string, down, up func(), opts ...bridge.Option) conformance.Harness {
 	return conformance.Harness{
 		Open: func(change func(*visualcron.Config)) visualcron.Connector {
-			c := visualcron.Config{Server: "under-test", Address: address, User: user, Password: password}
+			c := visualcron.Config{Server: "under-test", Reach: visualcron.Anywhere(), Address: address, User: user, Password: password}
 			if change != nil {
 				change(&c)
 			}

@@ -19,7 +19,7 @@ import (
 func over(t *testing.T, s *standin.Server) *bridge.Bridge {
 	t.Helper()
 	srv := httptest.NewServer(s.Handler())
-	b, err := bridge.New(visualcron.Config{Server: "s", Address: srv.URL, User: standin.DefaultUser, Password: standin.DefaultPassword})
+	b, err := bridge.New(visualcron.Config{Server: "s", Reach: visualcron.Anywhere(), Address: srv.URL, User: standin.DefaultUser, Password: standin.DefaultPassword})
 	if err != nil {
 		t.Fatal(err)
 	}
