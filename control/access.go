@@ -161,7 +161,40 @@ var accessTable = map[string]access{
 	"export-audit": {Audit, everywhere},
 }
 
-// checkAccess names the operations that the table lacks, and those that are not there.
+// unmatched are the operations that change something and need no If-Match, each with what
+// keeps them from overwriting what nobody saw. Every other one needs it.
+var unmatched = map[string]string{
+	"sign-in":            "begins a session of its own",
+	"first-admin":        "has a token that is good once",
+	"hint":               "changes nothing",
+	"sign-out":           "ends the session that asks",
+	"change-password":    "names the old password",
+	"add-token":          "adds; a name that is taken is refused",
+	"revoke-token":       "only takes away",
+	"add-account":        "adds; a name that is taken is refused",
+	"add-server":         "adds; a name that is taken is refused",
+	"add-setting":        "adds; a name that is taken is refused",
+	"test-server":        "changes nothing",
+	"poll-source":        "asks for what comes anyway",
+	"match-setting":      "changes nothing",
+	"check-config":       "changes nothing",
+	"ask-run":            "adds; a run that is under way is not ended by it",
+	"approve-run":        "names the plan",
+	"drop-run":           "names the run",
+	"approve-server-run": "names the plan",
+	"drop-server-run":    "names the run",
+	"undo-pass":          "makes a plan, which has to be approved",
+	"revert-object":      "makes a plan, which has to be approved",
+	"enter-safe-mode":    "must always be possible",
+	"make-backup":        "changes nothing",
+	"approve-airlock":    "names the batch, which is another once its objects are others",
+	"reject-airlock":     "names the batch, which is another once its objects are others",
+	"retry-parked":       "asks for what comes anyway",
+	"retry-all-parked":   "asks for what comes anyway",
+}
+
+// checkAccess names the operations that the table lacks, and those that are not there, and
+// what changes something without If-Match.
 func (s *Server) checkAccess() error {
 	known := map[string]bool{}
 	var bad []string
@@ -173,6 +206,10 @@ func (s *Server) checkAccess() error {
 			known[op.OperationID] = true
 			if _, ok := accessTable[op.OperationID]; !ok {
 				bad = append(bad, op.OperationID+" needs no permission")
+			}
+			matches := slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.In == "header" && p.Name == "If-Match" })
+			if _, free := unmatched[op.OperationID]; op != item.Get && free == matches {
+				bad = append(bad, op.OperationID+" needs If-Match, or a reason why not, and not both")
 			}
 		}
 	}
@@ -316,13 +353,19 @@ An account has grants: each is a role, everywhere or only at some sync settings 
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("\n| Operation | Route | Permission | Where |\n|---|---|---|---|\n")
+	b.WriteString("\n| Operation | Route | Permission | Where | If-Match |\n|---|---|---|---|---|\n")
 	var rows []string
 	for path, item := range s.api.OpenAPI().Paths {
 		for method, op := range map[string]*huma.Operation{"GET": item.Get, "PUT": item.Put, "POST": item.Post, "DELETE": item.Delete} {
 			if op != nil {
 				a := accessTable[op.OperationID]
-				rows = append(rows, fmt.Sprintf("| %s | `%s %s` | %s | %s |\n", op.OperationID, method, path, a.need, a.where))
+				tag := "–"
+				if why, free := unmatched[op.OperationID]; free {
+					tag = "no: " + why
+				} else if method != "GET" {
+					tag = "yes"
+				}
+				rows = append(rows, fmt.Sprintf("| %s | `%s %s` | %s | %s | %s |\n", op.OperationID, method, path, a.need, a.where, tag))
 			}
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-json-experiment/json"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/schemas"
@@ -171,6 +172,20 @@ func grantWords(in []broker.Grant) string {
 		out = append(out, g.String())
 	}
 	return strings.Join(out, " ")
+}
+
+// accountTag is the ETag of an account: of what people decide about it, because the rest
+// changes with every use.
+func accountTag(a broker.Account) string {
+	raw, err := json.Marshal(struct {
+		Grants   []broker.Grant
+		Disabled bool
+		Hash     string
+	}{a.Grants, a.Disabled, a.Hash}, json.Deterministic(true))
+	if err != nil {
+		panic(err) // these can be written
+	}
+	return `"` + hashSecret(string(raw))[:16] + `"`
 }
 
 func accountRecord(a broker.Account) AccountRecord {
@@ -510,7 +525,7 @@ func (s *Server) getAccount(ctx context.Context, in *IDPath) (*tagged[AccountRec
 	if err != nil {
 		return nil, err
 	}
-	return &tagged[AccountRecord]{etag(a.Revision), accountRecord(a.Account)}, nil
+	return &tagged[AccountRecord]{accountTag(a.Account), accountRecord(a.Account)}, nil
 }
 
 // reserved are names that the audit uses for what is no account.
@@ -553,19 +568,18 @@ func (s *Server) makeAccount(ctx context.Context, id, password string, grants []
 		return nil, err
 	}
 	a := broker.Account{Name: name, Hash: hash, Grants: grants, Made: time.Now().UTC()}
-	var rev uint64
 	err = s.act(ctx, broker.AuditRecord{Action: "account.add", Object: "account/" + id, Detail: grantWords(grants)}, func(ctx context.Context) (err error) {
 		if err := s.broker.CloseDoor(ctx); err != nil {
 			return err
 		}
 		s.closed.Store(true)
-		rev, err = s.broker.PutAccount(ctx, a, 0)
+		_, err = s.broker.PutAccount(ctx, a, 0)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &tagged[AccountRecord]{etag(rev), accountRecord(a)}, nil
+	return &tagged[AccountRecord]{accountTag(a), accountRecord(a)}, nil
 }
 
 // needsAdmin is an error where no other account could manage accounts than the one, as it
@@ -599,36 +613,48 @@ func (s *Server) replaceAccount(ctx context.Context, in *idMatchBody[AccountBody
 	defer s.writes.Unlock()
 	a, err := s.account(ctx, in.ID)
 	if err == nil {
-		err = match(in.IfMatch, a.Revision)
+		err = matchTag(in.IfMatch, accountTag(a.Account))
 	}
+	if err != nil {
+		return nil, err
+	}
+	grants, err := grantsOf(in.Body.Grants)
 	if err != nil {
 		return nil, err
 	}
 	next := a.Account
-	if next.Grants, err = grantsOf(in.Body.Grants); err != nil {
+	change := func(a *broker.Account) error {
+		if err := matchTag(in.IfMatch, accountTag(*a)); err != nil {
+			return err
+		}
+		a.Grants, a.Disabled, a.Sessions = grants, in.Body.Disabled, nil
+		next = *a
+		return nil
+	}
+	if err := change(&next); err != nil {
 		return nil, err
 	}
-	next.Disabled, next.Sessions = in.Body.Disabled, nil
 	if err := s.needsAdmin(ctx, a.Name, &next); err != nil {
 		return nil, err
 	}
-	var rev uint64
 	detail := grantWords(next.Grants)
 	if next.Disabled {
 		detail += ", disabled"
 	}
-	err = s.act(ctx, broker.AuditRecord{Action: "account.update", Object: "account/" + in.ID, Before: a.Revision, Detail: detail}, func(ctx context.Context) (err error) {
-		rev, err = s.broker.PutAccount(ctx, next, a.Revision)
-		return err
+	err = s.act(ctx, broker.AuditRecord{Action: "account.update", Object: "account/" + in.ID, Before: a.Revision, Detail: detail}, func(ctx context.Context) error {
+		return s.changeAccount(ctx, a.Name, change)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &tagged[AccountRecord]{etag(rev), accountRecord(next)}, nil
+	return &tagged[AccountRecord]{accountTag(next), accountRecord(next)}, nil
 }
 
-func (s *Server) resetPassword(ctx context.Context, in *idBody[NewPassword]) (*struct{}, error) {
+func (s *Server) resetPassword(ctx context.Context, in *idMatchBody[NewPassword]) (*struct{}, error) {
 	a, err := s.account(ctx, in.ID)
+	if err == nil {
+		err = matchTag(in.IfMatch, accountTag(a.Account))
+	}
 	if err == nil {
 		err = goodPassword(in.Body.Password, in.ID)
 	}
@@ -643,7 +669,7 @@ func (s *Server) removeAccount(ctx context.Context, in *IDMatch) (*struct{}, err
 	defer s.writes.Unlock()
 	a, err := s.account(ctx, in.ID)
 	if err == nil {
-		err = match(in.IfMatch, a.Revision)
+		err = matchTag(in.IfMatch, accountTag(a.Account))
 	}
 	if err == nil {
 		err = s.needsAdmin(ctx, a.Name, nil)
@@ -652,7 +678,18 @@ func (s *Server) removeAccount(ctx context.Context, in *IDMatch) (*struct{}, err
 		return nil, err
 	}
 	return nil, s.act(ctx, broker.AuditRecord{Action: "account.remove", Object: "account/" + in.ID, Before: a.Revision}, func(ctx context.Context) error {
-		return s.broker.DeleteAccount(ctx, a.Name, a.Revision)
+		for try := 0; ; try++ { // a use of it meanwhile is no reason to keep it
+			now, err := s.broker.GetAccount(ctx, a.Name)
+			if err == nil {
+				err = matchTag(in.IfMatch, accountTag(now.Account))
+			}
+			if err == nil {
+				err = s.broker.DeleteAccount(ctx, a.Name, now.Revision)
+			}
+			if !errors.Is(err, broker.ErrConflict) || try == 9 {
+				return err
+			}
+		}
 	})
 }
 

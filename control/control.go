@@ -220,11 +220,14 @@ type tagged[T any] struct {
 func etag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
 
 // match reads If-Match against a revision: nil when the caller has seen it.
-func match(header string, revision uint64) error {
-	switch {
-	case header == "":
+func match(header string, revision uint64) error { return matchTag(header, etag(revision)) }
+
+// matchTag reads If-Match against an ETag.
+func matchTag(header, tag string) error {
+	switch header {
+	case "":
 		return huma.NewError(http.StatusPreconditionRequired, "If-Match is missing: send the ETag of what you read, so that nobody's change is overwritten unseen, or * to insist.")
-	case header == "*", header == etag(revision):
+	case "*", tag:
 		return nil
 	}
 	return huma.NewError(http.StatusPreconditionFailed, "It was changed since you read it: read it again, look at the change, and repeat.")

@@ -469,9 +469,9 @@ func TestSettings(t *testing.T) {
 		t.Errorf("a setting that was turned on waits for %v (%v)", snap.Settings["one"].Since, err)
 	}
 
-	clone := w.do("POST", "/api/v1/settings/one/clone", `{"id":"copy"}`).want(201, `"active":false`, strings.ToLower(guid))
-	w.do("POST", "/api/v1/settings/one/clone", `{"id":"copy"}`).want(409, "already")
-	w.do("POST", "/api/v1/settings/nowhere/clone", `{"id":"copy2"}`).want(404)
+	clone := w.do("POST", "/api/v1/settings/one/clone", `{"id":"copy"}`, "If-Match", "*").want(201, `"active":false`, strings.ToLower(guid))
+	w.do("POST", "/api/v1/settings/one/clone", `{"id":"copy"}`, "If-Match", "*").want(409, "already")
+	w.do("POST", "/api/v1/settings/nowhere/clone", `{"id":"copy2"}`, "If-Match", "*").want(404)
 	w.do("DELETE", "/api/v1/settings/copy", "", "If-Match", clone.etag()).want(204)
 	w.do("GET", "/api/v1/settings/copy", "").want(404)
 }
@@ -495,7 +495,7 @@ func TestVariableValues(t *testing.T) {
 	w.do("POST", "/api/v1/settings", settingBody("one", "a", "b", true, `"variableValues":true,`+allJobs)).want(201, `"variableValues":true`)
 	w.do("GET", "/api/v1/settings/one", "").want(200, `"variableValues":true`)
 	w.do("POST", "/api/v1/settings/one/deactivate", "", "If-Match", "*").want(200, `"variableValues":true`)
-	w.do("POST", "/api/v1/settings/one/clone", `{"id":"two"}`).want(201, `"variableValues":true`)
+	w.do("POST", "/api/v1/settings/one/clone", `{"id":"two"}`, "If-Match", "*").want(201, `"variableValues":true`)
 	snap, err := w.b.Snapshot(t.Context())
 	if err != nil || snap.Settings["plain"].VariableValues || !snap.Settings["one"].VariableValues || !snap.Settings["two"].VariableValues {
 		t.Errorf("%+v, error %v", snap.Settings, err)

@@ -290,7 +290,7 @@ func TestEveryRouteAndRole(t *testing.T) {
 	// A hint has a token of its own, and no other is good for it.
 	root = w.signIn("root")
 	var hint control.HintToken
-	w.as(root, "POST", "/api/v1/servers/a/hint-token", "").want(201).into(&hint)
+	w.as(root, "POST", "/api/v1/servers/a/hint-token", "", "If-Match", "*").want(201).into(&hint)
 	w.hint("a", hint.Token).want(202)
 	w.as(root, "POST", "/api/v1/hints/a", "").want(401)
 	w.as("Bearer "+hint.Token, "GET", "/api/v1/settings", "").want(401)
@@ -503,7 +503,7 @@ func TestWhoIsNotLetIn(t *testing.T) {
 	revoked(t, two)
 	w.do("POST", "/api/v1/session", signInBody("other", personal)).want(401)
 	w.do("POST", "/api/v1/session", signInBody("other", "another long one")).want(200)
-	w.as(root, "POST", "/api/v1/accounts/other/password", fmt.Sprintf(`{"password":%q}`, personal)).want2(204)
+	w.as(root, "POST", "/api/v1/accounts/other/password", fmt.Sprintf(`{"password":%q}`, personal), "If-Match", "*").want2(204)
 	w.do("POST", "/api/v1/session", signInBody("other", "another long one")).want(401)
 
 	other = w.signIn("other")
@@ -785,4 +785,82 @@ func TestLooksOnWithoutAStore(t *testing.T) {
 	w.do("GET", "/metrics", "").want(401)
 	w.as(root, "GET", "/api/v1/settings", "").want(503)
 	w.as("Bearer nothing", "GET", "/metrics", "").want(401)
+}
+
+// TestNothingIsOverwrittenUnseen walks over every operation that takes If-Match: without it,
+// and with that of an older reading, nothing is done.
+func TestNothingIsOverwrittenUnseen(t *testing.T) {
+	w := newWorld(t)
+	operations := w.operations()
+	var doc struct {
+		Paths map[string]map[string]struct {
+			OperationID string
+			Parameters  []struct{ In, Name string }
+		}
+	}
+	w.do("GET", "/api/v1/openapi.json", "").want(200).into(&doc)
+	takes := map[string]bool{}
+	for _, item := range doc.Paths {
+		for _, op := range item {
+			for _, p := range op.Parameters {
+				takes[op.OperationID] = takes[op.OperationID] || p.In == "header" && p.Name == "If-Match"
+			}
+		}
+	}
+	root := w.admin("root")
+	w.account(root, "other", `{"role":"viewer"}`)
+	w.putServer("a", "b", "c")
+	w.setting("one", "a", "b")
+	if _, err := w.b.PutParked(t.Context(), broker.Parked{Target: "b", Setting: "one", Source: "a", Type: schemas.Job, Token: "x", ID: "x", Version: schemas.Version{Epoch: 1, Revision: 1}, Class: "refused", Reason: "r", First: time.Now(), Last: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	w.as(root, "POST", "/api/v1/safe-mode/on", `{"reason":"r"}`).want(200)
+	w.as(root, "POST", "/api/v1/servers/a/hint-token", "", "If-Match", "*").want(201)
+	valid := map[string]struct{ id, body string }{
+		"replace-server":     {"a", `{"name":"x","address":"http://127.0.0.1:1","user":"sync"}`},
+		"remove-server":      {"c", ""},
+		"make-hint-token":    {"a", ""},
+		"revoke-hint-token":  {"a", ""},
+		"replace-setting":    {"one", settingBody("", "a", "b", false, allJobs)},
+		"remove-setting":     {"one", ""},
+		"clone-setting":      {"one", `{"id":"two"}`},
+		"activate-setting":   {"one", ""},
+		"deactivate-setting": {"one", ""},
+		"leave-safe-mode":    {"", `{"reason":"r"}`},
+		"discard-parked":     {"b/Job/x", `{"reason":"r"}`},
+		"replace-account":    {"other", `{"grants":[{"role":"auditor"}]}`},
+		"reset-password":     {"other", `{"password":"another long one"}`},
+		"remove-account":     {"other", ""},
+	}
+	before, acts := w.state(), len(w.audits())
+	for _, op := range sorted(takes) {
+		if !takes[op] {
+			continue
+		}
+		v, ok := valid[op]
+		if !ok {
+			t.Errorf("%s takes If-Match, and nobody says how to ask for it", op)
+			continue
+		}
+		delete(valid, op)
+		method, path := operations[op][0], operations[op][1]
+		for _, part := range strings.Split(v.id, "/") {
+			path = param.ReplaceAllStringFunc(path, once(part))
+		}
+		w.as(root, method, path, v.body).want(428, "If-Match is missing")
+		w.as(root, method, path, v.body, "If-Match", `"0"`).want(412, "changed since you read it")
+	}
+	for op := range valid {
+		t.Errorf("%s takes no If-Match", op)
+	}
+	if got := w.state(); got != before || len(w.audits()) != acts {
+		t.Errorf("%d acts more; before %s, now %s", len(w.audits())-acts, before, got)
+	}
+	// With what was read it is done; a use of the account in between is no change of it.
+	tag := w.as(root, "GET", "/api/v1/accounts/other", "").want(200).etag()
+	w.signIn("other")
+	w.as(root, "PUT", "/api/v1/accounts/other", `{"grants":[{"role":"auditor"}]}`, "If-Match", tag).want(200)
+	w.as(root, "PUT", "/api/v1/accounts/other", `{"grants":[{"role":"viewer"}]}`, "If-Match", tag).want(412)
+	tag = w.as(root, "GET", "/api/v1/parked/b/Job/x", "").want(200).etag()
+	w.as(root, "POST", "/api/v1/parked/b/Job/x/discard", `{"reason":"r"}`, "If-Match", tag).want(202)
 }

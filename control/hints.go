@@ -41,10 +41,13 @@ type Hinted struct {
 }
 
 // hintToken makes a server's hint token, in place of the one before it.
-func (s *Server) hintToken(ctx context.Context, in *IDPath) (*output[HintToken], error) {
+func (s *Server) hintToken(ctx context.Context, in *IDMatch) (*output[HintToken], error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	v, _, err := s.server(ctx, in.ID)
+	if err == nil {
+		err = match(in.IfMatch, v.Revision)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -59,10 +62,13 @@ func (s *Server) hintToken(ctx context.Context, in *IDPath) (*output[HintToken],
 	return &output[HintToken]{HintToken{Server: string(v.ID), Token: token, Path: strings.Replace(hintPattern, "{server}", string(v.ID), 1)}}, nil
 }
 
-func (s *Server) revokeHintToken(ctx context.Context, in *IDPath) (*struct{}, error) {
+func (s *Server) revokeHintToken(ctx context.Context, in *IDMatch) (*struct{}, error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	v, _, err := s.server(ctx, in.ID)
+	if err == nil {
+		err = match(in.IfMatch, v.Revision)
+	}
 	if err != nil {
 		return nil, err
 	}

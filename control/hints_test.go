@@ -36,7 +36,7 @@ import (
 func (w *world) token(server string) string {
 	w.t.Helper()
 	var out control.HintToken
-	w.do("POST", "/api/v1/servers/"+server+"/hint-token", "").want(201).into(&out)
+	w.do("POST", "/api/v1/servers/"+server+"/hint-token", "", "If-Match", "*").want(201).into(&out)
 	if raw, err := base64.RawURLEncoding.DecodeString(out.Token); err != nil || len(raw) != 32 || out.Server != server || out.Path != "/api/v1/hints/"+server {
 		w.t.Fatalf("%+v, error %v", out, err)
 	}
@@ -52,8 +52,8 @@ func TestHints(t *testing.T) {
 	w := newWorld(t)
 	w.putServer("a", "b", "c")
 	w.roles.sources = []producer.Status{{Server: "a", State: producer.Capturing}}
-	w.do("POST", "/api/v1/servers/nobody/hint-token", "").want(404)
-	w.do("DELETE", "/api/v1/servers/a/hint-token", "").want(404, "no hint token")
+	w.do("POST", "/api/v1/servers/nobody/hint-token", "", "If-Match", "*").want(404)
+	w.do("DELETE", "/api/v1/servers/a/hint-token", "", "If-Match", "*").want(404, "no hint token")
 	a, b := w.token("a"), w.token("b")
 	if a == b {
 		t.Fatal("two servers have one token")
@@ -130,7 +130,7 @@ func TestHints(t *testing.T) {
 	newer := w.token("a")
 	w.hint("a", a).want(401)
 	w.hint("a", newer).want(202)
-	w.do("DELETE", "/api/v1/servers/a/hint-token", "").want(204)
+	w.do("DELETE", "/api/v1/servers/a/hint-token", "", "If-Match", "*").want(204)
 	w.hint("a", newer).want(401)
 	w.do("DELETE", "/api/v1/servers/b", "", "If-Match", "*").want(204)
 	w.hint("b", b).want(401)

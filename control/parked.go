@@ -121,13 +121,17 @@ func (s *Server) parked(ctx context.Context, in *ParkedPath) (broker.Parked, err
 	return p, err
 }
 
-func (s *Server) getParked(ctx context.Context, in *ParkedPath) (*output[ParkedRecord], error) {
+func (s *Server) getParked(ctx context.Context, in *ParkedPath) (*tagged[ParkedRecord], error) {
 	p, err := s.parked(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	return &output[ParkedRecord]{parkedRecord(p)}, nil
+	return &tagged[ParkedRecord]{parkedTag(p), parkedRecord(p)}, nil
 }
+
+// parkedTag is the ETag of a parked record: the version that is parked, because the rest
+// changes with every try.
+func parkedTag(p broker.Parked) string { return `"` + p.Version.String() + `"` }
 
 // changeParked changes a record that the consumer may be changing too: the change
 // is made again on what is there then, and nothing is done where the record is
@@ -216,7 +220,8 @@ func (s *Server) retryAllParked(ctx context.Context, in *retryQuery) (*output[Re
 
 func (s *Server) discardParked(ctx context.Context, in *struct {
 	ParkedPath
-	Body DiscardReason
+	IfMatch string `header:"If-Match" doc:"The ETag that was read, or *."`
+	Body    DiscardReason
 }) (*output[ParkedRecord], error) {
 	reason := strings.TrimSpace(in.Body.Reason)
 	if reason == "" {
@@ -224,6 +229,9 @@ func (s *Server) discardParked(ctx context.Context, in *struct {
 	}
 	p, err := s.parked(ctx, &in.ParkedPath)
 	if err != nil {
+		return nil, err
+	}
+	if err := matchTag(in.IfMatch, parkedTag(p)); err != nil {
 		return nil, err
 	}
 	seen := p.Version

@@ -42,7 +42,7 @@ func TestPolicies(t *testing.T) {
 	got.into(&r)
 	body := strings.Replace(settingBody("", "a", "b", true, policies+narrowRule), `"mode":"approve",`, "", 1)
 	w.do("PUT", "/api/v1/settings/one", body, "If-Match", got.etag()).want(200, `"mode":"automatic"`)
-	w.do("POST", "/api/v1/settings/one/clone", `{"id":"two"}`).want(201, `"drift":"heal"`, `"names":["*report*"]`, `"schedule":"0 22 * * 1-5"`)
+	w.do("POST", "/api/v1/settings/one/clone", `{"id":"two"}`, "If-Match", "*").want(201, `"drift":"heal"`, `"names":["*report*"]`, `"schedule":"0 22 * * 1-5"`)
 	if a := w.audits(); !strings.Contains(a[1].Detail, "mode approve") || !strings.Contains(a[1].Detail, "1 windows, 1 kept fields, 1 overrides, 1 pins") || !strings.Contains(a[1].Detail, `of groups ["Finance"] named ["*report*"]`) {
 		t.Errorf("the audit says %q", a[1].Detail)
 	}
@@ -88,7 +88,7 @@ func TestOnOrOffForATime(t *testing.T) {
 	}
 	// An edit leaves it, unless it turns the setting on or off itself; a copy has none.
 	w.do("PUT", "/api/v1/settings/one", settingBody("", "a", "b", false, allJobs), "If-Match", "*").want(200, `"reason":"month end"`, `"until":"`)
-	if two := w.do("POST", "/api/v1/settings/one/clone", `{"id":"two"}`).want(201); strings.Contains(string(two.body), "until") {
+	if two := w.do("POST", "/api/v1/settings/one/clone", `{"id":"two"}`, "If-Match", "*").want(201); strings.Contains(string(two.body), "until") {
 		t.Errorf("the copy is to turn on: %s", two.body)
 	}
 	if on := w.do("PUT", "/api/v1/settings/one", settingBody("", "a", "b", true, allJobs), "If-Match", "*").want(200); strings.Contains(string(on.body), "month end") || strings.Contains(string(on.body), "until") {

@@ -68,7 +68,7 @@ func (s *Server) putSafeMode(ctx context.Context, action, ifMatch string, next b
 		}
 		return nil, huma.NewError(http.StatusConflict, "vcsync is not in safe mode.")
 	}
-	next.Since, next.By, next.Unknown = time.Now().UTC(), "local", old.Unknown
+	next.Since, next.By, next.Unknown = time.Now().UTC(), who(ctx), old.Unknown
 	var rev uint64
 	err = s.act(ctx, broker.AuditRecord{Action: action, Object: "safe-mode", Before: old.Revision, Detail: next.Why}, func(ctx context.Context) error {
 		var err error

@@ -387,7 +387,7 @@ func oldState(old broker.StoredSetting, active bool, until time.Time) error {
 		old.ID, onOff(old.Active), old.Until.Format(time.RFC3339), onOff(active), onOff(active)))
 }
 
-func (s *Server) cloneSetting(ctx context.Context, in *idBody[CloneName]) (*tagged[SettingRecord], error) {
+func (s *Server) cloneSetting(ctx context.Context, in *idMatchBody[CloneName]) (*tagged[SettingRecord], error) {
 	to, err := parseSlug(in.Body.ID)
 	if err != nil {
 		return nil, err
@@ -396,6 +396,9 @@ func (s *Server) cloneSetting(ctx context.Context, in *idBody[CloneName]) (*tagg
 	defer s.writes.Unlock()
 	old, snap, err := s.setting(ctx, in.ID)
 	if err != nil {
+		return nil, err
+	}
+	if err := match(in.IfMatch, old.Revision); err != nil {
 		return nil, err
 	}
 	if _, ok := snap.Settings[to]; ok || snap.Unreadable["setting."+string(to)] != nil {

@@ -156,9 +156,9 @@ func TestParked(t *testing.T) {
 		t.Errorf("a retry of what was discarded: %+v, error %v", p, err)
 	}
 
-	w.do("POST", one+"/discard", `{}`).want(422, "reason")
-	w.do("POST", one+"/discard", `{"reason":"  "}`).want(422, "reason")
-	w.do("POST", one+"/discard", `{"reason":"an old job"}`).want(202, `"discarded":"an old job"`)
+	w.do("POST", one+"/discard", `{}`, "If-Match", "*").want(422, "reason")
+	w.do("POST", one+"/discard", `{"reason":"  "}`, "If-Match", "*").want(422, "reason")
+	w.do("POST", one+"/discard", `{"reason":"an old job"}`, "If-Match", "*").want(202, `"discarded":"an old job"`)
 	if p, err := w.b.GetParked(t.Context(), "b", schemas.Job, "Contoso=2FShare"); err != nil || p.Discarded != "an old job" {
 		t.Errorf("%+v, error %v", p, err)
 	}

@@ -290,7 +290,11 @@ every request needs an account or a token.`,
 			return err
 		}
 		defer api.http.CloseIdleConnections()
-		if _, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("accounts", args[0], "password"), nil, control.NewPassword{Password: text}, nil); err != nil {
+		_, tag, err := api.call(cmd.Context(), http.MethodGet, apiPath("accounts", args[0]), nil, nil, nil)
+		if err != nil {
+			return err
+		}
+		if _, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("accounts", args[0], "password"), map[string]string{"If-Match": tag}, control.NewPassword{Password: text}, nil); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(a.out, "The account %s has another password; its sessions have ended.\n", args[0])

@@ -189,7 +189,7 @@ func newParkedDiscard(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		raw, _, err := api.call(cmd.Context(), http.MethodPost, path+"/discard", nil, control.DiscardReason{Reason: reason}, nil)
+		raw, _, err := api.call(cmd.Context(), http.MethodPost, path+"/discard", map[string]string{"If-Match": `"` + p.Version + `"`}, control.DiscardReason{Reason: reason}, nil)
 		if err != nil {
 			return err
 		}

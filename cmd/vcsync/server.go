@@ -337,9 +337,13 @@ takes the place of the one before it. See docs/hints.md.`,
 			if err != nil {
 				return err
 			}
-			path := apiPath("servers", args[0], "hint-token")
+			_, tag, err := api.call(cmd.Context(), http.MethodGet, apiPath("servers", args[0]), nil, nil, nil)
+			if err != nil {
+				return err
+			}
+			path, header := apiPath("servers", args[0], "hint-token"), map[string]string{"If-Match": tag}
 			if revoke {
-				raw, _, err := api.call(cmd.Context(), http.MethodDelete, path, nil, nil, nil)
+				raw, _, err := api.call(cmd.Context(), http.MethodDelete, path, header, nil, nil)
 				if err != nil {
 					return err
 				}
@@ -349,7 +353,7 @@ takes the place of the one before it. See docs/hints.md.`,
 				})
 			}
 			var out control.HintToken
-			raw, _, err := api.call(cmd.Context(), http.MethodPost, path, nil, nil, &out)
+			raw, _, err := api.call(cmd.Context(), http.MethodPost, path, header, nil, &out)
 			if err != nil {
 				return err
 			}

@@ -481,6 +481,10 @@ func newSettingClone(a *app) *cobra.Command {
 }
 
 func cloneSetting(ctx context.Context, api *client, name, to string) (out control.SettingRecord, raw []byte, err error) {
-	raw, _, err = api.call(ctx, http.MethodPost, apiPath("settings", name, "clone"), nil, control.CloneName{ID: to}, &out)
+	_, tag, err := api.call(ctx, http.MethodGet, apiPath("settings", name), nil, nil, nil)
+	if err != nil {
+		return out, nil, err
+	}
+	raw, _, err = api.call(ctx, http.MethodPost, apiPath("settings", name, "clone"), map[string]string{"If-Match": tag}, control.CloneName{ID: to}, &out)
 	return out, raw, err
 }
