@@ -50,9 +50,15 @@ type Token struct {
 type Account struct {
 	Name schemas.Slug `json:"name"`
 	// Hash is that of the password, with its parameters.
-	Hash     string    `json:"hash"`
-	Grants   []Grant   `json:"grants"`
-	Disabled bool      `json:"disabled,omitzero"`
+	Hash     string  `json:"hash"`
+	Grants   []Grant `json:"grants"`
+	Disabled bool    `json:"disabled,omitzero"`
+	// External is the provider that vouches for the account, which has no password here;
+	// "" for an account of vcsync. Title is what it calls its owner, and SignedIn when he
+	// last came from there.
+	External string    `json:"external,omitzero"`
+	Title    string    `json:"title,omitzero"`
+	SignedIn time.Time `json:"signedIn,omitzero"`
 	Made     time.Time `json:"made"`
 	Sessions []Session `json:"sessions,omitempty"`
 	Tokens   []Token   `json:"tokens,omitempty"`
@@ -215,6 +221,27 @@ func (g Grant) Covers(setting string, servers ...string) bool {
 
 // Everywhere tells whether the grant has no limit.
 func (g Grant) Everywhere() bool { return len(g.Settings) == 0 && len(g.Servers) == 0 }
+
+// ParseGrant reads ROLE or ROLE@setting/NAME,server/NAME,...; whether there is such a role
+// is for its caller to know.
+func ParseGrant(text string) (Grant, error) {
+	role, at, limited := strings.Cut(text, "@")
+	g := Grant{Role: role}
+	for place := range strings.SplitSeq(at, ",") {
+		kind, name, _ := strings.Cut(place, "/")
+		_, err := schemas.ParseSlug(name)
+		switch {
+		case !limited:
+		case kind == "setting" && err == nil:
+			g.Settings = append(g.Settings, name)
+		case kind == "server" && err == nil:
+			g.Servers = append(g.Servers, name)
+		default:
+			return Grant{}, fmt.Errorf("%.80q: want ROLE, or ROLE@setting/NAME,server/NAME", text)
+		}
+	}
+	return g, nil
+}
 
 // String writes a grant as it is written on a command line.
 func (g Grant) String() string {

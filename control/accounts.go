@@ -85,6 +85,8 @@ type AccountRecord struct {
 	Grants   []GrantRecord `json:"grants" nullable:"false"`
 	Limit    []GrantRecord `json:"limit,omitempty" doc:"That of the token with which the request came."`
 	Disabled bool          `json:"disabled,omitzero"`
+	External string        `json:"external,omitzero" doc:"The identity provider that vouches for it; absent for an account of vcsync itself."`
+	Title    string        `json:"title,omitzero" doc:"What the provider calls its owner."`
 	Made     time.Time     `json:"made,omitzero"`
 	Sessions int           `json:"sessions" doc:"How many sign-ins are good yet."`
 	Tokens   int           `json:"tokens" doc:"How many tokens are good yet."`
@@ -189,7 +191,7 @@ func accountTag(a broker.Account) string {
 }
 
 func accountRecord(a broker.Account) AccountRecord {
-	out := AccountRecord{Name: string(a.Name), Grants: grantRecords(a.Grants), Disabled: a.Disabled, Made: a.Made, Failures: a.Failures}
+	out := AccountRecord{Name: string(a.Name), Grants: grantRecords(a.Grants), Disabled: a.Disabled, External: a.External, Title: a.Title, Made: a.Made, Failures: a.Failures}
 	now := time.Now()
 	for _, v := range a.Sessions {
 		if now.Before(v.Expires) && now.Sub(v.Used) <= sessionIdle {
@@ -314,24 +316,37 @@ func (s *Server) beginSession(ctx context.Context, account, password string) (te
 		}
 		return "", expires, wrong
 	}
-	now := time.Now().UTC()
-	text, hash := newSecret(name)
-	expires = now.Add(sessionMost)
+	text, session := s.newSession(ctx, name)
 	err = s.act(ctx, broker.AuditRecord{Who: account, Action: "session.begin", Object: "account/" + account}, func(ctx context.Context) error {
 		return s.changeAccount(ctx, name, func(now2 *broker.Account) error {
 			if now2.Hash != a.Hash || now2.Disabled { // changed meanwhile
 				return wrong
 			}
 			now2.Failures, now2.Failed = 0, time.Time{}
-			now2.Sessions = slices.DeleteFunc(now2.Sessions, func(v broker.Session) bool { return now.After(v.Expires) || now.Sub(v.Used) > sessionIdle })
-			if n := len(now2.Sessions); n >= maxSessions {
-				now2.Sessions = now2.Sessions[n-maxSessions+1:]
-			}
-			now2.Sessions = append(now2.Sessions, broker.Session{Hash: hash, From: remoteAddr(ctx), Begun: now, Used: now, Expires: expires})
+			addSession(now2, session)
 			return nil
 		})
 	})
-	return text, expires, err
+	return text, session.Expires, err
+}
+
+// newSession makes a session and its secret.
+func (s *Server) newSession(ctx context.Context, name schemas.Slug) (string, broker.Session) {
+	now := time.Now().UTC()
+	text, hash := newSecret(name)
+	return text, broker.Session{Hash: hash, From: remoteAddr(ctx), Begun: now, Used: now, Expires: now.Add(sessionMost)}
+}
+
+// addSession puts a session with those that are good yet; the oldest go where there are
+// too many.
+func addSession(a *broker.Account, v broker.Session) {
+	a.Sessions = slices.DeleteFunc(a.Sessions, func(old broker.Session) bool {
+		return v.Begun.After(old.Expires) || v.Begun.Sub(old.Used) > sessionIdle
+	})
+	if n := len(a.Sessions); n >= maxSessions {
+		a.Sessions = a.Sessions[n-maxSessions+1:]
+	}
+	a.Sessions = append(a.Sessions, v)
 }
 
 func (s *Server) signOut(ctx context.Context, _ *noInput) (*struct {
@@ -394,6 +409,9 @@ func (s *Server) changePassword(ctx context.Context, in *bodyInput[PasswordChang
 	}
 	if p.limit != nil || !slices.ContainsFunc(a.Sessions, func(v broker.Session) bool { return v.Hash == p.secret }) {
 		return nil, huma.Error403Forbidden("A token cannot change the password: sign in.")
+	}
+	if a.External != "" {
+		return nil, huma.Error409Conflict("This account has no password here: the identity provider vouches for it.")
 	}
 	if err := goodPassword(in.Body.New, p.name); err != nil {
 		return nil, err
@@ -530,7 +548,7 @@ func (s *Server) getAccount(ctx context.Context, in *IDPath) (*tagged[AccountRec
 
 // reserved are names that the audit uses for what is no account.
 func reserved(name schemas.Slug) bool {
-	return name == "local" || name == firstAdminName || name == byItself
+	return strings.HasPrefix(string(name), oidcPrefix) || name == "local" || name == firstAdminName || name == byItself
 }
 
 func (s *Server) addAccount(ctx context.Context, in *bodyInput[NewAccount]) (*tagged[AccountRecord], error) {
@@ -551,7 +569,7 @@ func (s *Server) makeAccount(ctx context.Context, id, password string, grants []
 		return nil, err
 	}
 	if reserved(name) {
-		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("%s is no name for an account: the audit uses it for vcsync itself.", name))
+		return nil, huma.Error422UnprocessableEntity(fmt.Sprintf("%s is no name for an account: names like this are vcsync's own.", name))
 	}
 	if err := goodPassword(password, id); err != nil {
 		return nil, err
@@ -605,7 +623,7 @@ func (s *Server) needsAdmin(ctx context.Context, name schemas.Slug, as *broker.A
 }
 
 func isAdmin(a broker.Account) bool {
-	return !a.Disabled && slices.ContainsFunc(a.Grants, func(g broker.Grant) bool { return g.Role == string(Admin) && g.Everywhere() })
+	return !a.Disabled && a.External == "" && slices.ContainsFunc(a.Grants, func(g broker.Grant) bool { return g.Role == string(Admin) && g.Everywhere() })
 }
 
 func (s *Server) replaceAccount(ctx context.Context, in *idMatchBody[AccountBody]) (*tagged[AccountRecord], error) {
@@ -623,6 +641,9 @@ func (s *Server) replaceAccount(ctx context.Context, in *idMatchBody[AccountBody
 		return nil, err
 	}
 	next := a.Account
+	if a.External != "" && grantWords(grants) != grantWords(a.Grants) {
+		return nil, huma.Error409Conflict("What this account may is said by its groups at the identity provider. It can be disabled here, and no more.")
+	}
 	change := func(a *broker.Account) error {
 		if err := matchTag(in.IfMatch, accountTag(*a)); err != nil {
 			return err
@@ -654,6 +675,9 @@ func (s *Server) resetPassword(ctx context.Context, in *idMatchBody[NewPassword]
 	a, err := s.account(ctx, in.ID)
 	if err == nil {
 		err = matchTag(in.IfMatch, accountTag(a.Account))
+	}
+	if err == nil && a.External != "" {
+		err = huma.Error409Conflict("This account has no password here: the identity provider vouches for it.")
 	}
 	if err == nil {
 		err = goodPassword(in.Body.Password, in.ID)
@@ -773,8 +797,12 @@ var signInPolicy = strings.Replace(pagePolicy, "form-action 'none'", "form-actio
 
 // serveSignIn shows the form for signing in.
 func (s *Server) serveSignIn(w http.ResponseWriter, status int, fault string) {
+	provider := ""
+	if s.cfg.OIDC != nil {
+		provider = s.cfg.OIDC.Host()
+	}
 	var b bytes.Buffer
-	if err := signInPage.Execute(&b, map[string]any{"Style": template.CSS(pageStyle), "Fault": fault}); err != nil { // the embedded file
+	if err := signInPage.Execute(&b, map[string]any{"Style": template.CSS(pageStyle), "Fault": fault, "Provider": provider, "Begin": oidcBegin}); err != nil { // the embedded file
 		writeProblem(w, http.StatusInternalServerError, "The page cannot be made.")
 		return
 	}

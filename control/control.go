@@ -71,6 +71,9 @@ type Config struct {
 	Addr string
 	// Certificate makes the API speak TLS, plain HTTP where nil.
 	Certificate *Certificate
+	// OIDC is a provider of identities; nil where people sign in only with accounts of
+	// vcsync itself.
+	OIDC *OIDC
 	// Version is shown by the API and the page.
 	Version string
 	// Heartbeat is how often an idle event stream says that it is alive; 15 s where
@@ -167,6 +170,10 @@ func New(cfg Config) (*Server, error) {
 	mux.Handle("GET /metrics", s.metrics)
 	mux.HandleFunc(pagePattern, s.servePage)
 	mux.HandleFunc(signInPattern, s.serveSignedIn)
+	if cfg.OIDC != nil {
+		mux.HandleFunc("GET "+oidcBegin, s.serveOIDC)
+		mux.HandleFunc("GET "+oidcCallback, s.serveOIDCCallback)
+	}
 	s.handler = s.guard(mux)
 	// Where others can come, nobody ever comes in without an account.
 	s.closed.Store(!isLoopback(cfg.Addr))

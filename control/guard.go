@@ -40,7 +40,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 		case "", "same-origin", "none":
 			return false
 		}
-		return r.URL.Path != "/" || r.Header.Get("Sec-Fetch-Mode") != "navigate"
+		return r.URL.Path != "/" && r.URL.Path != oidcCallback || r.Header.Get("Sec-Fetch-Mode") != "navigate"
 	}
 	inner := origin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if foreign(r) {
@@ -111,7 +111,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 // anonymous tells whether a route is there for who has not signed in.
 func anonymous(pattern string) bool {
 	switch pattern {
-	case "GET /livez", "GET /readyz", hintPattern, signInPattern, "POST " + apiPrefix + "/session", "POST " + apiPrefix + "/first-admin":
+	case "GET /livez", "GET /readyz", hintPattern, signInPattern, "GET " + oidcBegin, "GET " + oidcCallback, "POST " + apiPrefix + "/session", "POST " + apiPrefix + "/first-admin":
 		return true
 	}
 	return false

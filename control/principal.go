@@ -24,6 +24,7 @@ import (
 // principal is who makes a request.
 type principal struct {
 	name   string
+	title  string
 	grants []broker.Grant
 	// limit is a token's; nil where there is none.
 	limit []broker.Grant
@@ -42,7 +43,7 @@ func principalOf(ctx context.Context) (principal, bool) {
 // who names the principal of a request.
 func who(ctx context.Context) string {
 	if p, ok := principalOf(ctx); ok {
-		return p.name
+		return whoIs(p.name, p.title)
 	}
 	return "local"
 }
@@ -139,18 +140,18 @@ func (s *Server) verifyHash(ctx context.Context, name schemas.Slug, hash string,
 			return principal{}, errRefused
 		}
 		s.touch(ctx, a, &v.Used, now, touch)
-		return principal{name: string(name), grants: a.Grants, secret: hash}, nil
+		return principal{name: string(name), title: a.Title, grants: a.Grants, secret: hash}, nil
 	}
 	for i := range a.Tokens {
 		v := &a.Tokens[i]
 		if !same(v.Hash) {
 			continue
 		}
-		if now.After(v.Expires) {
+		if now.After(v.Expires) || a.External != "" && now.Sub(a.SignedIn) > oidcTokens {
 			return principal{}, errRefused
 		}
 		s.touch(ctx, a, &v.Used, now, touch)
-		return principal{name: string(name), grants: a.Grants, limit: v.Limit, secret: hash}, nil
+		return principal{name: string(name), title: a.Title, grants: a.Grants, limit: v.Limit, secret: hash}, nil
 	}
 	return principal{}, errRefused
 }

@@ -96,24 +96,14 @@ func newLogoutCommand(a *app) *cobra.Command {
 	}}
 }
 
-// grants reads ROLE or ROLE@setting/NAME,server/NAME,...
+// grants reads what --role says.
 func grants(texts []string) (out []control.GrantRecord, err error) {
 	for _, text := range texts {
-		role, at, limited := strings.Cut(text, "@")
-		g := control.GrantRecord{Role: role}
-		for place := range strings.SplitSeq(at, ",") {
-			kind, name, _ := strings.Cut(place, "/")
-			switch {
-			case !limited:
-			case kind == "setting" && name != "":
-				g.Settings = append(g.Settings, name)
-			case kind == "server" && name != "":
-				g.Servers = append(g.Servers, name)
-			default:
-				return nil, usageError("--role %.80q: want ROLE, or ROLE@setting/NAME,server/NAME", text)
-			}
+		g, err := broker.ParseGrant(text)
+		if err != nil {
+			return nil, usageError("--role %w", err)
 		}
-		out = append(out, g)
+		out = append(out, control.GrantRecord{Role: g.Role, Settings: g.Settings, Servers: g.Servers})
 	}
 	return out, nil
 }
@@ -124,6 +114,14 @@ func grantText(in []control.GrantRecord) string {
 		out = append(out, broker.Grant{Role: g.Role, Settings: g.Settings, Servers: g.Servers}.String())
 	}
 	return cmp.Or(strings.Join(out, " "), "-")
+}
+
+// whoIs is the name of an account, with what its provider calls its owner.
+func whoIs(v control.AccountRecord) string {
+	if v.Title == "" {
+		return v.Name
+	}
+	return v.Name + " (" + v.Title + ")"
 }
 
 const roleHelp = "role: viewer, operator, approver, auditor or admin, everywhere or as ROLE@setting/NAME,server/NAME; may be repeated"
@@ -217,7 +215,7 @@ every request needs an account or a token.`,
 				if v.Disabled {
 					state = "disabled"
 				}
-				t.add(v.Name, grantText(v.Grants), state, fmt.Sprint(v.Sessions), fmt.Sprint(v.Tokens), when(v.LastUse), fmt.Sprint(v.Failures))
+				t.add(clean(whoIs(v)), grantText(v.Grants), state, fmt.Sprint(v.Sessions), fmt.Sprint(v.Tokens), when(v.LastUse), fmt.Sprint(v.Failures))
 			}
 			return t.print(a.out)
 		})
@@ -235,7 +233,7 @@ every request needs an account or a token.`,
 			return err
 		}
 		return a.show(raw, func() error {
-			text := fmt.Sprintf("%s at %s: %s", v.Name, api.base, grantText(v.Grants))
+			text := fmt.Sprintf("%s at %s: %s", whoIs(v), api.base, grantText(v.Grants))
 			if v.Limit != nil {
 				text += "; the token only: " + grantText(v.Limit)
 			}

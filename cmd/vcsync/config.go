@@ -44,6 +44,7 @@ type config struct {
 	NATSCreds      string        `envconfig:"NATS_CREDS" desc:"File with the credentials for VCSYNC_NATS_URL, where that is not a broker of vcsync broker init."`
 	Replicas       int           `envconfig:"REPLICAS" default:"0" desc:"Copies of each stream on an external broker, used when the stream is created: 1, 3 or 5; 0 means 3 on a cluster, else 1."`
 	Sources        string        `envconfig:"SOURCES" desc:"Servers that this producer may capture, with commas between them. Empty: all."`
+	OIDCFile       string        `envconfig:"OIDC_FILE" desc:"File that says how people sign in through an identity provider; only its owner may read it. See docs/sign-in.md."`
 	ServersAllow   reach         `envconfig:"SERVERS_ALLOW" default:"*" desc:"Where servers may be, with commas between: hosts, *.domain, addresses and networks, each also with :port; * is everything but this machine, which has to be listed as localhost or by its address. Link-local addresses and metadata services of clouds are never connected to."`
 	EventsMaxBytes byteSize      `envconfig:"EVENTS_MAX_BYTES" default:"8GiB" desc:"Size at which the event stream refuses new events; it forgets none. The object store of large bodies gets as much beside it, at least 1 GiB. Used when the stream is created. A number of bytes, or with KiB, MiB, GiB."`
 	Poll           time.Duration `envconfig:"POLL" default:"30s" desc:"Time between two listings of a source; 100ms to 24h."`

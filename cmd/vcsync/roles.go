@@ -169,7 +169,14 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, b *broker.Brok
 				cancel(failed(exitUsage, err))
 			}
 		}
-		api, err := control.New(control.Config{Certificate: cert, Broker: b, Sources: sources, Targets: targets, Fleet: reports, Instance: instance(cfg), Open: open,
+		var provider *control.OIDC
+		if cfg.OIDCFile != "" {
+			var err error
+			if provider, err = control.LoadOIDC(cfg.OIDCFile); err != nil {
+				cancel(failed(exitUsage, err))
+			}
+		}
+		api, err := control.New(control.Config{Certificate: cert, OIDC: provider, Broker: b, Sources: sources, Targets: targets, Fleet: reports, Instance: instance(cfg), Open: open,
 			Supported: visualcron.Supported, Addr: cfg.APIAddr, Version: buildVersion(), Log: log})
 		if err == nil {
 			err = api.CheckDoor(ctx)
