@@ -35,7 +35,7 @@ const (
 	Audit    Permission = "audit"
 	Edit     Permission = "edit"     // sync settings
 	Servers  Permission = "servers"  // servers, their addresses and passwords
-	Safety   Permission = "safety"   // safe mode and backups
+	Safety   Permission = "safety"   // safe mode, backups and keys
 	Accounts Permission = "accounts" // who may do what
 	Own      Permission = "own"      // one's own session, password and tokens
 	Anybody  Permission = "anybody"  // no account is needed
@@ -144,6 +144,8 @@ var accessTable = map[string]access{
 	"enter-safe-mode": {Safety, everywhere},
 	"leave-safe-mode": {Safety, everywhere},
 	"make-backup":     {Safety, everywhere},
+	"list-keys":       {Safety, everywhere},
+	"rewrap-keys":     {Safety, everywhere},
 
 	"list-airlock":    {Read, anywhere},
 	"get-airlock":     {Read, anywhere},
@@ -187,6 +189,7 @@ var unmatched = map[string]string{
 	"revert-object":      "makes a plan, which has to be approved",
 	"enter-safe-mode":    "must always be possible",
 	"make-backup":        "changes nothing",
+	"rewrap-keys":        "changes no content",
 	"approve-airlock":    "names the batch, which is another once its objects are others",
 	"reject-airlock":     "names the batch, which is another once its objects are others",
 	"retry-parked":       "asks for what comes anyway",

@@ -215,6 +215,9 @@ func TestEveryRouteAndRole(t *testing.T) {
 		{"leave-safe-mode", "", never, admins},
 		{"make-backup", "", never, admins},
 
+		{"list-keys", "", "", admins},
+		{"rewrap-keys", "", "", admins},
+
 		{"list-airlock", "", "", signedIn},
 		{"get-airlock", "none", "", signedIn},
 		{"approve-airlock", batch["a"], never, "admin approver approver-a admin-ab"},

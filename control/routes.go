@@ -99,6 +99,8 @@ func (s *Server) routes() {
 	register(s, "get-safe-mode", safety, http.MethodGet, "/safe-mode", 200, "Tell whether vcsync is in safe mode: it deletes nothing, and writes nothing but approved plans", s.getSafeMode)
 	register(s, "enter-safe-mode", safety, http.MethodPost, "/safe-mode/on", 200, "Enter safe mode", s.enterSafeMode)
 	register(s, "leave-safe-mode", safety, http.MethodPost, "/safe-mode/off", 200, "Leave safe mode", s.leaveSafeMode)
+	register(s, "list-keys", safety, http.MethodGet, "/keys", 200, "List the keys of the keyring, and how much is sealed with each", s.listKeys)
+	register(s, "rewrap-keys", safety, http.MethodPost, "/keys/rewrap", 200, "Seal all passwords and accounts with the key that seals now", s.rewrapKeys)
 	register(s, "make-backup", safety, http.MethodPost, "/backup", 200, "Make an encrypted backup of everything but events", s.backup)
 	register(s, "poll-source", status, http.MethodPost, "/sources/{id}/poll", 202, "Make the next poll of a source immediate", s.pollSource)
 

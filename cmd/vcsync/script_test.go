@@ -139,6 +139,11 @@ func TestScripts(t *testing.T) {
 			"sed":     cmdSed,
 
 			"underway": cmdUnderway,
+			"keyid": func(ts *testscript.TestScript, _ bool, args []string) { // keyid VARIABLE FOLDER: the first key that does not seal, else that which does
+				_, keys, err := broker.KeyringOf(ts.MkAbs(args[1]))
+				ts.Check(err)
+				ts.Setenv(args[0], keys[len(keys)-1].ID)
+			},
 			"age-key": func(ts *testscript.TestScript, _ bool, args []string) { // the key into a file, its recipient into a variable
 				key, err := age.GenerateX25519Identity()
 				ts.Check(err)
