@@ -4,14 +4,21 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
+	"html"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -20,9 +27,28 @@ import (
 )
 
 // Spellings returns how a secret may look when it has leaked: raw, in base64 at
-// each of the three offsets (standard and URL alphabet), in hex and URL-escaped.
+// each of the three offsets (standard and URL alphabet), in hex, escaped for URLs, JSON,
+// HTML and XML, and in UTF-16 of both orders.
 func Spellings(secret string) []string {
-	out := []string{secret, hex.EncodeToString([]byte(secret)), url.QueryEscape(secret)}
+	out := []string{secret, hex.EncodeToString([]byte(secret)), strings.ToUpper(hex.EncodeToString([]byte(secret))), url.QueryEscape(secret), url.PathEscape(secret),
+		html.EscapeString(secret), strings.Trim(strconv.QuoteToASCII(secret), `"`)}
+	for _, escape := range []bool{true, false} {
+		var b bytes.Buffer
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(escape)
+		if enc.Encode(secret) == nil {
+			out = append(out, strings.Trim(b.String(), "\"\n"))
+		}
+	}
+	var x bytes.Buffer
+	if xml.EscapeText(&x, []byte(secret)) == nil {
+		out = append(out, x.String())
+	}
+	var little, big []byte
+	for _, u := range utf16.Encode([]rune(secret)) {
+		little, big = binary.LittleEndian.AppendUint16(little, u), binary.BigEndian.AppendUint16(big, u)
+	}
+	out = append(out, string(little), string(big))
 	for offset := range 3 {
 		padded := append(bytes.Repeat([]byte{0}, offset), secret...)
 		text := base64.RawStdEncoding.EncodeToString(padded)
@@ -33,7 +59,8 @@ func Spellings(secret string) []string {
 		}
 		out = append(out, text, strings.NewReplacer("+", "-", "/", "_").Replace(text))
 	}
-	return out
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // FindSecret returns where in the files under the folders a secret stands, in any
