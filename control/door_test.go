@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -866,4 +867,81 @@ func TestNothingIsOverwrittenUnseen(t *testing.T) {
 	w.as(root, "PUT", "/api/v1/accounts/other", `{"grants":[{"role":"viewer"}]}`, "If-Match", tag).want(412)
 	tag = w.as(root, "GET", "/api/v1/parked/b/Job/x", "").want(200).etag()
 	w.as(root, "POST", "/api/v1/parked/b/Job/x/discard", `{"reason":"r"}`, "If-Match", tag).want(202)
+}
+
+// TestNoOutputHasAPlaceForASecret walks over every type that the API answers with. A field
+// that is not there cannot be forgotten to be masked.
+func TestNoOutputHasAPlaceForASecret(t *testing.T) {
+	w := newWorld(t)
+	type schema struct {
+		Ref                  string             `json:"$ref"`
+		Properties           map[string]*schema `json:"properties"`
+		Items                *schema            `json:"items"`
+		AdditionalProperties json.RawMessage    `json:"additionalProperties"`
+	}
+	var doc struct {
+		Paths map[string]map[string]struct {
+			OperationID string
+			Responses   map[string]struct {
+				Content map[string]struct{ Schema *schema }
+			}
+		}
+		Components struct{ Schemas map[string]*schema }
+	}
+	w.do("GET", "/api/v1/openapi.json", "").want(200).into(&doc)
+	// What makes a secret shows it, once.
+	made := map[string]string{"SignedIn": "token", "MadeToken": "token", "HintToken": "token"}
+	// The token of an object is its id in subjects and paths.
+	objects := map[string]bool{}
+	secret := regexp.MustCompile(`(?i)passw|passphrase|secret|credential|hash|apikey|private|sealed`)
+	seen, types := map[string]bool{}, map[string]bool{}
+	var walk func(name string, s *schema)
+	walk = func(name string, s *schema) {
+		if s == nil {
+			return
+		}
+		if s.Ref != "" {
+			name = s.Ref[strings.LastIndex(s.Ref, "/")+1:]
+			if seen[name] {
+				return
+			}
+			seen[name] = true
+			s = doc.Components.Schemas[name]
+		}
+		types[name] = true
+		for field, p := range s.Properties {
+			switch {
+			case made[name] == field:
+				delete(made, name)
+			case name == "AuditEntry" && field == "hash", name == "AuditVerified" && strings.Contains(strings.ToLower(field), "hash"): // of the record
+			case secret.MatchString(field) && field != "secrets": // how many, or how they come out
+				t.Errorf("%s has the field %s", name, field)
+			case field == "token":
+				objects[name] = true
+			}
+			walk(name+"."+field, p)
+		}
+		walk(name, s.Items)
+		var more schema
+		if json.Unmarshal(s.AdditionalProperties, &more) == nil {
+			walk(name, &more)
+		}
+	}
+	for _, item := range doc.Paths {
+		for _, op := range item {
+			for _, r := range op.Responses {
+				for _, c := range r.Content {
+					walk(op.OperationID, c.Schema)
+				}
+			}
+		}
+	}
+	if len(types) < 40 || len(made) > 0 {
+		t.Errorf("%d types were looked at; %v make no secret", len(types), made)
+	}
+	for name := range objects {
+		if _, ok := doc.Components.Schemas[name].Properties["type"]; !ok {
+			t.Errorf("%s has a token, and is no object", name)
+		}
+	}
 }

@@ -18,7 +18,7 @@ type KeyRecord struct {
 
 // Rewrapped is the answer to sealing anew.
 type Rewrapped struct {
-	Sealed int `json:"sealed" doc:"Passwords and accounts that were sealed anew."`
+	Count int `json:"count" doc:"Passwords and accounts that were sealed anew."`
 }
 
 func (s *Server) listKeys(ctx context.Context, _ *noInput) (*output[list[KeyRecord]], error) {
@@ -39,7 +39,7 @@ func (s *Server) rewrapKeys(ctx context.Context, _ *noInput) (*output[Rewrapped]
 	current := s.broker.Keys.List()[0].ID
 	out := &output[Rewrapped]{}
 	err := s.act(ctx, broker.AuditRecord{Action: "keys.rewrap", Object: "keyring", Detail: fmt.Sprintf("with key %s", current)}, func(ctx context.Context) (err error) {
-		out.Body.Sealed, err = s.broker.Rewrap(ctx)
+		out.Body.Count, err = s.broker.Rewrap(ctx)
 		return err
 	})
 	if err != nil {

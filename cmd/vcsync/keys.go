@@ -68,7 +68,7 @@ func newKeysCommand(a *app) *cobra.Command {
 			return err
 		}
 		return a.show(raw, func() error {
-			_, err := fmt.Fprintf(a.out, "%d passwords and accounts were sealed anew.\n", out.Sealed)
+			_, err := fmt.Fprintf(a.out, "%d passwords and accounts were sealed anew.\n", out.Count)
 			return err
 		})
 	}}
