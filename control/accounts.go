@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -296,7 +297,7 @@ func (s *Server) beginSession(ctx context.Context, account, password string) (te
 	if err != nil && !errors.Is(err, broker.ErrNotFound) {
 		return "", expires, err
 	}
-	if wait := time.Until(a.Failed.Add(delay(a.Failures))); known && wait > 0 {
+	if wait := max(s.wrongs.wait(remoteAddr(ctx)), time.Until(a.Failed.Add(delay(a.Failures)))); wait > 0 {
 		return "", expires, huma.ErrorWithHeaders(huma.NewError(http.StatusTooManyRequests, fmt.Sprintf("Too many wrong passwords: wait %d seconds.", int(wait.Seconds())+1)),
 			http.Header{"Retry-After": {strconv.Itoa(int(wait.Seconds()) + 1)}})
 	}
@@ -305,6 +306,7 @@ func (s *Server) beginSession(ctx context.Context, account, password string) (te
 		return "", expires, busy(err)
 	}
 	if !ok || a.Disabled {
+		s.wrongs.wrong(remoteAddr(ctx))
 		s.log.WarnContext(ctx, "a sign-in failed", "from", remoteAddr(ctx), "known", known)
 		if known {
 			if err := s.changeAccount(ctx, name, func(a *broker.Account) error {
@@ -316,13 +318,19 @@ func (s *Server) beginSession(ctx context.Context, account, password string) (te
 		}
 		return "", expires, wrong
 	}
+	renewed := ""
+	if !strings.HasPrefix(a.Hash, currentHash) { // made by a release that took less time over it
+		if renewed, err = s.hasher.hash(ctx, password); err != nil {
+			return "", expires, busy(err)
+		}
+	}
 	text, session := s.newSession(ctx, name)
 	err = s.act(ctx, broker.AuditRecord{Who: account, Action: "session.begin", Object: "account/" + account}, func(ctx context.Context) error {
 		return s.changeAccount(ctx, name, func(now2 *broker.Account) error {
 			if now2.Hash != a.Hash || now2.Disabled { // changed meanwhile
 				return wrong
 			}
-			now2.Failures, now2.Failed = 0, time.Time{}
+			now2.Failures, now2.Failed, now2.Hash = 0, time.Time{}, cmp.Or(renewed, now2.Hash)
 			addSession(now2, session)
 			return nil
 		})

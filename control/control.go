@@ -107,6 +107,7 @@ type Server struct {
 	closed atomic.Bool
 	hasher *hasher
 	looked admitted
+	wrongs addresses
 	// tests bounds how often servers are asked who they are.
 	tests *rate.Limiter
 	// first is the one-time token of the first admin.

@@ -2,11 +2,13 @@ package control_test
 
 import (
 	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -17,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/argon2"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/control"
@@ -642,6 +646,59 @@ func TestWrongPasswordsWait(t *testing.T) {
 	w.signIn("root")
 	if a, err := w.b.GetAccount(t.Context(), "root"); err != nil || a.Failures != 0 {
 		t.Errorf("%d failures after the right password, error %v", a.Failures, err)
+	}
+}
+
+// TestAnAddressWaitsToo has somebody try one password with many accounts.
+func TestAnAddressWaitsToo(t *testing.T) {
+	w := newWorld(t)
+	root := w.admin("root")
+	from := func(addr, account, password string) int {
+		t.Helper()
+		r := httptest.NewRequest(http.MethodPost, "http://127.0.0.1:7780/api/v1/session", strings.NewReader(signInBody(account, password)))
+		r.Header.Set("Content-Type", "application/json")
+		r.RemoteAddr = addr
+		rec := httptest.NewRecorder()
+		w.s.Handler().ServeHTTP(rec, r)
+		return rec.Code
+	}
+	for i := range 10 {
+		if got := from(fmt.Sprint("[2001:db8::", i+1, "]:1"), fmt.Sprint("nobody", i), "one password"); got != 401 {
+			t.Fatalf("%d", got)
+		}
+	}
+	if got := from("[2001:db8::ffff]:9", "root", personal); got != 429 {
+		t.Errorf("after ten wrong passwords of its network: %d", got)
+	}
+	if got := from("[2001:db8:0:1::1]:9", "root", personal); got != 200 {
+		t.Errorf("from elsewhere: %d", got)
+	}
+	for range 12 {
+		from("127.0.0.1:5", "nobody", "one password")
+	}
+	w.as(root, "GET", "/api/v1/me", "").want(200)
+	w.signIn("root") // this machine's own address is everybody's behind a tunnel
+}
+
+// TestAnOldHashIsMadeAnew signs in with a hash of fewer passes.
+func TestAnOldHashIsMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	w.admin("root")
+	salt := []byte("0123456789abcdef")
+	sum := argon2.IDKey([]byte(personal), salt, 1, 19<<10, 1, 32)
+	enc := base64.RawStdEncoding.EncodeToString
+	old := "$argon2id$v=19$m=19456,t=1,p=1$" + enc(salt) + "$" + enc(sum)
+	w.edit("root", func(a *broker.Account) { a.Hash = old })
+	w.do("POST", "/api/v1/session", signInBody("root", "wrong")).want(401)
+	w.signIn("root")
+	a, err := w.b.GetAccount(t.Context(), "root")
+	if err != nil || a.Hash == old || !strings.Contains(a.Hash, "m=65536,t=3") {
+		t.Errorf("the hash is not made anew: error %v", err)
+	}
+	w.signIn("root")
+	for _, damaged := range []string{"", "x", "$argon2id$v=19$m=99999999,t=1,p=1$AAAA$AAAA", "$argon2id$v=19$m=0,t=0,p=0$$"} {
+		w.edit("root", func(a *broker.Account) { a.Hash, a.Failures = damaged, 0 })
+		w.do("POST", "/api/v1/session", signInBody("root", personal)).want(401)
 	}
 }
 

@@ -82,6 +82,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		if s.cfg.Certificate != nil && !isLoopback(s.cfg.Addr) {
 			h.Set("Strict-Transport-Security", "max-age=31536000")

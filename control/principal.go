@@ -10,7 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -298,6 +301,79 @@ const (
 	hashesWaiting = 16
 )
 
+// addresses counts wrong passwords by the address that they come from, so that somebody who
+// tries one password with many accounts waits too. This machine's own address is not
+// counted: behind a tunnel it is everybody's. It is in memory; what is counted by account
+// is in the store.
+type addresses struct {
+	sync.Mutex
+	of map[string]failures
+}
+
+type failures struct {
+	n    int
+	last time.Time
+}
+
+const (
+	// addressFree is how many wrong passwords of an address cost nothing, addressFor how long
+	// they are remembered, addressesMost how many addresses are.
+	addressFree   = 10
+	addressFor    = 15 * time.Minute
+	addressesMost = 10000
+)
+
+// wait is how long an address waits now.
+func (a *addresses) wait(from string) time.Duration {
+	a.Lock()
+	defer a.Unlock()
+	f := a.of[addressOf(from)]
+	return time.Until(f.last.Add(delay(f.n - addressFree + 5)))
+}
+
+// wrong counts a wrong password.
+func (a *addresses) wrong(from string) {
+	key := addressOf(from)
+	if ip := net.ParseIP(key); ip == nil || ip.IsLoopback() {
+		return
+	}
+	now := time.Now()
+	a.Lock()
+	defer a.Unlock()
+	if len(a.of) >= addressesMost {
+		maps.DeleteFunc(a.of, func(_ string, f failures) bool { return now.Sub(f.last) > addressFor })
+	}
+	if len(a.of) >= addressesMost {
+		return // so many at once are no person; the accounts wait by themselves
+	}
+	if a.of == nil {
+		a.of = map[string]failures{}
+	}
+	f := a.of[key]
+	if now.Sub(f.last) > addressFor {
+		f.n = 0
+	}
+	a.of[key] = failures{f.n + 1, now}
+}
+
+// addressOf returns the address without its port; of IPv6 the network, which is one
+// subscriber's.
+func addressOf(from string) string {
+	host, _, err := net.SplitHostPort(from)
+	if err != nil {
+		host = from
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip = ip.Unmap().WithZone(""); ip.Is6() && !ip.IsLoopback() {
+			if p, err := ip.Prefix(64); err == nil {
+				return p.Addr().String()
+			}
+		}
+		return ip.String()
+	}
+	return host
+}
+
 // errBusy says that too many sign in at once.
 var errBusy = errors.New("too many sign-ins at once")
 
@@ -332,10 +408,13 @@ func (h *hasher) hash(ctx context.Context, password string) (out string, err err
 	err = h.do(ctx, func() {
 		sum := argon2.IDKey([]byte(password), salt, hashTime, hashMemory, hashThreads, hashBytes)
 		b := base64.RawStdEncoding
-		out = fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashTime, hashThreads, b.EncodeToString(salt), b.EncodeToString(sum))
+		out = currentHash + b.EncodeToString(salt) + "$" + b.EncodeToString(sum)
 	})
 	return out, err
 }
+
+// currentHash begins the hashes that are made now.
+var currentHash = fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$", argon2.Version, hashMemory, hashTime, hashThreads)
 
 // same tells whether a password has that hash. It takes as long for a hash that is none,
 // so that nobody learns which accounts there are.
