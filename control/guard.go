@@ -72,7 +72,11 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			if v := recover(); v != nil && v != http.ErrAbortHandler {
+			v := recover()
+			if v == http.ErrAbortHandler {
+				panic(v) // so that the connection is cut, and what was sent looks not whole
+			}
+			if v != nil {
 				s.log.Error("a request panicked", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
 				writeProblem(w, http.StatusInternalServerError, "An error inside of vcsync; the log has the details.")
 			}
