@@ -238,6 +238,7 @@ func (s *Server) authorize(ctx huma.Context, next func(huma.Context)) {
 	}
 	p, signedIn := principalOf(ctx.Context())
 	if !ok || !signedIn {
+		s.refused.add(refusedForbidden)
 		_ = huma.WriteErr(s.api, ctx, http.StatusForbidden, "Nobody may do this.") // the client may be gone
 		return
 	}
@@ -248,6 +249,7 @@ func (s *Server) authorize(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	if !p.may(a, setting, servers) {
+		s.refused.add(refusedForbidden)
 		s.log.WarnContext(ctx.Context(), "refused", "who", p.name, "operation", ctx.Operation().OperationID)
 		_ = huma.WriteErr(s.api, ctx, http.StatusForbidden, fmt.Sprintf("The account %s may not do this: it needs the permission %q, which %s have%s. See: vcsync account me.", p.name, a.need, rolesWith(a.need), placeWords(a.where)))
 		return

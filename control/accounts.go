@@ -286,6 +286,16 @@ func sessionCookie(text string) *http.Cookie {
 // wrong, and takes as long.
 func (s *Server) beginSession(ctx context.Context, account, password string) (text string, expires time.Time, err error) {
 	wrong := huma.Error401Unauthorized("The account or the password is not right.")
+	result := signInFailed
+	defer func() {
+		switch {
+		case err == nil:
+			result = signInOK
+		case errors.Is(err, wrong):
+			result = signInWrong
+		}
+		s.signIns.add(result)
+	}()
 	var a broker.StoredAccount
 	name, err := schemas.ParseSlug(account)
 	if err == nil {
@@ -298,11 +308,15 @@ func (s *Server) beginSession(ctx context.Context, account, password string) (te
 		return "", expires, err
 	}
 	if wait := max(s.wrongs.wait(remoteAddr(ctx)), time.Until(a.Failed.Add(delay(a.Failures)))); wait > 0 {
+		result = signInWaiting
 		return "", expires, huma.ErrorWithHeaders(huma.NewError(http.StatusTooManyRequests, fmt.Sprintf("Too many wrong passwords: wait %d seconds.", int(wait.Seconds())+1)),
 			http.Header{"Retry-After": {strconv.Itoa(int(wait.Seconds()) + 1)}})
 	}
 	ok, err := s.hasher.same(ctx, password, a.Hash)
 	if err != nil {
+		if errors.Is(err, errBusy) {
+			result = signInBusy
+		}
 		return "", expires, busy(err)
 	}
 	if !ok || a.Disabled {

@@ -27,6 +27,7 @@ func (s *Server) concluded(ctx context.Context, r broker.AuditRecord, seq uint64
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resultLimit)
 	defer cancel()
 	if err := s.broker.AuditResult(ctx, r, seq, failed); err != nil {
+		s.unrecorded.Add(1)
 		s.log.WarnContext(ctx, "the result of an act is not in the audit", "action", r.Action, "object", r.Object, "record", seq, "error", err)
 	}
 	return failed

@@ -65,6 +65,9 @@ type Config struct {
 	// Supported tells whether objects of a type are synced by this version; all are
 	// where nil. A setting that takes anything of another type is refused.
 	Supported func(schemas.Type) bool
+	// Data is the folder of whose file system the metrics tell how full it is; of none
+	// where empty.
+	Data string
 	// Addr is the address that Serve's listener stands on, such as 127.0.0.1:7780: its
 	// host is accepted in Host headers. Only with a Certificate may it be one that others
 	// reach; then the hosts that the certificate names are accepted too.
@@ -106,8 +109,12 @@ type Server struct {
 	// closed is set once there was an account: nobody comes in without one then.
 	closed atomic.Bool
 	hasher *hasher
-	looked admitted
-	wrongs addresses
+	// signIns, refused and unrecorded count since the start of this process.
+	signIns, refused *tally
+	unrecorded       atomic.Uint64
+	backedUp         lastBackup
+	looked           admitted
+	wrongs           addresses
 	// tests bounds how often servers are asked who they are.
 	tests *rate.Limiter
 	// first is the one-time token of the first admin.
@@ -155,6 +162,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, broker: cfg.Broker, streams: make(chan struct{}, maxStreams), bodies: make(chan struct{}, bodyReaders), stopping: make(chan struct{}),
 		self: selfReport(cfg)}
+	s.signIns, s.refused = newTally(signInOK, signInWrong, signInBusy, signInWaiting, signInFailed), newTally(refusedUnauthorized, refusedForbidden, refusedOrigin, refusedHost)
 	s.metrics, s.hasher = s.newMetrics(), newHasher()
 	s.tests = rate.NewLimiter(rate.Every(2*time.Second), testsAtOnce)
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
@@ -255,6 +263,7 @@ func (s *Server) act(ctx context.Context, r broker.AuditRecord, effect func(cont
 	defer cancel()
 	seq, err := s.broker.AuditAct(ctx, r)
 	if err != nil {
+		s.unrecorded.Add(1)
 		return huma.NewError(http.StatusServiceUnavailable, err.Error())
 	}
 	s.log.InfoContext(ctx, "act", "who", r.Who, "from", r.From, "action", r.Action, "object", r.Object)

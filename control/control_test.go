@@ -127,7 +127,7 @@ func newWorld(t *testing.T, change ...func(*control.Config)) *world {
 	dir := t.TempDir()
 	w := &world{t: t, dir: dir, b: brokertest.Open(t, dir), roles: &fakeRoles{}, log: &lockedBuffer{}, answers: &lockedBuffer{}}
 	cfg := control.Config{Broker: w.b, Sources: fakeProducers{w.roles}, Targets: fakeConsumers{w.roles}, Open: openBridge,
-		Addr: "127.0.0.1:7780", Version: "test", Log: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+		Data: dir, Addr: "127.0.0.1:7780", Version: "test", Log: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	for _, c := range change {
 		c(&cfg)
 	}

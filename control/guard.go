@@ -24,6 +24,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 	}
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s.refused.add(refusedOrigin)
 		writeProblem(w, http.StatusForbidden, "The request comes from a page of another origin.")
 	}))
 	// Reading is refused to other origins too: the answers are nobody's business, and
@@ -44,6 +45,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 	}
 	inner := origin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if foreign(r) {
+			s.refused.add(refusedOrigin)
 			writeProblem(w, http.StatusForbidden, "The request comes from a page of another origin.")
 			return
 		}
@@ -62,7 +64,11 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 			return
 		}
 		if status != 0 {
-			if status == http.StatusUnauthorized {
+			switch status {
+			case http.StatusForbidden:
+				s.refused.add(refusedForbidden)
+			case http.StatusUnauthorized:
+				s.refused.add(refusedUnauthorized)
 				w.Header().Set("WWW-Authenticate", `Bearer realm="vcsync"`)
 			}
 			writeProblem(w, status, words)
@@ -93,6 +99,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 		}
 		if host := hostOf(r.Host); !hosts[host] && (s.cfg.Certificate == nil || !s.cfg.Certificate.names(host)) {
 			// A page whose name was rebound to this machine says its own name here.
+			s.refused.add(refusedHost)
 			writeProblem(w, http.StatusMisdirectedRequest, "The Host header names another host; use the address that vcsync printed.")
 			return
 		}

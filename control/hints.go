@@ -101,6 +101,7 @@ func (s *Server) serveHint(w http.ResponseWriter, r *http.Request) {
 		return
 	case !ok:
 		// One answer for all, so that nobody learns which servers there are.
+		s.refused.add(refusedUnauthorized)
 		w.Header().Set("WWW-Authenticate", `Bearer realm="hints"`)
 		writeProblem(w, http.StatusUnauthorized, "There is no such server, or this is not its hint token. Send it as Authorization: Bearer TOKEN; make one with: vcsync server hint-token NAME")
 		return

@@ -4,12 +4,15 @@ import (
 	"context"
 	"net/http"
 	"runtime"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/producer"
 )
@@ -45,7 +48,7 @@ func counter(name, help string, labels ...string) *metric {
 
 var (
 	mBuild  = gauge("vcsync_build_info", "1; the version that answers.", "version", "go")
-	mStatus = gauge("vcsync_status_known", "1 where the store could be read for this answer; 0 where not, and then all the others but build_info are missing.")
+	mStatus = gauge("vcsync_status_known", "1 where the store could be read for this answer; 0 where not, and then what is in the store is missing.")
 
 	mSafe     = gauge("vcsync_safe_mode", "1 while vcsync is in safe mode: it deletes nothing, and writes nothing but approved plans.")
 	mWrites   = gauge("vcsync_broker_write_probe_success", "1 where the store takes writes and VCS_STATE has what VCS_EV has, as in /readyz.")
@@ -54,6 +57,13 @@ var (
 	mBytes    = gauge("vcsync_store_bytes", "Size of the event stream.")
 	mMaxBytes = gauge("vcsync_store_max_bytes", "Size at which the event stream refuses new events.")
 	mFaulty   = gauge("vcsync_unreadable_records", "Stored servers and settings that this version does not understand.")
+
+	mFree      = gauge("vcsync_disk_free_bytes", "What the file system of this process's data folder has left for it. The store lies there where the broker is built in.")
+	mSize      = gauge("vcsync_disk_size_bytes", "How large that file system is.")
+	mBackup    = gauge("vcsync_backup_timestamp_seconds", "When the last backup that was sent in whole was begun, by the audit; missing where there is none.")
+	mNoRecord  = counter("vcsync_audit_write_failures_total", "Audit records that could not be written since the start of this process. Without that of an act there is no act; without that of its result, its result is not known.")
+	mSignIns   = counter("vcsync_api_signins_total", "Attempts to sign in since the start of this process: ok; wrong account or password; busy, too many at once; waiting, after wrong passwords; failed, the store was not there.", "result")
+	mRefusedAt = counter("vcsync_api_refused_total", "Requests that were refused since the start of this process: unauthorized, without a session or token that is good; forbidden, without the permission; origin, of another page; host, to another host name. Who is shown the form for signing in does not count.", "reason")
 
 	mProcess    = gauge("vcsync_process_up", "1 where the process spoke within the last 30 s, 0 where it has been silent for longer. One that ends in order is taken out.", "role", "instance", "host")
 	mProcMemory = gauge("vcsync_process_memory_bytes", "What the process holds from the operating system.", "role", "instance")
@@ -89,6 +99,11 @@ var (
 	mGrace      = gauge("vcsync_setting_jobs_in_grace", "Jobs that are gone at the source and only switched off at the target so far.", "setting", "target")
 	mOrphans    = gauge("vcsync_setting_orphans", "Objects at the target of which nobody can tell whether their source still has them.", "setting", "target")
 
+	mAudited    = gauge("vcsync_setting_last_audit_timestamp_seconds", "When the last audit of the target that ended well began; missing where there was none.", "setting", "target")
+	mDiffers    = gauge("vcsync_setting_different_objects", "Objects that this audit found different, or at one side only, of what the setting takes.", "setting", "target")
+	mDiffersOn  = gauge("vcsync_setting_different_held_objects", "Of these, those that are kept back until a person does something.", "setting", "target")
+	mAuditFails = gauge("vcsync_setting_audit_failed", "1 where the last audit could not be made.", "setting", "target")
+
 	mVersions    = gauge("vcsync_accounting_versions", "What became of every captured version of every object. Term captured = applied + superseded + filtered + parked + held + pending.", "setting", "target", "term")
 	mUnaccounted = gauge("vcsync_accounting_unaccounted", "Versions that are in none of the accounts, or in two, for some seconds. Anything but 0 is a loss or an error of vcsync (G7).", "setting", "target")
 	mAccountAt   = gauge("vcsync_accounting_timestamp_seconds", "When the account was drawn up.", "setting", "target")
@@ -120,6 +135,7 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.Kind, v, labels...)
 	}
 	put(mBuild, 1, c.s.cfg.Version, runtime.Version())
+	c.s.ownMetrics(ctx, put)
 	r, err := c.s.status(ctx)
 	if err != nil {
 		c.s.log.WarnContext(ctx, "the metrics lack everything that is in the store", "error", err)
@@ -128,7 +144,60 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	put(mStatus, 1)
 	r.metrics(put)
+	if at, err := c.s.lastBackup(ctx); err != nil {
+		c.s.log.WarnContext(ctx, "the metrics lack the last backup", "error", err)
+	} else if !at.IsZero() {
+		put(mBackup, seconds(at))
+	}
 }
+
+// ownMetrics puts what this process knows without the store.
+func (s *Server) ownMetrics(ctx context.Context, put func(m *metric, v float64, labels ...string)) {
+	if s.cfg.Data != "" {
+		if free, size, err := broker.DiskSpace(s.cfg.Data); err != nil {
+			s.log.WarnContext(ctx, "the metrics lack the disk", "error", err)
+		} else {
+			put(mFree, float64(free))
+			put(mSize, float64(size))
+		}
+	}
+	put(mNoRecord, float64(s.unrecorded.Load()))
+	s.signIns.each(func(result string, n float64) { put(mSignIns, n, result) })
+	s.refused.each(func(reason string, n float64) { put(mRefusedAt, n, reason) })
+}
+
+// Results of signing in, and reasons for which the door refuses a request.
+const (
+	signInOK      = "ok"
+	signInWrong   = "wrong"
+	signInBusy    = "busy"
+	signInWaiting = "waiting"
+	signInFailed  = "failed"
+
+	refusedUnauthorized = "unauthorized"
+	refusedForbidden    = "forbidden"
+	refusedOrigin       = "origin"
+	refusedHost         = "host"
+)
+
+// tally counts by word. All words are there from the start, so that a first one is seen
+// as a rise.
+type tally struct {
+	words []string
+	n     []atomic.Uint64
+}
+
+func newTally(words ...string) *tally { return &tally{words, make([]atomic.Uint64, len(words))} }
+
+func (t *tally) add(word string) { t.n[slices.Index(t.words, word)].Add(1) }
+
+func (t *tally) each(f func(word string, n float64)) {
+	for i, w := range t.words {
+		f(w, float64(t.n[i].Load()))
+	}
+}
+
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 
 func oneIf(b bool) float64 {
 	if b {
@@ -141,7 +210,7 @@ func oneIf(b bool) float64 {
 func (r StatusReport) metrics(put func(m *metric, v float64, labels ...string)) {
 	at := func(m *metric, t time.Time, labels ...string) {
 		if !t.IsZero() {
-			put(m, float64(t.UnixMilli())/1000, labels...)
+			put(m, seconds(t), labels...)
 		}
 	}
 	put(mSafe, oneIf(r.SafeMode.On))
@@ -184,6 +253,14 @@ func (r StatusReport) metrics(put func(m *metric, v float64, labels ...string)) 
 	}
 	for _, v := range r.Settings {
 		put(mActive, oneIf(v.Active), v.Setting, v.Source, v.Target)
+		if d := v.Drift; v.Active && d != nil {
+			at(mAudited, d.Began, v.Setting, v.Target)
+			put(mAuditFails, oneIf(d.Failed != ""), v.Setting, v.Target)
+			if !d.Began.IsZero() {
+				put(mDiffers, float64(d.Differs), v.Setting, v.Target)
+				put(mDiffersOn, float64(d.Held), v.Setting, v.Target)
+			}
+		}
 		if !v.Active || !v.Known {
 			continue
 		}

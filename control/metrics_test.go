@@ -3,8 +3,13 @@ package control_test
 import (
 	"bytes"
 	"fmt"
+	"net/url"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,6 +92,8 @@ func TestMetrics(t *testing.T) {
 	w.busy()
 	w.roles.sources[0].State = producer.Capturing
 	w.roles.setting[0].Accounting = &full
+	w.audited()
+	w.backup().want2(200)
 	a := w.do("GET", "/metrics", "").want(200)
 	body := string(a.body)
 	for _, m := range control.Metrics() {
@@ -105,6 +112,10 @@ func TestMetrics(t *testing.T) {
 		`vcsync_setting_active{setting="two",source="b",target="a"} 0`,
 		`vcsync_broker_write_probe_success 1`,
 		`vcsync_source_last_complete_scan_timestamp_seconds{source="a",type="Job"} 1.772637377e+09`,
+		`vcsync_setting_different_objects{setting="one",target="b"} 3`,
+		`vcsync_setting_different_held_objects{setting="one",target="b"} 2`,
+		`vcsync_setting_last_audit_timestamp_seconds{setting="one",target="b"} 1.772637377e+09`,
+		`vcsync_setting_audit_failed{setting="one",target="b"} 0`,
 		"go_goroutines", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(body, want) {
@@ -128,6 +139,194 @@ func TestMetrics(t *testing.T) {
 	if !strings.Contains(body, "vcsync_status_known 0") || strings.Contains(body, "vcsync_accounting") {
 		t.Errorf("of a store that is gone:\n%s", body)
 	}
+}
+
+// audited stores what an audit of the target of one found.
+func (w *world) audited() {
+	w.t.Helper()
+	d := broker.DriftList{ID: "d", Setting: "one", Source: "a", Target: "b", Began: at, Counts: []broker.PlanCount{
+		{Type: schemas.Job, Difference: broker.Equal, Act: "nothing", Objects: 90},
+		{Type: schemas.Job, Difference: broker.Different, Act: "update", Objects: 1},
+		{Type: schemas.Job, Difference: broker.Different, Act: "hold", Objects: 1},
+		{Type: schemas.Job, Difference: broker.OnlySource, Act: "hold", Objects: 1},
+	}}
+	if err := w.b.PutDrift(w.t.Context(), d, nil); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// metric returns the value of a series, and whether there is one.
+func (w *world) metric(series string, header ...string) (float64, bool) {
+	w.t.Helper()
+	for line := range strings.Lines(string(w.do("GET", "/metrics", "", header...).want(200).body)) {
+		if rest, ok := strings.CutPrefix(line, series+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return v, true
+		}
+	}
+	return 0, false
+}
+
+func (w *world) wantMetric(series string, want float64, header ...string) {
+	w.t.Helper()
+	if got, ok := w.metric(series, header...); !ok || got != want {
+		w.t.Errorf("%s %v (%v), want %v", series, got, ok, want)
+	}
+}
+
+func TestSignInsAreCounted(t *testing.T) {
+	const series = `vcsync_api_signins_total{result=%q}`
+	w := newWorld(t)
+	for _, result := range []string{"ok", "wrong", "busy", "waiting", "failed"} {
+		w.wantMetric(fmt.Sprintf(series, result), 0) // so that the first is seen as a rise
+	}
+	root := w.admin("root") // signs in
+	wrong := []string{signInBody("root", "wrong"), signInBody("nobody", personal), signInBody("no name", personal)}
+	for _, body := range wrong {
+		w.do("POST", "/api/v1/session", body).want(401)
+	}
+	form := url.Values{"account": {"root"}, "password": {"wrong"}}.Encode()
+	w.do("POST", "/signin", form, "Content-Type", "application/x-www-form-urlencoded").want2(401)
+	w.edit("root", func(a *broker.Account) { a.Failures, a.Failed = 9, time.Now() })
+	w.do("POST", "/api/v1/session", signInBody("root", personal)).want(429, "wait")
+	for result, n := range map[string]float64{"ok": 1, "wrong": 4, "waiting": 1, "busy": 0, "failed": 0} {
+		w.wantMetric(fmt.Sprintf(series, result), n, "Authorization", root)
+	}
+
+	var wg sync.WaitGroup
+	var busy atomic.Int64
+	for range 40 {
+		wg.Go(func() {
+			if w.do("POST", "/api/v1/session", signInBody("nobody", "wrong")).status == 429 {
+				busy.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if busy.Load() == 0 {
+		t.Error("40 at once, and none was told to wait")
+	}
+	w.wantMetric(fmt.Sprintf(series, "busy"), float64(busy.Load()), "Authorization", root)
+	w.wantMetric(fmt.Sprintf(series, "wrong"), float64(44-busy.Load()), "Authorization", root)
+
+	// Without a store, too, the counters are there.
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.do("POST", "/api/v1/session", signInBody("root", personal)).want(500)
+	w.wantMetric(fmt.Sprintf(series, "failed"), 1, "Authorization", root)
+	w.wantMetric("vcsync_status_known", 0, "Authorization", root)
+}
+
+func TestRefusalsAreCounted(t *testing.T) {
+	w := newWorld(t)
+	root := w.admin("root")
+	viewer := w.account(root, "viewer", `{"role":"viewer"}`)
+	refused := map[string]float64{"unauthorized": 0, "forbidden": 0, "origin": 0, "host": 0}
+	check := func(after string) {
+		t.Helper()
+		for reason, n := range refused {
+			if got, ok := w.metric(fmt.Sprintf(`vcsync_api_refused_total{reason=%q}`, reason), "Authorization", root); !ok || got != n {
+				t.Errorf("after %s: %v of %s (%v), want %v", after, got, reason, ok, n)
+			}
+		}
+	}
+	check("nothing")
+	for _, c := range []struct {
+		what, reason string
+		do           func() answer
+		status       int
+	}{
+		{"no session", "unauthorized", func() answer { return w.do("GET", "/api/v1/status", "") }, 401},
+		{"a token that is none", "unauthorized", func() answer { return w.as("Bearer nothing", "GET", "/metrics", "") }, 401},
+		{"a hint with a token that is none", "unauthorized", func() answer { return w.as("Bearer nothing", "POST", "/api/v1/hints/a", "") }, 401},
+		{"a viewer who edits", "forbidden", func() answer { return w.as(viewer, "DELETE", "/api/v1/settings/one", "") }, 403},
+		{"a cookie without the header", "forbidden", func() answer {
+			return w.do("DELETE", "/api/v1/session", "", "Cookie", "__Host-vcsync="+strings.TrimPrefix(viewer, "Bearer "))
+		}, 403},
+		{"a change from another page", "origin", func() answer {
+			return w.as(root, "POST", "/api/v1/sources/a/poll", "", "Sec-Fetch-Site", "cross-site")
+		}, 403},
+		{"a look from another page", "origin", func() answer { return w.as(root, "GET", "/metrics", "", "Origin", "http://evil.example") }, 403},
+		{"another host", "host", func() answer { return w.as(root, "GET", "/metrics", "", "Host", "evil.example") }, 421},
+		{"the form for signing in", "", func() answer { return w.do("GET", "/", "") }, 401},
+		{"what is let in", "", func() answer { return w.as(viewer, "GET", "/api/v1/status", "") }, 200},
+		{"nothing there", "", func() answer { return w.as(viewer, "GET", "/nothing", "") }, 404},
+	} {
+		c.do().want2(c.status)
+		if c.reason != "" {
+			refused[c.reason]++
+		}
+		check(c.what)
+	}
+}
+
+func TestAuditWriteFailuresAreCounted(t *testing.T) {
+	const series = "vcsync_audit_write_failures_total"
+	w := newWorld(t)
+	w.putServer("a", "b")
+	w.do("POST", "/api/v1/settings", settingBody("one", "a", "b", true, allJobs)).want(201)
+	w.wantMetric(series, 0)
+	if err := w.b.JS().DeleteStream(t.Context(), broker.StreamAudit); err != nil {
+		t.Fatal(err)
+	}
+	w.do("POST", "/api/v1/settings/one/deactivate", "", "If-Match", "*").want(503, "audit")
+	w.wantMetric(series, 1)
+	w.backup().want(503, "audit")
+	w.wantMetric(series, 2)
+}
+
+// TestTheLastBackupIsKnown checks that the time is that of a backup that was sent in whole,
+// and that another process knows it.
+func TestTheLastBackupIsKnown(t *testing.T) {
+	const series = "vcsync_backup_timestamp_seconds"
+	w := newWorld(t)
+	if at, ok := w.metric(series); ok {
+		t.Errorf("no backup, and yet one at %v", at)
+	}
+	begun := float64(time.Now().UnixMilli()) / 1000
+	w.backup().want2(200)
+	made, ok := w.metric(series)
+	if now := float64(time.Now().UnixMilli()) / 1000; !ok || made < begun || made > now {
+		t.Errorf("a backup at %v (%v), want between %v and %v", made, ok, begun, now)
+	}
+
+	// One that breaks off is none, and the audit says so.
+	w.brokenBackup()
+	var acts control.AuditList
+	waitFor(t, func() bool {
+		acts = control.AuditList{}
+		w.do("GET", "/api/v1/audit?action=backup.make", "").want(200).into(&acts)
+		return len(acts.Items) == 2 && strings.HasPrefix(acts.Items[0].Result, "failed: back up the keyring") && acts.Items[1].Result == "done"
+	})
+
+	// Who starts anew finds it in the audit.
+	s, err := control.New(control.Config{Broker: w.b, Open: openBridge, Addr: "127.0.0.1:7780"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.srv.Config.Handler = s.Handler()
+	if again, ok := w.metric(series); !ok || again < begun || again > made+1 {
+		t.Errorf("after a start a backup at %v (%v), want about %v", again, ok, made)
+	}
+}
+
+func TestTheDiskIsMeasured(t *testing.T) {
+	w := newWorld(t)
+	free, ok1 := w.metric("vcsync_disk_free_bytes")
+	size, ok2 := w.metric("vcsync_disk_size_bytes")
+	if !ok1 || !ok2 || free <= 0 || size <= free {
+		t.Errorf("%v of %v bytes free", free, size)
+	}
+	// What cannot be measured is missing, and the rest is there.
+	w = newWorld(t, func(c *control.Config) { c.Data = filepath.Join(c.Data, "nowhere") })
+	if free, ok := w.metric("vcsync_disk_free_bytes"); ok {
+		t.Errorf("%v bytes are free in a folder that is not there", free)
+	}
+	w.wantMetric("vcsync_status_known", 1)
 }
 
 func TestTheAccountsAreShown(t *testing.T) {

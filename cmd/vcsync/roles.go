@@ -177,7 +177,7 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, b *broker.Brok
 			}
 		}
 		api, err := control.New(control.Config{Certificate: cert, OIDC: provider, Broker: b, Sources: sources, Targets: targets, Fleet: reports, Instance: instance(cfg), Open: open,
-			Supported: visualcron.Supported, Addr: cfg.APIAddr, Version: buildVersion(), Log: log})
+			Supported: visualcron.Supported, Data: cfg.Data, Addr: cfg.APIAddr, Version: buildVersion(), Log: log})
 		if err == nil {
 			err = api.CheckDoor(ctx)
 		}
