@@ -277,7 +277,9 @@ func (b *Broker) checkKeys(ctx context.Context, cfg Config) error {
 			err = nil // control, of this version, makes it
 		}
 	case err == nil && string(e.Value()) != mark && cfg.AcceptLoss && cfg.Role.owns():
-		_, err = kv.Put(ctx, keyringKey, []byte(mark))
+		if err = b.dropSealedAccounts(ctx); err == nil {
+			_, err = kv.Put(ctx, keyringKey, []byte(mark))
+		}
 	case err == nil && string(e.Value()) != mark:
 		return fmt.Errorf("%w: the one in %s is not the one that this store is used with: take the keyring.json of control's folder of keys", ErrKeyring, cfg.Keys)
 	}

@@ -553,6 +553,37 @@ func TestALostKeyringIsNotReplaced(t *testing.T) {
 	}
 }
 
+// TestAccountsOfALostKeyringAreForgotten checks that a lost keyring locks nobody out for
+// good, and lets nobody in.
+func TestAccountsOfALostKeyringAreForgotten(t *testing.T) {
+	dir := t.TempDir()
+	b := brokertest.Open(t, dir)
+	if _, err := b.PutAccount(t.Context(), broker.Account{Name: "root"}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.CloseDoor(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if err := os.Remove(filepath.Join(dir, "keyring.json")); err != nil {
+		t.Fatal(err)
+	}
+	b, err := broker.Open(t.Context(), broker.Config{Dir: dir, LazySync: true, AcceptLoss: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if all, err := b.Accounts(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("accounts %v, error %v", all, err)
+	}
+	if closed, err := b.DoorClosed(t.Context()); err != nil || !closed {
+		t.Errorf("the door is closed: %v, error %v", closed, err)
+	}
+	if acts, _, err := b.AuditPage(t.Context(), broker.AuditQuery{Action: "account.remove", Object: "account/root"}, 0, 1); err != nil || len(acts) != 1 {
+		t.Errorf("on record %v, error %v", acts, err)
+	}
+}
+
 func TestAFullEventStreamIsNotReady(t *testing.T) {
 	b, err := broker.Open(t.Context(), broker.Config{Dir: t.TempDir(), LazySync: true, EventsMaxBytes: broker.MaxPayload + 64<<10})
 	if err != nil {

@@ -171,6 +171,41 @@ func (b *Broker) DeleteAccount(ctx context.Context, name schemas.Slug, after uin
 	return recordError("delete", userPrefix+string(name), err)
 }
 
+// dropSealedAccounts forgets the accounts that another keyring sealed: nobody can sign in
+// with them, and while one is there that cannot be read, control does not start. The door
+// stays closed, and who can read the data folder makes a first admin anew.
+func (b *Broker) dropSealedAccounts(ctx context.Context) error {
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err != nil {
+		return err
+	}
+	keys, err := kv.ListKeysFiltered(ctx, userPrefix+"*")
+	if err != nil {
+		return err
+	}
+	for key := range keys.Keys() {
+		e, err := kv.Get(ctx, key)
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := b.Keys.Open(key, string(e.Value())); err == nil {
+			continue
+		}
+		name := strings.TrimPrefix(key, userPrefix)
+		r := AuditRecord{Time: time.Now().UTC(), Who: "vcsync", Action: "account.remove", Object: "account/" + name, Before: e.Revision(), Detail: "the keyring that sealed it was lost"}
+		if err := b.Audit(ctx, r); err != nil {
+			return err
+		}
+		if err := kv.Delete(ctx, key, jetstream.LastRevision(e.Revision())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // DoorClosed tells whether there was ever an account here. From then on nobody comes in
 // without one, whatever became of the accounts.
 func (b *Broker) DoorClosed(ctx context.Context) (bool, error) {
