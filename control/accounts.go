@@ -751,13 +751,23 @@ const firstAdminFor = time.Hour
 // OfferFirstAdmin writes a one-time token into the file FirstAdminFile of a folder where
 // no account can manage accounts, good for an hour and once. Who can read the folder can
 // make the first admin with it.
-func (s *Server) OfferFirstAdmin(ctx context.Context, dir string) error {
+//
+// With anyway it does so where there is an admin too, for one who has forgotten his
+// password; that it was offered is in the audit then.
+func (s *Server) OfferFirstAdmin(ctx context.Context, dir string, anyway bool) error {
 	all, err := s.broker.Accounts(ctx)
 	if err != nil {
 		return err
 	}
 	path := filepath.Join(dir, FirstAdminFile)
-	if slices.ContainsFunc(all, func(a broker.StoredAccount) bool { return isAdmin(a.Account) }) {
+	admin := slices.ContainsFunc(all, func(a broker.StoredAccount) bool { return isAdmin(a.Account) })
+	if admin && anyway {
+		err := s.act(ctx, broker.AuditRecord{Who: byItself, Action: "account.offer-admin", Object: "account", Detail: "it was started with --offer-admin"}, func(context.Context) error { return nil })
+		if err != nil {
+			return err
+		}
+	}
+	if admin && !anyway {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove the one-time token: %w", err)
 		}
@@ -780,8 +790,12 @@ func (s *Server) OfferFirstAdmin(ctx context.Context, dir string) error {
 		return fmt.Errorf("write the one-time token: %w", err)
 	}
 	s.first.Lock()
-	s.first.hash, s.first.until, s.first.path = hashSecret(text), time.Now().Add(firstAdminFor), path
+	s.first.hash, s.first.until, s.first.path, s.first.anyway = hashSecret(text), time.Now().Add(firstAdminFor), path, anyway
 	s.first.Unlock()
+	if admin {
+		s.log.WarnContext(ctx, "another admin can be made with vcsync account first NAME, within an hour", "token in", path)
+		return nil
+	}
 	s.log.InfoContext(ctx, "there is no admin account; until there is one, everybody on this machine may do everything: make it with vcsync account first NAME, within an hour", "token in", path)
 	return nil
 }
@@ -796,7 +810,7 @@ func (s *Server) firstAdmin(ctx context.Context, in *bodyInput[FirstAdmin]) (*ta
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(all, func(a broker.StoredAccount) bool { return isAdmin(a.Account) }) {
+	if !s.first.anyway && slices.ContainsFunc(all, func(a broker.StoredAccount) bool { return isAdmin(a.Account) }) {
 		return nil, huma.Error409Conflict("There is an admin already.")
 	}
 	out, err := s.makeAccount(context.WithValue(ctx, principalKey{}, principal{name: firstAdminName}), in.Body.Account, in.Body.Password, []broker.Grant{{Role: string(Admin)}})

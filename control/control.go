@@ -122,6 +122,7 @@ type Server struct {
 		sync.Mutex
 		hash, path string
 		until      time.Time
+		anyway     bool
 	}
 }
 

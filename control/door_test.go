@@ -33,7 +33,7 @@ const personal = "correct horse 7 battery"
 // oneTime makes the one-time token.
 func (w *world) oneTime() string {
 	w.t.Helper()
-	if err := w.s.OfferFirstAdmin(w.t.Context(), w.dir); err != nil {
+	if err := w.s.OfferFirstAdmin(w.t.Context(), w.dir, false); err != nil {
 		w.t.Fatal(err)
 	}
 	raw, err := os.ReadFile(filepath.Join(w.dir, control.FirstAdminFile))
@@ -392,12 +392,28 @@ func TestFirstAdmin(t *testing.T) {
 	}
 	first(other, "root2", personal).want(403)
 	w.do("GET", "/api/v1/settings", "").want(401)
-	if err := w.s.OfferFirstAdmin(t.Context(), w.dir); err != nil {
+	if err := w.s.OfferFirstAdmin(t.Context(), w.dir, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Error("another token though there is an admin")
 	}
+
+	// Who has forgotten his password, and can start vcsync, gets another chance, on record.
+	if err := w.s.OfferFirstAdmin(t.Context(), w.dir, true); err != nil {
+		t.Fatal(err)
+	}
+	again, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first(strings.TrimSpace(string(again)), "root", personal).want(409, "already")
+	first(strings.TrimSpace(string(again)), "rescue", personal).want(201)
+	first(strings.TrimSpace(string(again)), "rescue2", personal).want(403)
+	if got := w.audits(); !slices.ContainsFunc(got, func(r broker.AuditRecord) bool { return r.Action == "account.offer-admin" }) {
+		t.Errorf("that it was offered is not in the audit: %+v", got)
+	}
+	w.edit("rescue", func(a *broker.Account) { a.Disabled = true })
 
 	// The door stays closed whatever becomes of the accounts.
 	w.edit("root", func(a *broker.Account) { a.Disabled = true })

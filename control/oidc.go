@@ -252,6 +252,8 @@ func (e *errOIDC) Error() string { return e.words }
 // serveOIDCCallback takes the provider's answer.
 func (s *Server) serveOIDCCallback(w http.ResponseWriter, r *http.Request) {
 	http.SetCookie(w, oidcStateCookie(""))
+	result := signInFailed
+	defer func() { s.signIns.add(result) }()
 	text, err := s.oidcSession(r)
 	if err != nil {
 		status, words := http.StatusBadGateway, "The identity provider's answer cannot be taken; the log has the details."
@@ -264,6 +266,7 @@ func (s *Server) serveOIDCCallback(w http.ResponseWriter, r *http.Request) {
 		s.serveSignIn(w, status, words)
 		return
 	}
+	result = signInOK
 	http.SetCookie(w, sessionCookie(text))
 	// A redirect would come from the provider's site, as far as the browser is concerned,
 	// and would not bring the cookie. This page goes on by itself.

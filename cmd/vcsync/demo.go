@@ -159,7 +159,7 @@ func demo(ctx context.Context, cfg config, acceptLoss bool, stdout, stderr io.Wr
 			}
 		})
 	}
-	err = runProcess(upCtx, cfg, broker.All, "vcsync demo", acceptLoss, stderr, func(ctx context.Context) error {
+	err = runProcess(upCtx, cfg, broker.All, "vcsync demo", start{acceptLoss: acceptLoss}, stderr, func(ctx context.Context) error {
 		urls := map[string]string{}
 		for _, r := range all {
 			urls[r.name] = "http://" + r.l.Addr().String()

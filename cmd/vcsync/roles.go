@@ -56,7 +56,7 @@ It needs the broker at VCSYNC_NATS_URL and the keys of its role (VCSYNC_KEYS), a
 
 // roleCommand completes the command that runs one role.
 func roleCommand(a *app, role broker.Role, c *cobra.Command) *cobra.Command {
-	var acceptLoss bool
+	var how start
 	c.Use, c.Args = string(role), none
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := loadConfig()
@@ -66,7 +66,7 @@ func roleCommand(a *app, role broker.Role, c *cobra.Command) *cobra.Command {
 		if cfg.NATSURL == "" {
 			return usageError(`vcsync %s: VCSYNC_NATS_URL is not set: a role that runs apart needs the address of the broker, such as tls://host:4222; "vcsync up" runs everything in one process`, role)
 		}
-		return runProcess(cmd.Context(), cfg, role, "", acceptLoss, a.err, func(context.Context) error {
+		return runProcess(cmd.Context(), cfg, role, "", how, a.err, func(context.Context) error {
 			where := ""
 			if role == broker.Control {
 				where = ": status page and API at " + cfg.apiURL()
@@ -76,15 +76,23 @@ func roleCommand(a *app, role broker.Role, c *cobra.Command) *cobra.Command {
 		})
 	}
 	if role == broker.Control {
-		c.Flags().BoolVar(&acceptLoss, "accept-loss", false, "go on with a store that is damaged or holds less than it once held, under new epochs and in safe mode")
+		how.flags(c)
 	}
 	return c
+}
+
+// start is how a process is started, beside its configuration.
+type start struct{ acceptLoss, offerAdmin bool }
+
+func (s *start) flags(c *cobra.Command) {
+	c.Flags().BoolVar(&s.acceptLoss, "accept-loss", false, "go on with a store that is damaged or holds less than it once held, under new epochs and in safe mode")
+	c.Flags().BoolVar(&s.offerAdmin, "offer-admin", false, "let who can read the data folder make an admin, though there is one; for one who has forgotten his password")
 }
 
 // runProcess runs the roles of a process until ctx ends and returns when all of them
 // have, the broker last. When they run, and the API answers where there is one, begun
 // is called; its error ends everything.
-func runProcess(ctx context.Context, cfg config, role broker.Role, command string, acceptLoss bool, stderr io.Writer, begun func(context.Context) error) (err error) {
+func runProcess(ctx context.Context, cfg config, role broker.Role, command string, how start, stderr io.Writer, begun func(context.Context) error) (err error) {
 	log := newLog(stderr, cfg.LogLevel, cfg.LogFormat)
 	slog.SetDefault(log)
 	var l net.Listener
@@ -95,7 +103,7 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, command strin
 		}
 		defer l.Close() // closed by Serve where that was reached
 	}
-	of := brokerConfig(cfg, role, acceptLoss, log)
+	of := brokerConfig(cfg, role, how.acceptLoss, log)
 	of.Command = command
 	b, err := broker.Open(ctx, of)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
@@ -109,12 +117,12 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, command strin
 			err = errors.Join(err, failed(exitRunTime, fmt.Errorf("close the broker: %w", cerr)))
 		}
 	}()
-	return runRoles(ctx, cfg, role, b, l, log, begun)
+	return runRoles(ctx, cfg, role, how, b, l, log, begun)
 }
 
 // runRoles runs the roles on an open broker until ctx ends or one of them fails, and
 // returns when all have ended.
-func runRoles(ctx context.Context, cfg config, which broker.Role, b *broker.Broker, l net.Listener, log *slog.Logger, begun func(context.Context) error) error {
+func runRoles(ctx context.Context, cfg config, which broker.Role, how start, b *broker.Broker, l net.Listener, log *slog.Logger, begun func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	open := opener(cfg.LeaseTTL, cfg.ServersAllow.list())
@@ -184,7 +192,7 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, b *broker.Brok
 		if err != nil {
 			cancel(failed(environmentCode(err), err))
 		} else {
-			if err := api.OfferFirstAdmin(ctx, cfg.Data); err != nil && ctx.Err() == nil {
+			if err := api.OfferFirstAdmin(ctx, cfg.Data, how.offerAdmin); err != nil && ctx.Err() == nil {
 				cancel(failed(exitEnvironment, err))
 			}
 			role("API", func(ctx context.Context) error { return api.Serve(ctx, l) })

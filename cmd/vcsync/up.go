@@ -12,7 +12,7 @@ import (
 )
 
 func newUpCommand(a *app) *cobra.Command {
-	var acceptLoss bool
+	var how start
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Run vcsync: broker, producer, consumer, API and status page",
@@ -27,12 +27,12 @@ configuration comes from the environment; see docs/configuration.md.`,
 			if keys := cmp.Or(cfg.Keys, cfg.Data); cfg.NATSURL != "" && present(filepath.Join(keys, broker.SeedFile)) != "" {
 				return usageError("vcsync up: %s holds the key of one role, as vcsync broker init writes it, and this runs all of them: run vcsync control, producer and consumer, each with its own keys", keys)
 			}
-			return runProcess(cmd.Context(), cfg, broker.All, "vcsync up", acceptLoss, a.err, func(context.Context) error {
+			return runProcess(cmd.Context(), cfg, broker.All, "vcsync up", how, a.err, func(context.Context) error {
 				_, err := fmt.Fprintf(a.out, "vcsync %s is up: status page and API at %s\n", buildVersion(), cfg.apiURL())
 				return err
 			})
 		},
 	}
-	c.Flags().BoolVar(&acceptLoss, "accept-loss", false, "go on with a store that is damaged or holds less than it once held, under new epochs and in safe mode")
+	how.flags(c)
 	return c
 }
