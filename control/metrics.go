@@ -65,12 +65,12 @@ var (
 	mSignIns   = counter("vcsync_api_signins_total", "Attempts to sign in since the start of this process: ok; wrong account or password; busy, too many at once; waiting, after wrong passwords; failed, the store was not there.", "result")
 	mRefusedAt = counter("vcsync_api_refused_total", "Requests that were refused since the start of this process: unauthorized, without a session or token that is good; forbidden, without the permission; origin, of another page; host, to another host name. Who is shown the form for signing in does not count.", "reason")
 
-	mProcess    = gauge("vcsync_process_up", "1 where the process spoke within the last 30 s, 0 where it has been silent for longer. One that ends in order is taken out.", "role", "instance", "host")
-	mProcMemory = gauge("vcsync_process_memory_bytes", "What the process holds from the operating system.", "role", "instance")
-	mProcGo     = gauge("vcsync_process_goroutines", "Goroutines of the process.", "role", "instance")
-	mProcStart  = gauge("vcsync_process_started_timestamp_seconds", "When the process started, by its own clock.", "role", "instance")
-	mProcHolds  = gauge("vcsync_process_servers", "How many sources a producer captures, or targets a consumer writes to.", "role", "instance")
-	mProcTwice  = gauge("vcsync_process_name_taken", "1 where two running processes have this role and name.", "role", "instance")
+	mProcess    = gauge("vcsync_process_up", "1 where the process spoke within the last 30 s, 0 where it has been silent for longer. One that ends in order is taken out.", "role", "process", "host")
+	mProcMemory = gauge("vcsync_process_memory_bytes", "What the process holds from the operating system.", "role", "process")
+	mProcGo     = gauge("vcsync_process_goroutines", "Goroutines of the process.", "role", "process")
+	mProcStart  = gauge("vcsync_process_started_timestamp_seconds", "When the process started, by its own clock.", "role", "process")
+	mProcHolds  = gauge("vcsync_process_servers", "How many sources a producer captures, or targets a consumer writes to.", "role", "process")
+	mProcTwice  = gauge("vcsync_process_name_taken", "1 where two running processes have this role and name.", "role", "process")
 
 	mDegraded  = gauge("vcsync_source_degraded", "1 where the last listing failed or was not complete.", "source")
 	mNoProd    = gauge("vcsync_source_unattended", "1 where no living producer speaks of the source of an active setting.", "source")
