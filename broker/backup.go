@@ -411,6 +411,9 @@ func (b *Broker) restore(ctx context.Context, f io.Reader, with []age.Identity, 
 				return err
 			}
 		}
+		if bucket == BucketSecret && strings.HasPrefix(key, userPrefix) {
+			data = b.signedOut(key, data)
+		}
 		kv, err := b.js.KeyValue(ctx, bucket)
 		if err == nil {
 			_, err = kv.Create(ctx, key, data)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"github.com/klauspost/compress/gzip"
@@ -108,6 +109,14 @@ func TestARestoreIntoAnExternalStore(t *testing.T) {
 	if err := old.SetPassword(t.Context(), "one", "true-secret"); err != nil {
 		t.Fatal(err)
 	}
+	account := broker.Account{Name: "root", Hash: "h", Grants: []broker.Grant{{Role: "admin"}}, Made: time.Now().UTC(),
+		Sessions: []broker.Session{{Hash: "s"}}, Tokens: []broker.Token{{Name: "night", Hash: "t"}}}
+	if _, err := old.PutAccount(t.Context(), account, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.CloseDoor(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	var whole bytes.Buffer
 	if _, err := old.Backup(t.Context(), &whole, "test", key.Recipient()); err != nil {
 		t.Fatal(err)
@@ -133,6 +142,13 @@ func TestARestoreIntoAnExternalStore(t *testing.T) {
 	}
 	if pw, err := b.Password(t.Context(), "one"); err != nil || pw != "true-secret" {
 		t.Errorf("password: %v", err)
+	}
+	// What was revoked since the backup is not good again, and the door is closed.
+	if a, err := b.GetAccount(t.Context(), "root"); err != nil || a.Hash != "h" || len(a.Sessions)+len(a.Tokens) > 0 {
+		t.Errorf("the account: %+v, %v", a, err)
+	}
+	if closed, err := b.DoorClosed(t.Context()); err != nil || !closed {
+		t.Errorf("the door is closed: %v, %v", closed, err)
 	}
 	if epoch, err := b.Epoch(t.Context(), "one"); err != nil || epoch < 1_000_000 {
 		t.Errorf("epoch %d, %v: it has to be higher than any that was lost", epoch, err)

@@ -573,7 +573,7 @@ func TestAccountsOfALostKeyringAreForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	if all, err := b.Accounts(t.Context()); err != nil || len(all) > 0 {
+	if all, _, err := b.Accounts(t.Context()); err != nil || len(all) > 0 {
 		t.Errorf("accounts %v, error %v", all, err)
 	}
 	if closed, err := b.DoorClosed(t.Context()); err != nil || !closed {

@@ -28,7 +28,9 @@ type Grant struct {
 
 // Session is one sign-in. Its secret is kept nowhere, Hash is its SHA-256 in hex.
 type Session struct {
-	Hash    string    `json:"hash"`
+	Hash string `json:"hash"`
+	// Cookie tells that it is a browser's: as a cookie it is good, and as a header not.
+	Cookie  bool      `json:"cookie,omitzero"`
 	From    string    `json:"from,omitzero"`
 	Begun   time.Time `json:"begun"`
 	Used    time.Time `json:"used"` // to a minute
@@ -112,33 +114,44 @@ func (b *Broker) getAccount(ctx context.Context, kv jetstream.KeyValue, key stri
 	return a, nil
 }
 
-// Accounts returns all accounts by name. One that cannot be read is an error.
-func (b *Broker) Accounts(ctx context.Context) ([]StoredAccount, error) {
+// Accounts returns all accounts by name, and the names of those that cannot be read: nobody
+// can sign in with them, and they keep nothing else from working.
+func (b *Broker) Accounts(ctx context.Context) (out []StoredAccount, faulty []schemas.Slug, err error) {
 	kv, err := b.js.KeyValue(ctx, BucketSecret)
 	if err != nil {
-		return nil, fmt.Errorf("list the accounts: %w", err)
+		return nil, nil, fmt.Errorf("list the accounts: %w", err)
 	}
 	keys, err := kv.ListKeysFiltered(ctx, userPrefix+"*")
 	if err != nil {
-		return nil, fmt.Errorf("list the accounts: %w", err)
+		return nil, nil, fmt.Errorf("list the accounts: %w", err)
 	}
 	var names []string
 	for k := range keys.Keys() {
 		names = append(names, k)
 	}
 	slices.Sort(names)
-	var out []StoredAccount
 	for _, k := range names {
 		a, err := b.getAccount(ctx, kv, k)
-		if errors.Is(err, ErrNotFound) {
-			continue
+		switch {
+		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, ErrKeyring), errors.Is(err, ErrRecord):
+			faulty = append(faulty, schemas.Slug(strings.TrimPrefix(k, userPrefix)))
+		case err != nil:
+			return nil, nil, err
+		default:
+			out = append(out, a)
 		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, a)
 	}
-	return out, nil
+	return out, faulty, nil
+}
+
+// DropAccount forgets an account that cannot be read.
+func (b *Broker) DropAccount(ctx context.Context, name schemas.Slug) error {
+	kv, err := b.js.KeyValue(ctx, BucketSecret)
+	if err == nil {
+		err = kv.Delete(ctx, userPrefix+string(name))
+	}
+	return recordError("delete", userPrefix+string(name), err)
 }
 
 // PutAccount stores an account, under the same rule as PutServer.
@@ -291,4 +304,23 @@ func (g Grant) String() string {
 		return g.Role
 	}
 	return g.Role + "@" + strings.Join(at, ",")
+}
+
+// signedOut returns the record of an account without its sessions and tokens: one that was
+// revoked after a backup is not good again because of it.
+func (b *Broker) signedOut(key string, data []byte) []byte {
+	text, err := b.Keys.Open(key, string(data))
+	if err != nil {
+		return data // it opens nowhere
+	}
+	var a Account
+	if json.Unmarshal([]byte(text), &a) != nil {
+		return data
+	}
+	a.Sessions, a.Tokens = nil, nil
+	raw, err := json.Marshal(a, json.Deterministic(true))
+	if err != nil {
+		return data
+	}
+	return []byte(b.Keys.Seal(key, string(raw)))
 }

@@ -20,7 +20,7 @@ const safeModeKey = "safemode"
 // that a person approved.
 type SafeMode struct {
 	On bool `json:"on"`
-	// Since is when it was entered or left, By who did that: "local" for a person, "vcsync"
+	// Since is when it was entered or left, By who did that: an account, "local" where there are none, "vcsync"
 	// for a start that found a reason. Why is for people.
 	Since time.Time `json:"since,omitzero"`
 	By    string    `json:"by,omitzero"`

@@ -30,9 +30,28 @@ import (
 
 // GrantRecord is a role, everywhere or at some sync settings or servers.
 type GrantRecord struct {
-	Role     string   `json:"role" enum:"viewer,operator,approver,auditor,admin"`
-	Settings []string `json:"settings,omitempty" maxItems:"200" doc:"Only at these sync settings."`
-	Servers  []string `json:"servers,omitempty" maxItems:"200" doc:"Only at these servers; at a sync setting only where both of its servers are among them."`
+	Role     string `json:"role" enum:"viewer,operator,approver,auditor,admin"`
+	Settings Names  `json:"settings,omitempty" minItems:"1" maxItems:"200" nullable:"false" doc:"Only at these sync settings; absent for all, never empty."`
+	Servers  Names  `json:"servers,omitempty" minItems:"1" maxItems:"200" nullable:"false" doc:"Only at these servers; at a sync setting only where both of its servers are among them."`
+}
+
+// Names are short names. Null is refused: nothing here may stand for everything.
+type Names []string
+
+// UnmarshalJSON is json.Unmarshaler's.
+func (n *Names) UnmarshalJSON(raw []byte) error { return notNull(raw, (*[]string)(n)) }
+
+// Limits are grants that limit; null is refused.
+type Limits []GrantRecord
+
+// UnmarshalJSON is json.Unmarshaler's.
+func (l *Limits) UnmarshalJSON(raw []byte) error { return notNull(raw, (*[]GrantRecord)(l)) }
+
+func notNull[T any](raw []byte, into *[]T) error {
+	if string(bytes.TrimSpace(raw)) == "null" {
+		return errors.New("null, want a list or nothing")
+	}
+	return json.Unmarshal(raw, into)
 }
 
 // SignIn is the body of signing in.
@@ -82,24 +101,25 @@ type AccountBody struct {
 
 // AccountRecord is an account as it is shown: with no hash of anything.
 type AccountRecord struct {
-	Name     string        `json:"name"`
-	Grants   []GrantRecord `json:"grants" nullable:"false"`
-	Limit    []GrantRecord `json:"limit,omitempty" doc:"That of the token with which the request came."`
-	Disabled bool          `json:"disabled,omitzero"`
-	External string        `json:"external,omitzero" doc:"The identity provider that vouches for it; absent for an account of vcsync itself."`
-	Title    string        `json:"title,omitzero" doc:"What the provider calls its owner."`
-	Made     time.Time     `json:"made,omitzero"`
-	Sessions int           `json:"sessions" doc:"How many sign-ins are good yet."`
-	Tokens   int           `json:"tokens" doc:"How many tokens are good yet."`
-	LastUse  time.Time     `json:"lastUse,omitzero"`
-	Failures int           `json:"failures,omitzero" doc:"Wrong passwords since the last right one."`
+	Name       string        `json:"name"`
+	Grants     []GrantRecord `json:"grants" nullable:"false"`
+	Limit      []GrantRecord `json:"limit,omitempty" doc:"That of the token with which the request came."`
+	Disabled   bool          `json:"disabled,omitzero"`
+	Unreadable bool          `json:"unreadable,omitzero" doc:"It cannot be read, and nobody can sign in with it: it was sealed with a key that is lost, or is damaged. Remove it, and add it again."`
+	External   string        `json:"external,omitzero" doc:"The identity provider that vouches for it; absent for an account of vcsync itself."`
+	Title      string        `json:"title,omitzero" doc:"What the provider calls its owner."`
+	Made       time.Time     `json:"made,omitzero"`
+	Sessions   int           `json:"sessions" doc:"How many sign-ins are good yet."`
+	Tokens     int           `json:"tokens" doc:"How many tokens are good yet."`
+	LastUse    time.Time     `json:"lastUse,omitzero"`
+	Failures   int           `json:"failures,omitzero" doc:"Wrong passwords since the last right one."`
 }
 
 // NewToken is the body of making a token.
 type NewToken struct {
-	Name  string        `json:"name" minLength:"1" maxLength:"100"`
-	Days  int           `json:"days" minimum:"1" maximum:"365" doc:"How long it is good."`
-	Limit []GrantRecord `json:"limit,omitempty" maxItems:"50" doc:"It may no more than this, and never more than its account."`
+	Name  string `json:"name" minLength:"1" maxLength:"100"`
+	Days  int    `json:"days" minimum:"1" maximum:"365" doc:"How long it is good."`
+	Limit Limits `json:"limit,omitempty" minItems:"1" maxItems:"50" nullable:"false" doc:"It may no more than this, and never more than its account."`
 }
 
 // TokenRecord is a token as it is shown.
@@ -141,8 +161,10 @@ func (s *Server) accountRoutes() {
 	register(s, "add-account", accounts, http.MethodPost, "/accounts", 201, "Add an account", s.addAccount)
 	register(s, "get-account", accounts, http.MethodGet, "/accounts/{id}", 200, "Read an account", s.getAccount)
 	register(s, "replace-account", accounts, http.MethodPut, "/accounts/{id}", 200, "Change what an account may, or disable it; its sessions end", s.replaceAccount)
-	register(s, "reset-password", accounts, http.MethodPost, "/accounts/{id}/password", 204, "Give an account another password; its sessions end", s.resetPassword)
+	register(s, "reset-password", accounts, http.MethodPost, "/accounts/{id}/password", 204, "Give an account another password; its sessions end, and its tokens are good for nothing", s.resetPassword)
 	register(s, "remove-account", accounts, http.MethodDelete, "/accounts/{id}", 204, "Forget an account, its sessions and its tokens", s.removeAccount)
+	register(s, "list-account-tokens", accounts, http.MethodGet, "/accounts/{id}/tokens", 200, "List the tokens of an account", s.listAccountTokens)
+	register(s, "revoke-account-token", accounts, http.MethodDelete, "/accounts/{id}/tokens/{name}", 204, "Make a token of an account good for nothing", s.revokeAccountToken)
 	doc := s.api.OpenAPI()
 	doc.Components.SecuritySchemes["account"] = &huma.SecurityScheme{Type: "http", Scheme: "bearer", Description: "A session or an API token. While there is no account at all, none is needed from this machine."}
 	doc.Security = []map[string][]string{{"account": {}}, {}}
@@ -261,21 +283,21 @@ func (s *Server) changeAccount(ctx context.Context, name schemas.Slug, change fu
 }
 
 func (s *Server) signIn(ctx context.Context, in *bodyInput[SignIn]) (*signedIn, error) {
-	text, expires, err := s.beginSession(ctx, in.Body.Account, in.Body.Password)
+	text, expires, err := s.beginSession(ctx, in.Body.Account, in.Body.Password, in.Body.Cookie)
 	if err != nil {
 		return nil, err
 	}
 	out := &signedIn{Body: SignedIn{Account: in.Body.Account, Expires: expires}}
 	if in.Body.Cookie {
-		out.SetCookie = sessionCookie(text).String()
+		out.SetCookie = s.sessionCookie(text).String()
 	} else {
 		out.Body.Token = text
 	}
 	return out, nil
 }
 
-func sessionCookie(text string) *http.Cookie {
-	c := &http.Cookie{Name: cookieName, Value: text, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: int(sessionMost.Seconds())}
+func (s *Server) sessionCookie(text string) *http.Cookie {
+	c := &http.Cookie{Name: s.cookieName(), Value: text, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: int(sessionMost.Seconds())}
 	if text == "" {
 		c.MaxAge = -1
 	}
@@ -284,7 +306,7 @@ func sessionCookie(text string) *http.Cookie {
 
 // beginSession signs in. The answer is the same whether the account or the password is
 // wrong, and takes as long.
-func (s *Server) beginSession(ctx context.Context, account, password string) (text string, expires time.Time, err error) {
+func (s *Server) beginSession(ctx context.Context, account, password string, cookie bool) (text string, expires time.Time, err error) {
 	wrong := huma.Error401Unauthorized("The account or the password is not right.")
 	result := signInFailed
 	defer func() {
@@ -304,32 +326,59 @@ func (s *Server) beginSession(ctx context.Context, account, password string) (te
 		err = broker.ErrNotFound
 	}
 	known := err == nil
+	if errors.Is(err, broker.ErrKeyring) || errors.Is(err, broker.ErrRecord) {
+		s.log.ErrorContext(ctx, "an account cannot be read", "account", name, "error", err)
+		known, a, err = false, broker.StoredAccount{}, nil
+	}
 	if err != nil && !errors.Is(err, broker.ErrNotFound) {
 		return "", expires, err
 	}
-	if wait := max(s.wrongs.wait(remoteAddr(ctx)), time.Until(a.Failed.Add(delay(a.Failures)))); wait > 0 {
+	err = nil
+	// Each try is booked before the password is looked at: of many at once all but the
+	// first few wait, and whoever guesses learns nothing from those.
+	from := remoteAddr(ctx)
+	unknown := "account " + hashSecret(account)
+	late := func(wait time.Duration) error {
 		result = signInWaiting
-		return "", expires, huma.ErrorWithHeaders(huma.NewError(http.StatusTooManyRequests, fmt.Sprintf("Too many wrong passwords: wait %d seconds.", int(wait.Seconds())+1)),
+		return huma.ErrorWithHeaders(huma.NewError(http.StatusTooManyRequests, fmt.Sprintf("Too many wrong passwords: wait %d seconds.", int(wait.Seconds())+1)),
 			http.Header{"Retry-After": {strconv.Itoa(int(wait.Seconds()) + 1)}})
+	}
+	if wait := s.wrongs.wait(from, addressFree); wait > 0 {
+		return "", expires, late(wait)
+	}
+	if known {
+		err = s.changeAccount(ctx, name, func(now *broker.Account) error {
+			if wait := time.Until(now.Failed.Add(delay(now.Failures))); wait > 0 {
+				return late(wait)
+			}
+			now.Failures, now.Failed = now.Failures+1, time.Now().UTC()
+			a.Account = *now
+			return nil
+		})
+	} else if wait := s.wrongs.wait(unknown, accountFree); wait > 0 {
+		err = late(wait)
+	} else {
+		s.wrongs.wrong(unknown)
+	}
+	if err != nil {
+		return "", expires, err
 	}
 	ok, err := s.hasher.same(ctx, password, a.Hash)
 	if err != nil {
 		if errors.Is(err, errBusy) {
 			result = signInBusy
 		}
+		if known { // it was not looked at, so it was no wrong one
+			_ = s.changeAccount(context.WithoutCancel(ctx), name, func(now *broker.Account) error {
+				now.Failures = max(0, now.Failures-1)
+				return nil
+			})
+		}
 		return "", expires, busy(err)
 	}
 	if !ok || a.Disabled {
-		s.wrongs.wrong(remoteAddr(ctx))
-		s.log.WarnContext(ctx, "a sign-in failed", "from", remoteAddr(ctx), "known", known)
-		if known {
-			if err := s.changeAccount(ctx, name, func(a *broker.Account) error {
-				a.Failures, a.Failed = a.Failures+1, time.Now().UTC()
-				return nil
-			}); err != nil {
-				s.log.WarnContext(ctx, "a failed sign-in cannot be noted", "error", err)
-			}
-		}
+		s.wrongs.wrongFrom(from)
+		s.log.WarnContext(ctx, "a sign-in failed", "from", from, "known", known)
 		return "", expires, wrong
 	}
 	renewed := ""
@@ -338,7 +387,7 @@ func (s *Server) beginSession(ctx context.Context, account, password string) (te
 			return "", expires, busy(err)
 		}
 	}
-	text, session := s.newSession(ctx, name)
+	text, session := s.newSession(ctx, name, cookie)
 	err = s.act(ctx, broker.AuditRecord{Who: account, Action: "session.begin", Object: "account/" + account}, func(ctx context.Context) error {
 		return s.changeAccount(ctx, name, func(now2 *broker.Account) error {
 			if now2.Hash != a.Hash || now2.Disabled { // changed meanwhile
@@ -353,10 +402,10 @@ func (s *Server) beginSession(ctx context.Context, account, password string) (te
 }
 
 // newSession makes a session and its secret.
-func (s *Server) newSession(ctx context.Context, name schemas.Slug) (string, broker.Session) {
+func (s *Server) newSession(ctx context.Context, name schemas.Slug, cookie bool) (string, broker.Session) {
 	now := time.Now().UTC()
 	text, hash := newSecret(name)
-	return text, broker.Session{Hash: hash, From: remoteAddr(ctx), Begun: now, Used: now, Expires: now.Add(sessionMost)}
+	return text, broker.Session{Hash: hash, Cookie: cookie, From: remoteAddr(ctx), Begun: now, Used: now, Expires: now.Add(sessionMost)}
 }
 
 // addSession puts a session with those that are good yet; the oldest go where there are
@@ -379,7 +428,7 @@ func (s *Server) signOut(ctx context.Context, _ *noInput) (*struct {
 	}
 	return &struct {
 		SetCookie string `header:"Set-Cookie"`
-	}{sessionCookie("").String()}, nil
+	}{s.sessionCookie("").String()}, nil
 }
 
 func (s *Server) endSession(ctx context.Context) error {
@@ -396,6 +445,15 @@ func (s *Server) endSession(ctx context.Context) error {
 			return nil
 		})
 	})
+}
+
+// inForce is an error where the session that asks has ended, or its account was disabled,
+// since it was let in: what it began does not end then.
+func inForce(a *broker.Account, p principal) error {
+	if a.Disabled || !slices.ContainsFunc(a.Sessions, func(v broker.Session) bool { return v.Hash == p.secret }) {
+		return huma.Error401Unauthorized("This session has ended meanwhile. Sign in again.")
+	}
+	return nil
 }
 
 // own returns the account of the principal.
@@ -438,24 +496,33 @@ func (s *Server) changePassword(ctx context.Context, in *bodyInput[PasswordChang
 	if err := goodPassword(in.Body.New, p.name); err != nil {
 		return nil, err
 	}
-	ok, err := s.hasher.same(ctx, in.Body.Old, a.Hash)
+	ok, err := s.inner.same(ctx, in.Body.Old, a.Hash)
 	if err != nil {
 		return nil, busy(err)
 	}
 	if !ok {
 		return nil, huma.Error403Forbidden("The old password is not right.")
 	}
-	return nil, s.setPassword(ctx, a.Name, in.Body.New, "account.password")
+	return nil, s.setPassword(ctx, a.Name, in.Body.New, "account.password", func(now *broker.Account) error {
+		if now.Hash != a.Hash { // another one was given meanwhile
+			return huma.Error409Conflict("The password was changed meanwhile. Sign in again.")
+		}
+		return inForce(now, p)
+	})
 }
 
-// setPassword stores a password and ends every session of the account.
-func (s *Server) setPassword(ctx context.Context, name schemas.Slug, password, action string) error {
-	hash, err := s.hasher.hash(ctx, password)
+// setPassword stores a password and ends every session of the account, if it is as before
+// says.
+func (s *Server) setPassword(ctx context.Context, name schemas.Slug, password, action string, before func(*broker.Account) error) error {
+	hash, err := s.inner.hash(ctx, password)
 	if err != nil {
 		return busy(err)
 	}
 	return s.act(ctx, broker.AuditRecord{Action: action, Object: "account/" + string(name)}, func(ctx context.Context) error {
 		return s.changeAccount(ctx, name, func(a *broker.Account) error {
+			if err := before(a); err != nil {
+				return err
+			}
 			a.Hash, a.Sessions, a.Failures, a.Failed = hash, nil, 0, time.Time{}
 			return nil
 		})
@@ -471,6 +538,9 @@ func (s *Server) listTokens(ctx context.Context, _ *noInput) (*output[list[Token
 	a, _, err := s.own(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if inForce(&a.Account, p) != nil {
+		return nil, huma.Error403Forbidden("A token cannot look at others: sign in.")
 	}
 	for _, t := range a.Tokens {
 		out.Body.Items = append(out.Body.Items, tokenRecord(t))
@@ -503,6 +573,9 @@ func (s *Server) addToken(ctx context.Context, in *bodyInput[NewToken]) (*output
 	t := broker.Token{Name: in.Body.Name, Hash: hash, Limit: limit, Made: now, Expires: now.AddDate(0, 0, in.Body.Days)}
 	err = s.act(ctx, broker.AuditRecord{Action: "token.add", Object: "account/" + p.name, Detail: fmt.Sprintf("%s, %d days, %s", t.Name, in.Body.Days, grantWords(limit))}, func(ctx context.Context) error {
 		return s.changeAccount(ctx, a.Name, func(a *broker.Account) error {
+			if err := inForce(a, p); err != nil {
+				return err
+			}
 			a.Tokens = slices.DeleteFunc(a.Tokens, func(v broker.Token) bool { return now.After(v.Expires) })
 			if slices.ContainsFunc(a.Tokens, func(v broker.Token) bool { return v.Name == t.Name }) {
 				return huma.Error409Conflict(fmt.Sprintf("There is a token %q already; revoke it first, or choose another name.", t.Name))
@@ -525,25 +598,65 @@ func (s *Server) revokeToken(ctx context.Context, in *TokenPath) (*struct{}, err
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(a.Tokens, func(v broker.Token) bool { return v.Name == in.Name }) {
-		return nil, huma.Error404NotFound(fmt.Sprintf("The account %s has no token %.100q.", p.name, in.Name))
+	if inForce(&a.Account, p) != nil {
+		return nil, huma.Error403Forbidden("A token cannot revoke others: sign in.")
 	}
-	return nil, s.act(ctx, broker.AuditRecord{Action: "token.revoke", Object: "account/" + p.name, Detail: in.Name}, func(ctx context.Context) error {
+	return s.dropToken(ctx, a, in.Name, func(now *broker.Account) error { return inForce(now, p) })
+}
+
+// dropToken makes a token of an account good for nothing.
+func (s *Server) dropToken(ctx context.Context, a broker.StoredAccount, token string, before func(*broker.Account) error) (*struct{}, error) {
+	if !slices.ContainsFunc(a.Tokens, func(v broker.Token) bool { return v.Name == token }) {
+		return nil, huma.Error404NotFound(fmt.Sprintf("The account %s has no token %.100q.", a.Name, token))
+	}
+	return nil, s.act(ctx, broker.AuditRecord{Action: "token.revoke", Object: "account/" + string(a.Name), Detail: token}, func(ctx context.Context) error {
 		return s.changeAccount(ctx, a.Name, func(a *broker.Account) error {
-			a.Tokens = slices.DeleteFunc(a.Tokens, func(v broker.Token) bool { return v.Name == in.Name })
+			if err := before(a); err != nil {
+				return err
+			}
+			a.Tokens = slices.DeleteFunc(a.Tokens, func(v broker.Token) bool { return v.Name == token })
 			return nil
 		})
 	})
 }
 
+// AccountToken names a token of an account.
+type AccountToken struct {
+	IDPath
+	TokenPath
+}
+
+func (s *Server) listAccountTokens(ctx context.Context, in *IDPath) (*output[list[TokenRecord]], error) {
+	a, err := s.account(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := &output[list[TokenRecord]]{Body: list[TokenRecord]{Items: []TokenRecord{}}}
+	for _, t := range a.Tokens {
+		out.Body.Items = append(out.Body.Items, tokenRecord(t))
+	}
+	return out, nil
+}
+
+func (s *Server) revokeAccountToken(ctx context.Context, in *AccountToken) (*struct{}, error) {
+	a, err := s.account(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return s.dropToken(ctx, a, in.Name, func(*broker.Account) error { return nil })
+}
+
 func (s *Server) listAccounts(ctx context.Context, _ *noInput) (*output[list[AccountRecord]], error) {
-	all, err := s.broker.Accounts(ctx)
+	all, faulty, err := s.broker.Accounts(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := &output[list[AccountRecord]]{Body: list[AccountRecord]{Items: []AccountRecord{}}}
 	for _, a := range all {
 		out.Body.Items = append(out.Body.Items, accountRecord(a.Account))
+	}
+	for _, name := range faulty {
+		out.Body.Items = append(out.Body.Items, AccountRecord{Name: string(name), Grants: []GrantRecord{}, Unreadable: true})
 	}
 	return out, nil
 }
@@ -560,8 +673,18 @@ func (s *Server) account(ctx context.Context, id string) (broker.StoredAccount, 
 	return a, err
 }
 
+// unreadable tells whether the error of account says that the record is there and cannot be
+// read.
+func (s *Server) unreadable(err error, id string) (schemas.Slug, bool) {
+	name, perr := parseSlug(id)
+	return name, perr == nil && (errors.Is(err, broker.ErrKeyring) || errors.Is(err, broker.ErrRecord))
+}
+
 func (s *Server) getAccount(ctx context.Context, in *IDPath) (*tagged[AccountRecord], error) {
 	a, err := s.account(ctx, in.ID)
+	if name, ok := s.unreadable(err, in.ID); ok {
+		return &tagged[AccountRecord]{`"unreadable"`, AccountRecord{Name: string(name), Grants: []GrantRecord{}, Unreadable: true}}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -596,7 +719,7 @@ func (s *Server) makeAccount(ctx context.Context, id, password string, grants []
 	if err := goodPassword(password, id); err != nil {
 		return nil, err
 	}
-	hash, err := s.hasher.hash(ctx, password)
+	hash, err := s.inner.hash(ctx, password)
 	if err != nil {
 		return nil, busy(err)
 	}
@@ -625,7 +748,7 @@ func (s *Server) makeAccount(ctx context.Context, id, password string, grants []
 // needsAdmin is an error where no other account could manage accounts than the one, as it
 // would be: nil for one that is gone.
 func (s *Server) needsAdmin(ctx context.Context, name schemas.Slug, as *broker.Account) error {
-	all, err := s.broker.Accounts(ctx)
+	all, _, err := s.broker.Accounts(ctx)
 	if err != nil {
 		return err
 	}
@@ -707,13 +830,27 @@ func (s *Server) resetPassword(ctx context.Context, in *idMatchBody[NewPassword]
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.setPassword(ctx, a.Name, in.Body.Password, "account.reset-password")
+	return nil, s.setPassword(ctx, a.Name, in.Body.Password, "account.reset-password", func(now *broker.Account) error {
+		if err := matchTag(in.IfMatch, accountTag(*now)); err != nil {
+			return err
+		}
+		now.Tokens = nil // whoever had the password may have made some
+		return nil
+	})
 }
 
 func (s *Server) removeAccount(ctx context.Context, in *IDMatch) (*struct{}, error) {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	a, err := s.account(ctx, in.ID)
+	if name, ok := s.unreadable(err, in.ID); ok {
+		if err := matchTag(in.IfMatch, `"unreadable"`); err != nil {
+			return nil, err
+		}
+		return nil, s.act(ctx, broker.AuditRecord{Action: "account.remove", Object: "account/" + in.ID, Detail: "it could not be read"}, func(ctx context.Context) error {
+			return s.broker.DropAccount(ctx, name)
+		})
+	}
 	if err == nil {
 		err = matchTag(in.IfMatch, accountTag(a.Account))
 	}
@@ -755,7 +892,7 @@ const firstAdminFor = time.Hour
 // With anyway it does so where there is an admin too, for one who has forgotten his
 // password; that it was offered is in the audit then.
 func (s *Server) OfferFirstAdmin(ctx context.Context, dir string, anyway bool) error {
-	all, err := s.broker.Accounts(ctx)
+	all, _, err := s.broker.Accounts(ctx)
 	if err != nil {
 		return err
 	}
@@ -806,7 +943,7 @@ func (s *Server) firstAdmin(ctx context.Context, in *bodyInput[FirstAdmin]) (*ta
 	if s.first.hash == "" || time.Now().After(s.first.until) || subtle.ConstantTimeCompare([]byte(s.first.hash), []byte(hashSecret(in.Body.Token))) != 1 {
 		return nil, huma.Error403Forbidden("This is not the one-time token, or it has expired or was used. It lies in the data folder, in " + FirstAdminFile + "; a restart makes another where there is no admin.")
 	}
-	all, err := s.broker.Accounts(ctx)
+	all, _, err := s.broker.Accounts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -857,7 +994,7 @@ func (s *Server) serveSignedIn(w http.ResponseWriter, r *http.Request) {
 		s.serveSignIn(w, http.StatusBadRequest, "The form cannot be read.")
 		return
 	}
-	text, _, err := s.beginSession(r.Context(), r.PostForm.Get("account"), r.PostForm.Get("password"))
+	text, _, err := s.beginSession(r.Context(), r.PostForm.Get("account"), r.PostForm.Get("password"), true)
 	if err != nil {
 		status, words := http.StatusServiceUnavailable, "The store cannot be read; the log has the details."
 		if e, ok := errors.AsType[huma.StatusError](err); ok {
@@ -866,6 +1003,6 @@ func (s *Server) serveSignedIn(w http.ResponseWriter, r *http.Request) {
 		s.serveSignIn(w, status, words)
 		return
 	}
-	http.SetCookie(w, sessionCookie(text))
+	http.SetCookie(w, s.sessionCookie(text))
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }

@@ -108,7 +108,9 @@ type Server struct {
 	metrics  http.Handler
 	// closed is set once there was an account: nobody comes in without one then.
 	closed atomic.Bool
-	hasher *hasher
+	// hasher is for those who sign in, inner for those who have: who floods the one does
+	// not keep the other busy.
+	hasher, inner *hasher
 	// signIns, refused and unrecorded count since the start of this process.
 	signIns, refused *tally
 	unrecorded       atomic.Uint64
@@ -165,6 +167,7 @@ func New(cfg Config) (*Server, error) {
 		self: selfReport(cfg)}
 	s.signIns, s.refused = newTally(signInOK, signInWrong, signInBusy, signInWaiting, signInFailed), newTally(refusedUnauthorized, refusedForbidden, refusedOrigin, refusedHost)
 	s.metrics, s.hasher = s.newMetrics(), newHasher()
+	s.inner = newHasher()
 	s.tests = rate.NewLimiter(rate.Every(2*time.Second), testsAtOnce)
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	mux := http.NewServeMux()

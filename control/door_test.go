@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -61,13 +62,27 @@ func (w *world) signIn(name string) string {
 	return "Bearer " + in.Token
 }
 
+// browser returns a new session as a browser has it, for as.
+func (w *world) browser(name string) string {
+	w.t.Helper()
+	a := w.do("POST", "/api/v1/session", fmt.Sprintf(`{"account":%q,"password":%q,"cookie":true}`, name, personal)).want(200)
+	text, ok := strings.CutPrefix(a.header.Get("Set-Cookie"), "__Host-vcsync-7780=")
+	if !ok {
+		w.t.Fatalf("%v", a.header)
+	}
+	text, _, _ = strings.Cut(text, ";")
+	return "cookie " + text
+}
+
 func signInBody(name, password string) string {
 	return fmt.Sprintf(`{"account":%q,"password":%q}`, name, password)
 }
 
 func (w *world) as(auth, method, path, body string, header ...string) answer {
 	w.t.Helper()
-	if auth != "" {
+	if cookie, ok := strings.CutPrefix(auth, "cookie "); ok {
+		header = append([]string{"Cookie", "__Host-vcsync-7780=" + cookie, "X-Vcsync", "1"}, header...)
+	} else if auth != "" {
 		header = append([]string{"Authorization", auth}, header...)
 	}
 	return w.do(method, path, body, header...)
@@ -123,7 +138,7 @@ func TestEveryRouteAndRole(t *testing.T) {
 	who := map[string]string{"nobody": "", "admin": root}
 	for name, grants := range map[string]string{
 		"viewer": `{"role":"viewer"}`, "operator": `{"role":"operator"}`, "approver": `{"role":"approver"}`, "auditor": `{"role":"auditor"}`,
-		"operator-one": `{"role":"operator","settings":["one"]}`, "operator-ab": `{"role":"operator","servers":["a","b"]}`, "operator-b": `{"role":"operator","servers":["b"]}`,
+		"operator-one": `{"role":"operator","settings":["one"]}`, "operator-ab": `{"role":"operator","servers":["a","b"]}`, "operator-b": `{"role":"operator","servers":["b"]}`, "operator-a": `{"role":"operator","servers":["a"]}`,
 		"approver-a": `{"role":"approver","servers":["a"]}`,
 		"admin-one":  `{"role":"admin","settings":["one"]}`, "admin-ab": `{"role":"viewer"},{"role":"admin","servers":["a","b"]}`,
 	} {
@@ -139,6 +154,7 @@ func TestEveryRouteAndRole(t *testing.T) {
 
 	const (
 		signedIn = "*"
+		sessions = "admin viewer operator approver auditor operator-one operator-ab operator-a operator-b approver-a admin-one admin-ab"
 		anybody  = "!"
 		admins   = "admin"
 	)
@@ -148,15 +164,18 @@ func TestEveryRouteAndRole(t *testing.T) {
 		{"first-admin", "", never, anybody},
 		{"get-me", "", "", signedIn},
 		{"change-password", "", never, signedIn},
-		{"list-tokens", "", "", signedIn},
+		{"list-tokens", "", "", sessions},
 		{"add-token", "", never, signedIn},
-		{"revoke-token", "none", "", signedIn},
+		{"revoke-token", "none", "", sessions},
 		{"list-accounts", "", "", admins},
 		{"add-account", "", never, admins},
 		{"get-account", "root", "", admins},
 		{"replace-account", "root", never, admins},
 		{"reset-password", "root", never, admins},
 		{"remove-account", "none", "", admins},
+
+		{"list-account-tokens", "root", "", admins},
+		{"revoke-account-token", "root/none", "", admins},
 
 		{"list-servers", "", "", signedIn},
 		{"get-server", "a", "", signedIn},
@@ -165,10 +184,10 @@ func TestEveryRouteAndRole(t *testing.T) {
 		{"remove-server", "none", "", admins},
 		{"make-hint-token", "none", "", admins},
 		{"revoke-hint-token", "none", "", admins},
-		{"test-server", "a", "", "admin operator operator-ab admin-ab"},
+		{"test-server", "a", "", "admin operator operator-ab operator-a admin-ab"},
 		{"test-server", "b", "", "admin operator operator-ab operator-b admin-ab"},
 		{"test-server", "c", "", "admin operator"},
-		{"poll-source", "a", "", "admin operator operator-ab admin-ab"},
+		{"poll-source", "a", "", "admin operator operator-ab operator-a admin-ab"},
 		{"poll-source", "none", "", "admin operator"},
 
 		{"list-settings", "", "", signedIn},
@@ -183,7 +202,8 @@ func TestEveryRouteAndRole(t *testing.T) {
 		{"deactivate-setting", "one", never, "admin operator operator-one operator-ab admin-one admin-ab token-one"},
 		{"deactivate-setting", "two", never, "admin operator"},
 		{"explain-object", "one/Job/x", "", signedIn},
-		{"match-setting", "one", never, signedIn},
+		{"match-setting", "one", never, "admin operator operator-one operator-ab admin-one admin-ab token-one"},
+		{"match-setting", "two", never, "admin operator"},
 		{"list-flagged", "one", "", signedIn},
 		{"check-config", "", never, signedIn},
 
@@ -204,7 +224,7 @@ func TestEveryRouteAndRole(t *testing.T) {
 		{"revert-object", "Job/x", never, "admin operator"},
 		{"get-server-run", "a", "", signedIn},
 		{"list-server-plan", "a", "", signedIn},
-		{"approve-server-run", "a", never, "admin operator operator-ab admin-ab"},
+		{"approve-server-run", "a", never, "admin operator operator-ab operator-a admin-ab"},
 		{"approve-server-run", "c", never, "admin operator"},
 		{"drop-server-run", "b", never, "admin operator operator-ab operator-b admin-ab"},
 		{"drop-server-run", "d", never, "admin operator"},
@@ -462,7 +482,7 @@ func TestWhoIsNotLetIn(t *testing.T) {
 	}
 	w.as(" ", "GET", path, "").want(401) // there, and empty
 	// A cookie does not help where the header is wrong.
-	w.as("Bearer nothing", "GET", path, "", "Cookie", "__Host-vcsync="+secret).want(401)
+	w.as("Bearer nothing", "GET", path, "", "Cookie", "__Host-vcsync-7780="+secret).want(401)
 	w.do("GET", path, "", "Cookie", "vcsync="+secret).want(401)
 	w.do("GET", path+"?token="+secret, "").want(401)
 
@@ -619,7 +639,7 @@ func TestBrowser(t *testing.T) {
 	if in.status != 303 || in.header.Get("Location") != "/" {
 		t.Fatalf("%d %v", in.status, in.header)
 	}
-	for _, want := range []string{"__Host-vcsync=vcs_root_", "Path=/", "HttpOnly", "Secure", "SameSite=Strict"} {
+	for _, want := range []string{"__Host-vcsync-7780=vcs_root_", "Path=/", "HttpOnly", "Secure", "SameSite=Strict"} {
 		if !strings.Contains(cookie, want) || strings.Contains(cookie, "Domain") {
 			t.Errorf("the cookie %q lacks %q", cookie, want)
 		}
@@ -640,7 +660,7 @@ func TestBrowser(t *testing.T) {
 	w.do("GET", "/api/v1/me", "", "Cookie", mine).want(401)
 	// A script may ask for the cookie too, and gets no token then.
 	api := w.do("POST", "/api/v1/session", fmt.Sprintf(`{"account":"root","password":%q,"cookie":true}`, personal)).want(200)
-	if strings.Contains(string(api.body), "vcs_") || !strings.Contains(api.header.Get("Set-Cookie"), "__Host-vcsync=vcs_root_") {
+	if strings.Contains(string(api.body), "vcs_") || !strings.Contains(api.header.Get("Set-Cookie"), "__Host-vcsync-7780=vcs_root_") {
 		t.Errorf("%s %v", api.body, api.header)
 	}
 }
@@ -1016,5 +1036,173 @@ func TestNoOutputHasAPlaceForASecret(t *testing.T) {
 		if _, ok := doc.Components.Schemas[name].Properties["type"]; !ok {
 			t.Errorf("%s has a token, and is no object", name)
 		}
+	}
+}
+
+// TestWhatAThiefCannotKeep has somebody hold a session or a token of another, until he is
+// thrown out.
+func TestWhatAThiefCannotKeep(t *testing.T) {
+	w := newWorld(t)
+	root := w.admin("root")
+	stolen := w.account(root, "bob", `{"role":"admin"}`)
+	var made control.MadeToken
+	w.as(stolen, "POST", "/api/v1/me/tokens", `{"name":"night","days":365}`).want(201).into(&made)
+	token := "Bearer " + made.Token
+	// A token is no way to look at or end others, and a cookie is none as a header, nor the
+	// other way round: a browser sends it to every port of this host.
+	w.as(token, "GET", "/api/v1/me/tokens", "").want(403)
+	w.as(token, "DELETE", "/api/v1/me/tokens/night", "").want(403)
+	cookie := w.browser("bob")
+	w.as(cookie, "GET", "/api/v1/me", "").want(200)
+	w.as("Bearer "+strings.TrimPrefix(cookie, "cookie "), "GET", "/api/v1/me", "").want(401)
+	w.as("cookie "+made.Token, "GET", "/api/v1/me", "").want(401)
+	w.as("cookie "+strings.TrimPrefix(stolen, "Bearer "), "GET", "/api/v1/me", "").want(401)
+	// An admin sees the tokens of others, and ends one, or with the password all.
+	w.as(root, "GET", "/api/v1/accounts/bob/tokens", "").want(200, `"night"`)
+	w.as(root, "DELETE", "/api/v1/accounts/bob/tokens/none", "").want(404)
+	w.as(root, "DELETE", "/api/v1/accounts/bob/tokens/night", "").want2(204)
+	w.as(token, "GET", "/api/v1/me", "").want(401)
+	w.as(stolen, "POST", "/api/v1/me/tokens", `{"name":"night","days":365}`).want(201).into(&made)
+	token = "Bearer " + made.Token
+	w.as(root, "POST", "/api/v1/accounts/bob/password", `{"password":"given by an admin"}`, "If-Match", "*").want2(204)
+	w.as(token, "GET", "/api/v1/me", "").want(401)
+	w.as(stolen, "GET", "/api/v1/me", "").want(401)
+	w.as(cookie, "GET", "/api/v1/me", "").want(401)
+
+	// What a session began does not end after the session: all at once, again and again.
+	for i := range 6 {
+		pw := fmt.Sprint("given by an admin ", i)
+		w.as(root, "POST", "/api/v1/accounts/bob/password", fmt.Sprintf(`{"password":%q}`, personal), "If-Match", "*").want2(204)
+		stolen = w.signIn("bob")
+		var wg sync.WaitGroup
+		for j := range 4 {
+			wg.Go(func() {
+				w.as(stolen, "POST", "/api/v1/me/tokens", fmt.Sprintf(`{"name":"late%d","days":365}`, j))
+			})
+			wg.Go(func() {
+				w.as(stolen, "POST", "/api/v1/me/password", fmt.Sprintf(`{"old":%q,"new":"taken by the thief"}`, personal))
+			})
+		}
+		reset := w.as(root, "POST", "/api/v1/accounts/bob/password", fmt.Sprintf(`{"password":%q}`, pw), "If-Match", "*")
+		wg.Wait()
+		if reset.status != 204 {
+			t.Fatalf("an admin cannot throw him out: %d %s", reset.status, reset.body)
+		}
+		a, err := w.b.GetAccount(t.Context(), "bob")
+		if err != nil || len(a.Tokens)+len(a.Sessions) > 0 {
+			t.Errorf("round %d: %d tokens and %d sessions are left, error %v", i, len(a.Tokens), len(a.Sessions), err)
+		}
+		w.do("POST", "/api/v1/session", signInBody("bob", pw)).want(200)
+	}
+}
+
+// TestEmptyIsNotEverything gives lists that came out empty.
+func TestEmptyIsNotEverything(t *testing.T) {
+	w := newWorld(t)
+	root := w.admin("root")
+	for _, grants := range []string{`{"role":"admin","settings":[]}`, `{"role":"admin","servers":[]}`, `{"role":"admin","settings":[""]}`, ``} {
+		w.as(root, "POST", "/api/v1/accounts", fmt.Sprintf(`{"name":"x","password":%q,"grants":[%s]}`, personal, grants)).want(422)
+	}
+	w.as(root, "POST", "/api/v1/me/tokens", `{"name":"x","days":1,"limit":[]}`).want(422)
+	for path, body := range map[string]string{"/api/v1/me/tokens": `{"name":"x","days":1,"limit":null}`, "/api/v1/accounts": fmt.Sprintf(`{"name":"x","password":%q,"grants":[{"role":"admin","settings":null}]}`, personal)} {
+		if a := w.as(root, "POST", path, body); a.status != 422 && a.status != 400 {
+			t.Errorf("%s: %d %s", body, a.status, a.body)
+		}
+	}
+}
+
+// TestAnUnreadableAccountIsOneOnly damages the record of one account.
+func TestAnUnreadableAccountIsOneOnly(t *testing.T) {
+	w := newWorld(t)
+	root := w.admin("root")
+	w.account(root, "bob", `{"role":"admin"}`)
+	kv, err := w.b.JS().KeyValue(t.Context(), broker.BucketSecret)
+	if err == nil {
+		_, err = kv.Put(t.Context(), "account.bob", []byte("garbage"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.do("POST", "/api/v1/session", signInBody("bob", personal)).want(401, "account or the password")
+	w.as(root, "GET", "/api/v1/accounts", "").want(200, `"unreadable":true`, `"root"`)
+	w.as(root, "DELETE", "/api/v1/accounts/root", "", "If-Match", "*").want(409) // bob is nobody's admin now
+	w.as(root, "GET", "/api/v1/accounts/bob", "").want(200, `"unreadable":true`)
+	w.oneTime2(false)
+	w.as(root, "DELETE", "/api/v1/accounts/bob", "").want(428)
+	w.as(root, "DELETE", "/api/v1/accounts/bob", "", "If-Match", "*").want2(204)
+	w.account(root, "bob", `{"role":"viewer"}`)
+}
+
+// oneTime2 offers the first admin and tells whether a token was made.
+func (w *world) oneTime2(want bool) {
+	w.t.Helper()
+	if err := w.s.OfferFirstAdmin(w.t.Context(), w.dir, false); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(w.dir, control.FirstAdminFile)); (err == nil) != want {
+		w.t.Errorf("a one-time token: %v, want one %v", err, want)
+	}
+}
+
+// TestManyGuessesAtOnce tries many passwords of one account in the same moment, known or not.
+func TestManyGuessesAtOnce(t *testing.T) {
+	w := newWorld(t)
+	root := w.admin("root")
+	for _, name := range []string{"root", "ghost"} {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		got := map[int]int{}
+		for i := range 30 {
+			wg.Go(func() {
+				r := w.do("POST", "/api/v1/session", signInBody(name, fmt.Sprint("guess ", i)))
+				mu.Lock()
+				defer mu.Unlock()
+				got[r.status]++
+			})
+		}
+		wg.Wait()
+		if got[401] > 6 || got[401]+got[429] != 30 {
+			t.Errorf("%s: %v, want at most a few that were looked at", name, got)
+		}
+		w.do("POST", "/api/v1/session", signInBody(name, "one more")).want(429, "wait")
+	}
+	w.as(root, "GET", "/api/v1/me", "").want(200)
+}
+
+// TestTwoDoors has two processes serve one store: what one closes is closed at the other.
+func TestTwoDoors(t *testing.T) {
+	w := newWorld(t)
+	cfg := control.Config{Broker: w.b, Open: openBridge, Addr: "127.0.0.1:7780", Log: slog.New(slog.DiscardHandler)}
+	other, err := control.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() int {
+		rec := httptest.NewRecorder()
+		other.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "http://127.0.0.1:7780/api/v1/settings", nil))
+		return rec.Code
+	}
+	if got := ask(); got != 200 {
+		t.Fatalf("before there is an account: %d", got)
+	}
+	w.admin("root")
+	if err := os.Remove(filepath.Join(w.dir, "door-closed")); err != nil { // the other process has a folder of its own
+		t.Fatal(err)
+	}
+	if got := ask(); got != 401 {
+		t.Errorf("at the other process: %d", got)
+	}
+	// One that cannot read the store lets nobody in either.
+	third, err := control.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rec := httptest.NewRecorder()
+	third.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "http://127.0.0.1:7780/api/v1/settings", nil))
+	if rec.Code != 503 {
+		t.Errorf("without a store: %d", rec.Code)
 	}
 }

@@ -202,9 +202,9 @@ func TestSignInsAreCounted(t *testing.T) {
 
 	var wg sync.WaitGroup
 	var busy atomic.Int64
-	for range 40 {
+	for i := range 40 {
 		wg.Go(func() {
-			if w.do("POST", "/api/v1/session", signInBody("nobody", "wrong")).status == 429 {
+			if w.do("POST", "/api/v1/session", signInBody(fmt.Sprint("nobody", i), "wrong")).status == 429 {
 				busy.Add(1)
 			}
 		})
@@ -229,6 +229,7 @@ func TestRefusalsAreCounted(t *testing.T) {
 	w := newWorld(t)
 	root := w.admin("root")
 	viewer := w.account(root, "viewer", `{"role":"viewer"}`)
+	browser := w.browser("viewer")
 	refused := map[string]float64{"unauthorized": 0, "forbidden": 0, "origin": 0, "host": 0}
 	check := func(after string) {
 		t.Helper()
@@ -249,7 +250,7 @@ func TestRefusalsAreCounted(t *testing.T) {
 		{"a hint with a token that is none", "unauthorized", func() answer { return w.as("Bearer nothing", "POST", "/api/v1/hints/a", "") }, 401},
 		{"a viewer who edits", "forbidden", func() answer { return w.as(viewer, "DELETE", "/api/v1/settings/one", "") }, 403},
 		{"a cookie without the header", "forbidden", func() answer {
-			return w.do("DELETE", "/api/v1/session", "", "Cookie", "__Host-vcsync="+strings.TrimPrefix(viewer, "Bearer "))
+			return w.do("DELETE", "/api/v1/session", "", "Cookie", "__Host-vcsync-7780="+strings.TrimPrefix(browser, "cookie "))
 		}, 403},
 		{"a change from another page", "origin", func() answer {
 			return w.as(root, "POST", "/api/v1/sources/a/poll", "", "Sec-Fetch-Site", "cross-site")

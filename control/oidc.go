@@ -267,7 +267,7 @@ func (s *Server) serveOIDCCallback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	result = signInOK
-	http.SetCookie(w, sessionCookie(text))
+	http.SetCookie(w, s.sessionCookie(text))
 	// A redirect would come from the provider's site, as far as the browser is concerned,
 	// and would not bring the cookie. This page goes on by itself.
 	w.Header().Set("Content-Security-Policy", signInPolicy)
@@ -412,7 +412,7 @@ func (s *Server) oidcAccount(ctx context.Context, id *oidc.IDToken, claims map[s
 		return "", &errOIDC{http.StatusForbidden, "The account is disabled."}
 	}
 	if fresh {
-		all, err := s.broker.Accounts(ctx)
+		all, _, err := s.broker.Accounts(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -421,7 +421,7 @@ func (s *Server) oidcAccount(ctx context.Context, id *oidc.IDToken, claims map[s
 		}
 		a.Account = broker.Account{Name: name, External: id.Issuer, Made: time.Now().UTC()}
 	}
-	text, session := s.newSession(ctx, name)
+	text, session := s.newSession(ctx, name, true)
 	renew := func(v *broker.Account) error {
 		if v.Disabled {
 			return &errOIDC{http.StatusForbidden, "The account is disabled."}

@@ -161,9 +161,9 @@ func (w *world) through(p *provider) (string, answer) {
 	p.mu.Unlock()
 	a := w.back(cookie, url.Values{"code": {code}, "state": {asked.Get("state")}})
 	for _, set := range a.header["Set-Cookie"] {
-		if v, ok := strings.CutPrefix(set, "__Host-vcsync="); ok {
+		if v, ok := strings.CutPrefix(set, "__Host-vcsync-7780="); ok {
 			text, _, _ := strings.Cut(v, ";")
-			return "Bearer " + text, a
+			return "cookie " + text, a
 		}
 	}
 	return "", a
@@ -318,7 +318,7 @@ func TestAProviderIsNotBelieved(t *testing.T) {
 		"a made up cookie": w.back("__Host-vcsync-oidc="+base64.RawURLEncoding.EncodeToString([]byte(`{"state":"x"}`)), url.Values{"state": {"x"}, "code": {"c"}}),
 		"no state":         w.back(mine, url.Values{"code": {"c"}}),
 	} {
-		if a.status != 400 || strings.Contains(strings.Join(a.header["Set-Cookie"], " "), "__Host-vcsync=") {
+		if a.status != 400 || strings.Contains(strings.Join(a.header["Set-Cookie"], " "), "__Host-vcsync-7780=") {
 			t.Errorf("%s: %d %v", name, a.status, a.header["Set-Cookie"])
 		}
 	}

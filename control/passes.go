@@ -241,7 +241,7 @@ func (s *Server) askAct(ctx context.Context, server schemas.Slug, act broker.Run
 		return nil, huma.Error409Conflict(fmt.Sprintf("A run at server %s is under way since %s (%s). Wait for its end, or drop it: vcsync undo --drop %s.", server, old.Asked.Format(time.RFC3339), old.Phase, server))
 	}
 	r := broker.StoredRun{Run: broker.Run{ID: nuid.Next(), Setting: v.ID, Server: server, SettingRevision: v.Revision, Phase: broker.RunPlan, Scope: scope, Act: act, DryRun: dryRun,
-		By: "local", Asked: time.Now().UTC()}}
+		By: who(ctx), Asked: time.Now().UTC()}}
 	if dryRun {
 		what += ", dry run"
 	}

@@ -52,8 +52,8 @@ func who(ctx context.Context) string {
 }
 
 const (
-	// cookieName keeps the cookie to this host, to secure connections and to all paths.
-	cookieName = "__Host-vcsync"
+	// cookiePrefix keeps the cookie to this host, to secure connections and to all paths.
+	cookiePrefix = "__Host-vcsync"
 	// cookieHeader must be there with a cookie where something is changed: no form can
 	// send it, and no other origin may.
 	cookieHeader = "X-Vcsync"
@@ -70,6 +70,15 @@ const (
 	secretRandom = 43 // 32 bytes in base64
 	secretSum    = 8
 )
+
+// cookieName has the port in it: to a browser all ports of a host are one.
+func (s *Server) cookieName() string {
+	_, port, err := net.SplitHostPort(s.cfg.Addr)
+	if err != nil {
+		return cookiePrefix
+	}
+	return cookiePrefix + "-" + port
+}
 
 // errRefused says that a secret is good for nothing, for whatever reason.
 var errRefused = errors.New("no such session or token")
@@ -113,15 +122,15 @@ func accountOf(text string) (schemas.Slug, error) {
 
 // verify is the one function that tells whose a session or token is. The error is
 // errRefused, or says that this cannot be known now.
-func (s *Server) verify(ctx context.Context, text string, touch bool) (principal, error) {
+func (s *Server) verify(ctx context.Context, text string, cookie bool) (principal, error) {
 	name, err := accountOf(text)
 	if err != nil {
 		return principal{}, err
 	}
-	return s.verifyHash(ctx, name, hashSecret(text), touch)
+	return s.verifyHash(ctx, name, hashSecret(text), cookie, true)
 }
 
-func (s *Server) verifyHash(ctx context.Context, name schemas.Slug, hash string, touch bool) (principal, error) {
+func (s *Server) verifyHash(ctx context.Context, name schemas.Slug, hash string, cookie, touch bool) (principal, error) {
 	a, err := s.broker.GetAccount(ctx, name)
 	if errors.Is(err, broker.ErrNotFound) {
 		return principal{}, errRefused
@@ -139,18 +148,19 @@ func (s *Server) verifyHash(ctx context.Context, name schemas.Slug, hash string,
 		if !same(v.Hash) {
 			continue
 		}
-		if now.After(v.Expires) || now.Sub(v.Used) > sessionIdle {
+		// What a browser sends to every port of this host is no use as a header.
+		if now.After(v.Expires) || now.Sub(v.Used) > sessionIdle || v.Cookie != cookie {
 			return principal{}, errRefused
 		}
 		s.touch(ctx, a, &v.Used, now, touch)
-		return principal{name: string(name), title: a.Title, grants: a.Grants, secret: hash}, nil
+		return principal{name: string(name), title: a.Title, grants: a.Grants, secret: hash, cookie: cookie}, nil
 	}
 	for i := range a.Tokens {
 		v := &a.Tokens[i]
 		if !same(v.Hash) {
 			continue
 		}
-		if now.After(v.Expires) || a.External != "" && now.Sub(a.SignedIn) > oidcTokens {
+		if now.After(v.Expires) || cookie || a.External != "" && now.Sub(a.SignedIn) > oidcTokens {
 			return principal{}, errRefused
 		}
 		s.touch(ctx, a, &v.Used, now, touch)
@@ -181,7 +191,7 @@ func (s *Server) still(ctx context.Context) bool {
 		closed, err := s.doorClosed(ctx)
 		return err == nil && !closed
 	}
-	_, err := s.verifyHash(ctx, schemas.Slug(p.name), p.secret, false)
+	_, err := s.verifyHash(ctx, schemas.Slug(p.name), p.secret, p.cookie, false)
 	return !errors.Is(err, errRefused)
 }
 
@@ -228,6 +238,12 @@ func (a *admitted) note(secret string) {
 	a.at[secret] = now
 }
 
+func (a *admitted) forget(secret string) {
+	a.Lock()
+	defer a.Unlock()
+	delete(a.at, secret)
+}
+
 func (a *admitted) has(secret string) bool {
 	a.Lock()
 	defer a.Unlock()
@@ -242,6 +258,8 @@ func (s *Server) identify(r *http.Request) (principal, int, string) {
 	case !looks(r):
 	case status == 0:
 		s.looked.note(p.secret)
+	case status == http.StatusUnauthorized && secret != "":
+		s.looked.forget(secret)
 	case status == http.StatusServiceUnavailable && s.looked.has(secret) && !(secret == "" && s.closed.Load()):
 		return principal{name: "without a store"}, 0, ""
 	}
@@ -259,7 +277,7 @@ func (s *Server) identified(r *http.Request) (p principal, secret string, status
 			return p, secret, http.StatusUnauthorized, "The header Authorization holds no Bearer token. " + signIn
 		}
 	default:
-		if c, err := r.Cookie(cookieName); err == nil {
+		if c, err := r.Cookie(s.cookieName()); err == nil {
 			text, fromCookie = c.Value, true
 		}
 	}
@@ -275,7 +293,7 @@ func (s *Server) identified(r *http.Request) (p principal, secret string, status
 		return principal{name: "local", grants: []broker.Grant{{Role: string(Admin)}}}, "", 0, ""
 	}
 	secret = hashSecret(text)
-	p, err := s.verify(r.Context(), text, true)
+	p, err := s.verify(r.Context(), text, fromCookie)
 	switch {
 	case errors.Is(err, errRefused):
 		return p, secret, http.StatusUnauthorized, "The session or token is not known, has expired, or was revoked. " + signIn
@@ -319,24 +337,30 @@ const (
 	// addressFree is how many wrong passwords of an address cost nothing, addressFor how long
 	// they are remembered, addressesMost how many addresses are.
 	addressFree   = 10
+	accountFree   = 5
 	addressFor    = 15 * time.Minute
 	addressesMost = 10000
 )
 
-// wait is how long an address waits now.
-func (a *addresses) wait(from string) time.Duration {
+// wait is how long a key waits now: an address, or an account that is not there, for which
+// so many cost nothing.
+func (a *addresses) wait(key string, free int) time.Duration {
 	a.Lock()
 	defer a.Unlock()
-	f := a.of[addressOf(from)]
-	return time.Until(f.last.Add(delay(f.n - addressFree + 5)))
+	f := a.of[addressOf(key)]
+	return time.Until(f.last.Add(delay(f.n - free + 5)))
+}
+
+// wrongFrom counts a wrong password of an address.
+func (a *addresses) wrongFrom(from string) {
+	if ip := net.ParseIP(addressOf(from)); ip != nil && !ip.IsLoopback() {
+		a.wrong(from)
+	}
 }
 
 // wrong counts a wrong password.
-func (a *addresses) wrong(from string) {
-	key := addressOf(from)
-	if ip := net.ParseIP(key); ip == nil || ip.IsLoopback() {
-		return
-	}
+func (a *addresses) wrong(key string) {
+	key = addressOf(key)
 	now := time.Now()
 	a.Lock()
 	defer a.Unlock()

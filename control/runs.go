@@ -388,7 +388,7 @@ func (s *Server) askRun(ctx context.Context, in *idBody[NewRun]) (*tagged[RunRec
 			v.ID, old.Asked.Format(time.RFC3339), old.Phase, v.ID))
 	}
 	r := broker.StoredRun{Run: broker.Run{ID: nuid.Next(), Setting: v.ID, SettingRevision: v.Revision, Phase: broker.RunCapture, Scope: scope, DryRun: in.Body.DryRun, Fields: in.Body.Fields,
-		By: "local", Asked: time.Now().UTC()}}
+		By: who(ctx), Asked: time.Now().UTC()}}
 	if scope.IsReplay() {
 		r.Phase = broker.RunPlan // it lists nothing
 	}

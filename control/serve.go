@@ -49,7 +49,7 @@ func (s *Server) CheckDoor(ctx context.Context) error {
 	if isLoopback(s.cfg.Addr) {
 		return nil
 	}
-	all, err := s.broker.Accounts(ctx)
+	all, _, err := s.broker.Accounts(ctx)
 	if err != nil {
 		return err
 	}

@@ -189,7 +189,7 @@ func (s *Server) judgeTarget(ctx context.Context, l targetLock, b targetBatch, v
 		}
 		if err == nil && verdict == broker.Approved {
 			var r broker.Run
-			r, err = s.broker.ApproveDeletions(ctx, v, b.Batch, chosen, "local")
+			r, err = s.broker.ApproveDeletions(ctx, v, b.Batch, chosen, who(ctx))
 			out.Body.Run = r.ID
 		}
 		if errors.Is(err, broker.ErrConflict) {

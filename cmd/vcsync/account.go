@@ -212,7 +212,10 @@ every request needs an account or a token.`,
 			t := newTable("ACCOUNT", "ROLES", "STATE", "SESSIONS", "TOKENS", "LAST USE", "WRONG PASSWORDS")
 			for _, v := range all.Items {
 				state := "enabled"
-				if v.Disabled {
+				switch {
+				case v.Unreadable:
+					state = "cannot be read: remove it"
+				case v.Disabled:
 					state = "disabled"
 				}
 				t.add(clean(whoIs(v)), grantText(v.Grants), state, fmt.Sprint(v.Sessions), fmt.Sprint(v.Tokens), when(v.LastUse), fmt.Sprint(v.Failures))
@@ -278,7 +281,7 @@ every request needs an account or a token.`,
 	edit.Flags().BoolVar(&disable, "disable", false, "nobody can sign in with it, and its tokens are good for nothing")
 	edit.Flags().BoolVar(&enable, "enable", false, "let it sign in again")
 
-	password := &cobra.Command{Use: "password NAME", Short: "Give an account another password; its sessions end", Args: exactly(1, "the name of the account"), RunE: func(cmd *cobra.Command, args []string) error {
+	password := &cobra.Command{Use: "password NAME", Short: "Give an account another password; its sessions and tokens end", Args: exactly(1, "the name of the account"), RunE: func(cmd *cobra.Command, args []string) error {
 		text, err := a.password(pw.file, pw.stdin, args[0])
 		if err != nil {
 			return err
@@ -295,7 +298,7 @@ every request needs an account or a token.`,
 		if _, _, err := api.call(cmd.Context(), http.MethodPost, apiPath("accounts", args[0], "password"), map[string]string{"If-Match": tag}, control.NewPassword{Password: text}, nil); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(a.out, "The account %s has another password; its sessions have ended.\n", args[0])
+		_, err = fmt.Fprintf(a.out, "The account %s has another password; its sessions and tokens have ended.\n", args[0])
 		return failed(exitRunTime, err)
 	}}
 	pw.add(password)
@@ -346,14 +349,19 @@ func newTokenCommand(a *app) *cobra.Command {
 		}}
 	add.Flags().StringArrayVar(&roles, "role", nil, "limit it: "+roleHelp)
 	add.Flags().IntVar(&days, "days", days, "how many days it is good; 365 at most")
-	list := &cobra.Command{Use: "list", Short: "List your tokens", Args: none, RunE: func(cmd *cobra.Command, _ []string) error {
+	var of string
+	list := &cobra.Command{Use: "list", Short: "List your tokens, or those of an account", Args: none, RunE: func(cmd *cobra.Command, _ []string) error {
 		api, err := a.client()
 		if err != nil {
 			return err
 		}
 		defer api.http.CloseIdleConnections()
 		var all items[control.TokenRecord]
-		raw, _, err := api.call(cmd.Context(), http.MethodGet, apiPath("me", "tokens"), nil, nil, &all)
+		path := apiPath("me", "tokens")
+		if of != "" {
+			path = apiPath("accounts", of, "tokens")
+		}
+		raw, _, err := api.call(cmd.Context(), http.MethodGet, path, nil, nil, &all)
 		if err != nil {
 			return err
 		}
@@ -375,11 +383,18 @@ func newTokenCommand(a *app) *cobra.Command {
 			return err
 		}
 		defer api.http.CloseIdleConnections()
-		if _, _, err := api.call(cmd.Context(), http.MethodDelete, apiPath("me", "tokens", args[0]), nil, nil, nil); err != nil {
+		path := apiPath("me", "tokens", args[0])
+		if of != "" {
+			path = apiPath("accounts", of, "tokens", args[0])
+		}
+		if _, _, err := api.call(cmd.Context(), http.MethodDelete, path, nil, nil, nil); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(a.out, "The token %s is good for nothing now.\n", clean(args[0]))
 		return failed(exitRunTime, err)
 	}}
+	for _, c := range []*cobra.Command{list, revoke} {
+		c.Flags().StringVar(&of, "account", "", "of this account, for admins")
+	}
 	return group("token", "Tokens of your account, for scripts", add, list, revoke)
 }

@@ -60,9 +60,6 @@ func (a *app) client() (*client, error) {
 		}
 		c.token = k.Tokens[c.base]
 	}
-	if rest, clear := strings.CutPrefix(c.base, "http://"); c.token != "" && clear && !loopback(rest) {
-		return nil, usageError("%s: %s is not on this machine, and a token would go there in the clear: use https:// or a tunnel", from, c.base)
-	}
 	return c, nil
 }
 
@@ -84,6 +81,10 @@ func newClient(addr, from string) (*client, error) {
 	u, err := url.Parse(scheme + "://" + strings.TrimSuffix(rest, "/"))
 	if err != nil || u.Host == "" || u.Path != "" || u.User != nil || u.RawQuery != "" || scheme != "http" && scheme != "https" {
 		return nil, usageError("%s: %.80q is no address; want host:port, such as %s, or https://host:port", from, addr, defaultAPIAddr)
+	}
+	// Passwords and tokens go there, and what comes back is believed.
+	if scheme == "http" && !loopback(u.Host) && !(u.Port() == "" && loopback(u.Host+":80")) {
+		return nil, usageError("%s: %.80s is not on this machine, and passwords and tokens would go there in the clear: use https:// or a tunnel", from, u)
 	}
 	t := &http.Transport{ // no proxy: the API is on this machine, at the end of a tunnel, or near
 		ResponseHeaderTimeout: time.Minute,

@@ -52,6 +52,11 @@ func readContexts() (contexts, error) {
 		if err != nil {
 			err = errors.New("it is not what vcsync context writes") // the text may hold a token
 		}
+		for _, m := range []*map[string]string{&c.Contexts, &c.Tokens, &c.CAs} {
+			if *m == nil { // somebody wrote null
+				*m = map[string]string{}
+			}
+		}
 	}
 	if err != nil {
 		return c, failed(exitUsage, fmt.Errorf("read %s: %w; remove it and sign in anew", path, err))

@@ -348,8 +348,8 @@ func TestTheDashboardIsWhole(t *testing.T) {
 			rows = append(rows, p.Title)
 			continue
 		}
-		if len(p.Targets) == 0 {
-			t.Errorf("panel %s asks for nothing", p.Title)
+		if len(p.Targets) == 0 || p.Datasource.UID != "${datasource}" {
+			t.Errorf("panel %s asks for nothing, or of the data source %q", p.Title, p.Datasource.UID)
 		}
 		for _, q := range p.Targets {
 			if !metricName.MatchString(q.Expr) || q.Datasource.UID != "${datasource}" {
