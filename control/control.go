@@ -82,8 +82,16 @@ type Config struct {
 	// Heartbeat is how often an idle event stream says that it is alive; 15 s where
 	// zero.
 	Heartbeat time.Duration
+	// Notifications tells of messages to people, for the metrics; nil where none are sent.
+	Notifications Notifications
 	// Log is where control speaks; slog.Default() where nil.
 	Log *slog.Logger
+}
+
+// Notifications is what control needs of who notifies people.
+type Notifications interface {
+	// Counts puts how many messages of each kind came to what, since the start.
+	Counts(put func(kind, result string, count uint64))
 }
 
 // Server is the API and the page. Its methods are safe for concurrent use.

@@ -56,6 +56,7 @@ var (
 	mLastSeq  = gauge("vcsync_store_last_sequence", "Sequence of the newest event.")
 	mBytes    = gauge("vcsync_store_bytes", "Size of the event stream.")
 	mMaxBytes = gauge("vcsync_store_max_bytes", "Size at which the event stream refuses new events.")
+	mNotified = counter("vcsync_notifications_total", "Messages to people, once for each receiver: sent, failed (after 5 minutes of tries) or dropped (too many waited). Missing where VCSYNC_NOTIFY_FILE is empty.", "kind", "result")
 	mFaulty   = gauge("vcsync_unreadable_records", "Stored servers and settings that this version does not understand.")
 
 	mFree      = gauge("vcsync_disk_free_bytes", "What the file system of this process's data folder has left for it. The store lies there where the broker is built in.")
@@ -136,6 +137,9 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	put(mBuild, 1, c.s.cfg.Version, runtime.Version())
 	c.s.ownMetrics(ctx, put)
+	if c.s.cfg.Notifications != nil {
+		c.s.cfg.Notifications.Counts(func(kind, result string, n uint64) { put(mNotified, float64(n), kind, result) })
+	}
 	r, err := c.s.status(ctx)
 	if err != nil {
 		c.s.log.WarnContext(ctx, "the metrics lack everything that is in the store", "error", err)

@@ -91,8 +91,12 @@ func fleet(t *testing.T) (*world, *control.Reports) {
 
 var full = consumer.Accounting{At: at, Captured: 21, Applied: 10, Superseded: 4, Filtered: 2, Parked: 1, Pending: 2, Oldest: at, Unaccounted: 2, Objects: []string{"Job/<b>x", "Job/y"}}
 
+type fakeNotifications struct{}
+
+func (fakeNotifications) Counts(put func(kind, result string, n uint64)) { put("parked", "failed", 3) }
+
 func TestMetrics(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, func(c *control.Config) { c.Notifications = fakeNotifications{} })
 	w.busy()
 	w.roles.sources[0].State = producer.Capturing
 	w.roles.setting[0].Accounting = &full
@@ -115,6 +119,7 @@ func TestMetrics(t *testing.T) {
 		`vcsync_parked_objects{class="refused",target="b"} 1`,
 		`vcsync_setting_active{setting="two",source="b",target="a"} 0`,
 		`vcsync_broker_write_probe_success 1`,
+		`vcsync_notifications_total{kind="parked",result="failed"} 3`,
 		`vcsync_source_last_complete_scan_timestamp_seconds{source="a",type="Job"} 1.772637377e+09`,
 		`vcsync_setting_different_objects{setting="one",target="b"} 3`,
 		`vcsync_setting_different_held_objects{setting="one",target="b"} 2`,

@@ -218,6 +218,9 @@ func (s *Server) getStatus(ctx context.Context, _ *noInput) (*output[StatusRepor
 	return &output[StatusReport]{r}, err
 }
 
+// Status returns what GET /api/v1/status answers.
+func (s *Server) Status(ctx context.Context) (StatusReport, error) { return s.status(ctx) }
+
 func (s *Server) status(ctx context.Context) (StatusReport, error) {
 	snap, err := s.broker.Snapshot(ctx)
 	if err != nil {
