@@ -50,6 +50,8 @@ type config struct {
 	Poll           time.Duration `envconfig:"POLL" default:"30s" desc:"Time between two listings of a source; 100ms to 24h."`
 	Lanes          int           `envconfig:"LANES" default:"8" desc:"Objects of one target that are written at the same time; 1 to 64."`
 	LeaseTTL       time.Duration `envconfig:"LEASE_TTL" default:"15s" desc:"How long another instance waits before it takes over a target; 10s to 10m."`
+	NotifyFile     string        `envconfig:"NOTIFY_FILE" desc:"File with the receivers of notifications, one URL to a line, that only its owner can read; see notifications.md. Read by vcsync up and vcsync control at their start. Empty: nobody is notified."`
+	NotifyGrace    time.Duration `envconfig:"NOTIFY_GRACE" default:"1m" desc:"How long something lasts before it is notified, and is over before that is; 0s to 24h."`
 	LogLevel       slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
 	LogFormat      string        `envconfig:"LOG_FORMAT" default:"auto" desc:"text, json, or auto: text on a terminal, else JSON."`
 	Production     string        `envconfig:"STANDIN_PRODUCTION_ADDR" default:"127.0.0.1:7701" desc:"Address of the demo's stand-in for production; the stand-in commands use it too."`
@@ -168,6 +170,7 @@ func loadConfigOf(brokerRole bool) (config, error) {
 	check("POLL", c.Poll >= 100*time.Millisecond && c.Poll <= 24*time.Hour, "100ms to 24h, such as 30s")
 	check("LANES", c.Lanes >= 1 && c.Lanes <= 64, "1 to 64")
 	check("LEASE_TTL", c.LeaseTTL >= 10*time.Second && c.LeaseTTL <= 10*time.Minute, "10s to 10m, such as 15s")
+	check("NOTIFY_GRACE", c.NotifyGrace >= 0 && c.NotifyGrace <= 24*time.Hour, "0s to 24h, such as 1m")
 	check("LOG_FORMAT", slices.Contains([]string{"auto", "text", "json"}, c.LogFormat), "auto, text or json")
 	check("NATS_CREDS", c.NATSCreds == "" || c.NATSURL != "", "VCSYNC_NATS_URL beside it")
 	check("EVENTS_MAX_BYTES", c.EventsMaxBytes >= 64<<20, "64MiB or more; the largest event alone takes 4MiB")

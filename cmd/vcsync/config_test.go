@@ -32,7 +32,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config{APIAddr: defaultAPIAddr, ServersAllow: "*", Data: "./data", EventsMaxBytes: 8 << 30, Poll: 30 * time.Second, Lanes: 8, LeaseTTL: 15 * time.Second,
+	want := config{APIAddr: defaultAPIAddr, ServersAllow: "*", Data: "./data", EventsMaxBytes: 8 << 30, Poll: 30 * time.Second, Lanes: 8, LeaseTTL: 15 * time.Second, NotifyGrace: time.Minute,
 		LogLevel: slog.LevelInfo, LogFormat: "auto", Production: "127.0.0.1:7701", Test: "127.0.0.1:7702", Standby: "127.0.0.1:7703",
 		StandinUser: "admin", StandinPassword: "standin-demo"}
 	if c != want {
@@ -51,6 +51,7 @@ func TestConfigFaults(t *testing.T) {
 		{"a stand-in that listens to all", "STANDIN_TEST_ADDR", "0.0.0.0:7702", "want a loopback address"},
 		{"an address without a port", "STANDIN_TEST_ADDR", "garbage", "want a loopback address"},
 		{"a size in bytes", "EVENTS_MAX_BYTES", "67108864", ""},
+		{"a grace without end", "NOTIFY_GRACE", "25h", "want 0s to 24h"},
 		{"a level", "LOG_LEVEL", "debug", ""},
 		{"a number without a unit", "POLL", "30", "VCSYNC_POLL=\"30\""},
 		{"a poll that floods", "POLL", "1ms", "want 100ms to 24h"},

@@ -16,6 +16,7 @@ import (
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/control"
+	"github.com/vcsync/vcsync/control/notify"
 	"github.com/vcsync/vcsync/producer"
 	"github.com/vcsync/vcsync/schemas"
 	"github.com/vcsync/vcsync/visualcron"
@@ -96,7 +97,11 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, command strin
 	log := newLog(stderr, cfg.LogLevel, cfg.LogFormat)
 	slog.SetDefault(log)
 	var l net.Listener
+	var notifier *notify.Notifier
 	if role == broker.All || role == broker.Control {
+		if notifier, err = newNotifier(cfg, log); err != nil {
+			return err
+		}
 		// The port first: nothing is touched when it is taken.
 		if l, err = control.Listen(ctx, cfg.APIAddr, cfg.APICert != ""); err != nil {
 			return failed(environmentCode(err), err)
@@ -117,12 +122,12 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, command strin
 			err = errors.Join(err, failed(exitRunTime, fmt.Errorf("close the broker: %w", cerr)))
 		}
 	}()
-	return runRoles(ctx, cfg, role, how, b, l, log, begun)
+	return runRoles(ctx, cfg, role, how, b, l, notifier, log, begun)
 }
 
 // runRoles runs the roles on an open broker until ctx ends or one of them fails, and
 // returns when all have ended.
-func runRoles(ctx context.Context, cfg config, which broker.Role, how start, b *broker.Broker, l net.Listener, log *slog.Logger, begun func(context.Context) error) error {
+func runRoles(ctx context.Context, cfg config, which broker.Role, how start, b *broker.Broker, l net.Listener, notifier *notify.Notifier, log *slog.Logger, begun func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	open := opener(cfg.LeaseTTL, cfg.ServersAllow.list())
@@ -170,6 +175,10 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, how start, b *
 		if !b.Exclusive() { // others may do what this process does not
 			sources, targets = reports.Producers(), reports.Consumers()
 		}
+		var notifications control.Notifications
+		if notifier != nil {
+			notifications = notifier
+		}
 		var cert *control.Certificate
 		if cfg.APICert != "" {
 			var err error
@@ -185,7 +194,7 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, how start, b *
 			}
 		}
 		api, err := control.New(control.Config{Certificate: cert, OIDC: provider, Broker: b, Sources: sources, Targets: targets, Fleet: reports, Instance: instance(cfg), Open: open,
-			Supported: visualcron.Supported, Data: cfg.Data, Addr: cfg.APIAddr, Version: buildVersion(), Log: log})
+			Supported: visualcron.Supported, Data: cfg.Data, Addr: cfg.APIAddr, Version: buildVersion(), Notifications: notifications, Log: log})
 		if err == nil {
 			err = api.CheckDoor(ctx)
 		}
@@ -193,7 +202,10 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, how start, b *
 			cancel(failed(environmentCode(err), err))
 		} else {
 			if err := api.OfferFirstAdmin(ctx, cfg.Data, how.offerAdmin); err != nil && ctx.Err() == nil {
-				cancel(failed(exitEnvironment, err))
+				log.ErrorContext(ctx, "the one-time token of the first admin cannot be offered", "error", err) // the rest goes on
+			}
+			if notifier != nil {
+				role("notifications", func(ctx context.Context) error { return notifier.Run(ctx, api.Status) })
 			}
 			role("API", func(ctx context.Context) error { return api.Serve(ctx, l) })
 		}

@@ -51,7 +51,7 @@ would be refused; backup and restore only check then, and give 0 where it can be
 	root.AddCommand(newContextCommand(a), newUpCommand(a), newBrokerCommand(a), newProducerCommand(a), newConsumerCommand(a), newControlCommand(a), newDemoCommand(a), newStandinCommand(), newVersionCommand(a))
 	for _, c := range []*cobra.Command{newServerCommand(a), newSettingCommand(a), newEventsCommand(a), newStatusCommand(a), newParkedCommand(a), newHealthCommand(a), newExportCommand(a), newApplyCommand(a), newSyncCommand(a), newDiffCommand(a), newDriftCommand(a),
 		newSafeModeCommand(a), newRebuildCommand(a), newBackupCommand(a), newRestoreCommand(a), newAirlockCommand(a),
-		newHistoryCommand(a), newReplayCommand(a), newExplainCommand(a), newPassCommand(a), newUndoCommand(a), newRevertCommand(a), newAuditCommand(a), newKeysCommand(a), newSupportCommand(a), newLoginCommand(a), newLogoutCommand(a), newAccountCommand(a), newTokenCommand(a),
+		newHistoryCommand(a), newReplayCommand(a), newExplainCommand(a), newPassCommand(a), newUndoCommand(a), newRevertCommand(a), newAuditCommand(a), newKeysCommand(a), newSupportCommand(a), newLoginCommand(a), newLogoutCommand(a), newAccountCommand(a), newTokenCommand(a), newNotifyCommand(a),
 	} {
 		c.PersistentFlags().StringVar(&a.api, "api", "", "address of the API (default VCSYNC_API_ADDR, or "+defaultAPIAddr+")")
 		c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON instead of tables")
