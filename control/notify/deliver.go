@@ -16,6 +16,8 @@ const (
 	queueLength = 64
 	// retryFor is how long a message is tried again.
 	retryFor = 5 * time.Minute
+	// endFor is how long a message that is under way may take once the process ends.
+	endFor = 2 * time.Second
 )
 
 // Results of a message at a line.
@@ -145,8 +147,12 @@ func (o *outbox) deliver(ctx context.Context, l Line, m Message) bool {
 var errPanic = errors.New("the sender panicked")
 
 func sendOnce(ctx context.Context, l Line, m Message) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, tryFor)
+	// What is under way when the process ends has a moment to arrive: broken off, it would
+	// be told once more.
+	ending := ctx
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryFor)
 	defer cancel()
+	defer context.AfterFunc(ending, func() { time.AfterFunc(endFor, cancel) })()
 	defer func() {
 		if recover() != nil { // its text may quote the URL
 			err = errPanic

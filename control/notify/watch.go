@@ -112,6 +112,7 @@ func (n *Notifier) Counts(put func(kind, result string, count uint64)) {
 func (n *Notifier) Run(ctx context.Context, status func(context.Context) (control.StatusReport, error)) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.out.run(ctx) })
+	defer n.save() // what arrived while it ended, too
 	defer wg.Wait()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -131,7 +132,6 @@ func (n *Notifier) Run(ctx context.Context, status func(context.Context) (contro
 		n.save()
 		select {
 		case <-ctx.Done():
-			n.save()
 			return nil
 		case <-tick.C:
 		}
