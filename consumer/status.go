@@ -39,6 +39,9 @@ type TargetStatus struct {
 	Applied uint64
 	Equal   uint64
 	Parked  int
+	// CertificateEnds is when the server's certificate ends, as it was last seen; zero where
+	// the connection is not encrypted.
+	CertificateEnds time.Time
 }
 
 // Inactive is the state of a setting that is off, or that no writer of this process

@@ -700,6 +700,11 @@ func (s *session) probe(ctx context.Context) error {
 	s.mu.Lock()
 	s.identity, s.info, s.probed = identity, info, asked
 	s.mu.Unlock()
+	if c := info.Certificate; c != nil {
+		s.target.mu.Lock()
+		s.target.status.CertificateEnds = c.Ends
+		s.target.mu.Unlock()
+	}
 	return nil
 }
 

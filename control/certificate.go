@@ -110,3 +110,6 @@ func (c *Certificate) config() *tls.Config {
 
 // names tells whether the certificate is good for a host.
 func (c *Certificate) names(host string) bool { return c.get().Leaf.VerifyHostname(host) == nil }
+
+// ends is when the certificate in use ends.
+func (c *Certificate) ends() time.Time { return c.get().Leaf.NotAfter }

@@ -149,6 +149,9 @@ func TestTLS(t *testing.T) {
 	if r := get("vcsync.test", "/api/v1/settings"); r.StatusCode != 401 {
 		t.Errorf("without an account: %s", r.Status)
 	}
+	if err := control.Collected(s, "vcsync_api_certificate_expiry_timestamp_seconds"); err < float64(time.Now().Add(70*time.Hour).Unix()) {
+		t.Errorf("its end in the metrics: %v", err)
+	}
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11}}
 	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+l.Addr().String()+"/livez", nil)
 	if resp, err := tr.RoundTrip(req); err == nil {

@@ -35,3 +35,13 @@ func LookAtCertificate(c *Certificate) {
 	defer c.mu.Unlock()
 	c.looked = time.Time{}
 }
+
+// Collected returns a metric of the process itself, 0 where it is not there.
+func Collected(s *Server, name string) (out float64) {
+	s.ownMetrics(context.Background(), func(m *metric, v float64, _ ...string) {
+		if m.Name == name {
+			out = v
+		}
+	})
+	return out
+}

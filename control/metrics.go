@@ -66,6 +66,9 @@ var (
 	mSignIns   = counter("vcsync_api_signins_total", "Attempts to sign in since the start of this process: ok; wrong account or password; busy, too many at once; waiting, after wrong passwords; failed, the store was not there.", "result")
 	mRefusedAt = counter("vcsync_api_refused_total", "Requests that were refused since the start of this process: unauthorized, without a session or token that is good; forbidden, without the permission; origin, of another page; host, to another host name. Who is shown the form for signing in does not count.", "reason")
 
+	mCertEnds   = gauge("vcsync_api_certificate_expiry_timestamp_seconds", "When the certificate of the API ends; missing where it speaks no TLS.")
+	mServerEnds = gauge("vcsync_server_certificate_expiry_timestamp_seconds", "When the certificate of a source or target ends, as it was last seen; missing where the connection is not encrypted.", "server")
+
 	mProcess    = gauge("vcsync_process_up", "1 where the process spoke within the last 30 s, 0 where it has been silent for longer. One that ends in order is taken out.", "role", "process", "host")
 	mProcMemory = gauge("vcsync_process_memory_bytes", "What the process holds from the operating system.", "role", "process")
 	mProcGo     = gauge("vcsync_process_goroutines", "Goroutines of the process.", "role", "process")
@@ -165,6 +168,9 @@ func (s *Server) ownMetrics(ctx context.Context, put func(m *metric, v float64, 
 			put(mSize, float64(size))
 		}
 	}
+	if s.cfg.Certificate != nil {
+		put(mCertEnds, seconds(s.cfg.Certificate.ends()))
+	}
 	put(mNoRecord, float64(s.unrecorded.Load()))
 	s.signIns.each(func(result string, n float64) { put(mSignIns, n, result) })
 	s.refused.each(func(reason string, n float64) { put(mRefusedAt, n, reason) })
@@ -231,6 +237,18 @@ func (r StatusReport) metrics(put func(m *metric, v float64, labels ...string)) 
 		at(mProcStart, p.Started, p.Role, p.Instance)
 		put(mProcHolds, float64(len(p.Sources)+len(p.Targets)), p.Role, p.Instance)
 		put(mProcTwice, oneIf(p.Twice), p.Role, p.Instance)
+	}
+	ends := map[string]time.Time{}
+	for _, s := range r.Sources {
+		ends[s.Server] = s.CertificateEnds
+	}
+	for _, t := range r.Targets {
+		if !t.CertificateEnds.IsZero() && (ends[t.Server].IsZero() || t.CertificateEnds.After(ends[t.Server])) { // the one that was seen last
+			ends[t.Server] = t.CertificateEnds
+		}
+	}
+	for server, when := range ends {
+		at(mServerEnds, when, server)
 	}
 	for _, s := range r.Sources {
 		put(mDegraded, oneIf(s.State == string(producer.Degraded)), s.Server)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -96,9 +97,15 @@ type fakeNotifications struct{}
 func (fakeNotifications) Counts(put func(kind, result string, n uint64)) { put("parked", "failed", 3) }
 
 func TestMetrics(t *testing.T) {
-	w := newWorld(t, func(c *control.Config) { c.Notifications = fakeNotifications{} })
+	certFile, keyFile := writeCertificate(t, t.TempDir(), 1, at.AddDate(20, 0, 0), "vcsync.test")
+	cert, err := control.LoadCertificate(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(c *control.Config) { c.Notifications, c.Certificate = fakeNotifications{}, cert })
 	w.busy()
 	w.roles.sources[0].State = producer.Capturing
+	w.roles.sources[0].CertificateEnds, w.roles.targets[0].CertificateEnds = at, at.AddDate(1, 0, 0)
 	w.roles.setting[0].Accounting = &full
 	w.audited()
 	w.backup().want2(200)
@@ -115,6 +122,7 @@ func TestMetrics(t *testing.T) {
 		`vcsync_accounting_versions{setting="one",target="b",term="superseded"} 4`,
 		`vcsync_accounting_unaccounted{setting="one",target="b"} 2`,
 		`vcsync_deletes_held{source="a",type="Job"} 12`,
+		fmt.Sprintf(`vcsync_server_certificate_expiry_timestamp_seconds{server="a"} %s`, strconv.FormatFloat(float64(at.UnixNano())/1e9, 'g', -1, 64)),
 		`vcsync_target_breaker_open{target="b"} 1`,
 		`vcsync_parked_objects{class="refused",target="b"} 1`,
 		`vcsync_setting_active{setting="two",source="b",target="a"} 0`,

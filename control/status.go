@@ -104,13 +104,14 @@ type StoreReport struct {
 
 // SourceReport is how a source does.
 type SourceReport struct {
-	Server string    `json:"server"`
-	State  string    `json:"state"`
-	Class  string    `json:"class,omitzero"`
-	Reason string    `json:"reason,omitzero"`
-	Since  time.Time `json:"since,omitzero"`
-	Feed   bool      `json:"feed" doc:"The server's own hints of changes arrive."`
-	Epoch  uint64    `json:"epoch"`
+	Server          string    `json:"server"`
+	State           string    `json:"state"`
+	Class           string    `json:"class,omitzero"`
+	Reason          string    `json:"reason,omitzero"`
+	Since           time.Time `json:"since,omitzero"`
+	Feed            bool      `json:"feed" doc:"The server's own hints of changes arrive."`
+	CertificateEnds time.Time `json:"certificateEnds,omitzero" doc:"When the server's certificate ends; absent where the connection is not encrypted."`
+	Epoch           uint64    `json:"epoch"`
 	// The sums over the types.
 	Objects   int                `json:"objects"`
 	BuiltIn   int                `json:"builtIn,omitzero" doc:"Objects that came with the server's installation and are never synced."`
@@ -150,11 +151,12 @@ type TargetReport struct {
 	Reason string    `json:"reason,omitzero"`
 	Since  time.Time `json:"since,omitzero"`
 	// Unanswered is while it is working and not down yet.
-	Unanswered time.Time `json:"unanswered,omitzero" doc:"Since when requests to it are without an answer; it is not down yet."`
-	Lanes      int       `json:"lanes" doc:"Objects that are being worked on or wait for it."`
-	Applied    uint64    `json:"applied" doc:"Writes that were confirmed since the start."`
-	Equal      uint64    `json:"equal" doc:"Looks that found nothing to do."`
-	Parked     int       `json:"parked"`
+	Unanswered      time.Time `json:"unanswered,omitzero" doc:"Since when requests to it are without an answer; it is not down yet."`
+	Lanes           int       `json:"lanes" doc:"Objects that are being worked on or wait for it."`
+	Applied         uint64    `json:"applied" doc:"Writes that were confirmed since the start."`
+	Equal           uint64    `json:"equal" doc:"Looks that found nothing to do."`
+	Parked          int       `json:"parked"`
+	CertificateEnds time.Time `json:"certificateEnds,omitzero" doc:"When the server's certificate ends; absent where the connection is not encrypted."`
 }
 
 // SettingReport is how a sync setting does.
@@ -260,7 +262,7 @@ func (s *Server) status(ctx context.Context) (StatusReport, error) {
 	if s.cfg.Targets != nil {
 		targets, settings := s.cfg.Targets.Status()
 		for _, t := range targets {
-			r.Targets = append(r.Targets, TargetReport{string(t.Target), string(t.State), t.Reason, t.Since, t.Unanswered, t.Lanes, t.Applied, t.Equal, t.Parked})
+			r.Targets = append(r.Targets, TargetReport{string(t.Target), string(t.State), t.Reason, t.Since, t.Unanswered, t.Lanes, t.Applied, t.Equal, t.Parked, t.CertificateEnds})
 		}
 		slices.SortFunc(r.Targets, func(a, b TargetReport) int { return cmp.Compare(a.Server, b.Server) })
 		for _, v := range settings {
@@ -487,7 +489,7 @@ func accountingReport(a consumer.Accounting, held map[string]map[string]uint64, 
 }
 
 func sourceReport(p producer.Status) SourceReport {
-	r := SourceReport{Server: string(p.Server), State: string(p.State), Class: p.Class, Reason: p.Reason, Since: p.Since, Feed: p.Feed, Epoch: p.Epoch,
+	r := SourceReport{Server: string(p.Server), State: string(p.State), Class: p.Class, Reason: p.Reason, Since: p.Since, Feed: p.Feed, CertificateEnds: p.CertificateEnds, Epoch: p.Epoch,
 		Types: []SourceTypeReport{}}
 	for _, t := range schemas.Types() {
 		if v, ok := p.Types[t]; ok {

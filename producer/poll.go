@@ -220,6 +220,11 @@ func (s *source) identify(ctx context.Context) (visualcron.Info, error) {
 			Detail: fmt.Sprintf("server %.64q answers, %.64q is known by this name", info.ID, s.identity),
 			Hint:   "correct the address; a new server needs a name of its own"}
 	}
+	if c := info.Certificate; c != nil {
+		s.mu.Lock()
+		s.status.CertificateEnds = c.Ends
+		s.mu.Unlock()
+	}
 	if info.Version != s.version { // before anything of it is published
 		if err := s.cfg.Broker.SetVersion(ctx, s.server.ID, info.Version); err != nil {
 			return info, &degraded{classBroker, err.Error()}

@@ -36,6 +36,9 @@ type Status struct {
 	// Feed tells that the server's change hints arrive.
 	Feed  bool
 	Epoch uint64
+	// CertificateEnds is when the server's certificate ends, as it was last seen; zero where
+	// the connection is not encrypted.
+	CertificateEnds time.Time
 	// Proves tells that the process stores what it has listed where settings wait for that
 	// (see broker.Snapshot.Awaits): one of an older release does not. Unproven says why that
 	// could not be stored last, "" where it could or nothing waits for it.
