@@ -172,6 +172,10 @@ func TestCanaries(t *testing.T) {
 		outputs["vcsync "+name] = []byte(d.run(0, args...))
 	}
 
+	if said := string(outputs["vcsync support"]); strings.Contains(said, "Left out") {
+		t.Errorf("the support bundle is not whole: %s", said)
+	}
+
 	// Every route that reads, as everybody.
 	values := map[string]string{"id": "production-to-test", "type": "Connection", "token": string(connection.Token()), "target": "test", "name": "night", "version": "1.1"}
 	braces := regexp.MustCompile(`\{(\w+)\}`)

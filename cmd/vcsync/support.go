@@ -31,7 +31,7 @@ var supportParts = []struct{ path, file string }{
 	{apiPath("events") + "?limit=1000", "events.json"},
 	{apiPath("keys"), "keys.json"},
 	{apiPath("audit") + "?limit=1000", "audit.json"},
-	{apiPath("audit/verify"), "audit-verify.json"},
+	{apiPath("audit", "verify"), "audit-verify.json"},
 }
 
 func newSupportCommand(a *app) *cobra.Command {
