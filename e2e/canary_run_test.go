@@ -166,7 +166,7 @@ func TestCanaries(t *testing.T) {
 	for name, args := range map[string][]string{
 		"backup": {"backup", filepath.Join(d.dir, "backup.age")}, "audit": {"audit", "export", "-f", filepath.Join(d.dir, "audit.jsonl")},
 		"support": {"support", filepath.Join(d.dir, "support.tar.gz")}, "export": {"export", "-f", filepath.Join(d.dir, "exported")},
-		"keys": {"keys", "list"}, "accounts": {"account", "list", "--json"}, "tokens": {"token", "list", "--json"}, "status": {"status"}, "parked": {"parked", "list", "--json"},
+		"keys": {"keys", "list"}, "accounts": {"account", "list", "--json"}, "tokens": {"token", "list", "--account", "root", "--json"}, "status": {"status"}, "parked": {"parked", "list", "--json"},
 		"history": {"history", "Connection/" + string(connection), "--json"}, "explain": {"explain", "Connection/" + string(connection), "--setting", "production-to-test"},
 	} {
 		outputs["vcsync "+name] = []byte(d.run(0, args...))
