@@ -29,7 +29,10 @@ type deletions struct {
 type deletion struct {
 	setting, source schemas.Slug
 	at              time.Time
-	grace           bool // switched off, and not deleted yet
+	// there tells that the object is still among the owned: it was switched off and is not
+	// deleted yet, or its deletion is under way.
+	there bool
+	grace bool // switched off, and not deleted yet
 }
 
 type ownedKey struct {
@@ -41,9 +44,9 @@ type ownedKey struct {
 func deletionOf(e broker.Entry) (deletion, bool) {
 	switch {
 	case (e.State == broker.Removed || e.State == broker.Intent) && e.Deleted != "":
-		return deletion{e.Deleted, e.Source, e.At, false}, true
+		return deletion{setting: e.Deleted, source: e.Source, at: e.At, there: owned(e)}, true
 	case !e.Grace.IsZero():
-		return deletion{e.Grace.Setting, e.Source, e.Grace.Since, true}, true
+		return deletion{setting: e.Grace.Setting, source: e.Source, at: e.Grace.Since, there: owned(e), grace: true}, true
 	}
 	return deletion{}, false
 }
@@ -92,7 +95,7 @@ func (d *deletions) beyond(key objectKey, source schemas.Slug, set schemas.Setti
 			}
 		case k != key && k.t == key.t && x.setting == set.ID:
 			n.done++
-			if x.source == source && !x.grace {
+			if x.source == source && !x.there {
 				removed++
 			}
 		}

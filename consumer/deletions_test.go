@@ -58,5 +58,15 @@ func TestDeletionsAreCountedFor24Hours(t *testing.T) {
 		if n, b := d.beyond(key("1"), "s", set, nil, false); n != (tally{2, 2, 10}) || !b {
 			t.Errorf("of ten: %+v, beyond %v", n, b)
 		}
+		// Nor does it make it more while it is under way, or waits switched off.
+		under := entry("1", broker.Intent, "one")
+		under.Ours = true
+		d.record(entry("1", broker.Adopted, ""), under)
+		off := entry("2", broker.Adopted, "")
+		off.Grace = broker.Grace{Setting: "one", Since: time.Now()}
+		d.record(entry("2", broker.Adopted, ""), off)
+		if n, b := d.beyond(key("3"), "s", set, nil, false); n != (tally{4, 2, 10}) || !b {
+			t.Errorf("of ten, with one under way and one switched off: %+v, beyond %v", n, b)
+		}
 	})
 }
