@@ -490,7 +490,7 @@ func TestREADMEHasARowForEveryField(t *testing.T) {
 	h, _ := mustEncode(t, aLargeEvent())
 	RefOf([]byte{1}).SetHeader(h)
 	itself := aDeletion()
-	itself.RemovedItself = true
+	itself.RemovedItself, itself.Trace = true, aTrace
 	hd, _ := mustEncode(t, itself)
 	maps.Copy(h, hd)
 	var headers []string

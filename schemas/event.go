@@ -34,6 +34,10 @@ const (
 	HeaderOriginPath = "Vc-Origin-Path"
 	HeaderWho        = "Vc-Who"
 	HeaderItself     = "Vc-Removed-Itself"
+
+	// HeaderTrace is that of W3C Trace Context. It is no part of the event: nothing
+	// depends on it, and one that is not understood is left out.
+	HeaderTrace = "traceparent"
 )
 
 const (
@@ -105,6 +109,9 @@ type Event struct {
 	RemovedItself bool
 	// Time is when vcsync captured the change.
 	Time time.Time
+	// Trace is the traceparent of its capture, "" where that is not traced. It says
+	// nothing of the object: no id, digest or comparison knows of it.
+	Trace string
 	// Object is the envelope; its Body is nil for a deletion.
 	Object Object
 }
@@ -229,6 +236,7 @@ func (e Event) Encode() (header map[string][]string, data []byte, err error) {
 	if e.RemovedItself {
 		set(HeaderItself, "true")
 	}
+	set(HeaderTrace, parseTrace(e.Trace))
 	return header, data, nil
 }
 
@@ -247,6 +255,8 @@ type Head struct {
 	// RemovedItself is as in Event.
 	RemovedItself bool
 	Time          time.Time
+	// Trace is as in Event.
+	Trace string
 	// Encoding says how the data is compressed, empty where it is not.
 	Encoding string
 	// Ref stands for the data where that is not in the message.
@@ -342,6 +352,9 @@ func ParseHead(subject string, header map[string][]string) (Head, error) {
 	default:
 		h.RemovedItself = true
 	}
+	if v := header[HeaderTrace]; len(v) == 1 { // whatever stands there, the event is one
+		h.Trace = parseTrace(v[0])
+	}
 	h.Who, h.Name, h.Group = cutText(get(HeaderWho)), cutText(get(HeaderName)), cutText(get(HeaderGroup))
 	msgID := Event{Source: h.Key.Source, Version: h.Version, Object: Object{Type: h.Key.Type, ID: h.ID}}.MsgID()
 	for _, x := range []struct{ name, want string }{
@@ -387,11 +400,24 @@ func ParseEvent(subject string, header map[string][]string, data []byte) (Event,
 		return Event{}, fmt.Errorf("%w on %.200q: the envelope holds another object", ErrEvent, subject)
 	}
 	e := Event{Source: h.Key.Source, Kind: h.Kind, Version: h.Version, Digest: h.Digest, BaseDigest: h.BaseDigest,
-		OriginPath: h.OriginPath, Who: h.Who, RemovedItself: h.RemovedItself, Time: h.Time, Object: o}
+		OriginPath: h.OriginPath, Who: h.Who, RemovedItself: h.RemovedItself, Time: h.Time, Trace: h.Trace, Object: o}
 	if err := e.Validate(); err != nil {
 		return Event{}, err
 	}
 	return e, nil
+}
+
+// parseTrace returns a traceparent of the form that is known, "" for any other text.
+func parseTrace(s string) string {
+	if len(s) != 55 || s[:3] != "00-" || s[35] != '-' || s[52] != '-' {
+		return ""
+	}
+	for i := range len(s) {
+		if c := s[i]; c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'f') || c == '-' && i != 2 && i != 35 && i != 52 {
+			return ""
+		}
+	}
+	return s
 }
 
 // cutText shortens a text that only people read, and makes it valid UTF-8, because
