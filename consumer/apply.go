@@ -74,7 +74,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 		if !v.mayTake(src, l.key.t, from, l.run) {
 			continue
 		}
-		ev, _, err := l.cfg.Broker.NewestWith(ctx, schemas.Key{Source: src, Type: l.key.t, Token: from.Token()},
+		ev, newest, err := l.cfg.Broker.NewestWith(ctx, schemas.Key{Source: src, Type: l.key.t, Token: from.Token()},
 			func(size int) error { return l.room(ctx, size) })
 		if errors.Is(err, broker.ErrNotFound) {
 			continue
@@ -84,6 +84,7 @@ func (l *look) choose(ctx context.Context, v *view) (*schemas.Event, terms, erro
 			l.setting = v.taker(src, l.key.t, from)
 			return nil, terms{}, err
 		}
+		l.traced.sawEvent(src, newest.EventSeq)
 		tm := v.terms(src, l.key.t, ev.Selected(), l.run)
 		if !tm.rights.Use() {
 			if l.shown == nil {
@@ -294,8 +295,14 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if waited, err := l.enter(); err != nil || waited {
 		return waited, err
 	}
+	if l.shown == nil {
+		l.traced.begin(ctx, l.server.ID, l.setting, ev)
+	}
 	can, asked := l.capability(t)
+	ended := l.traced.step("read")
 	have, err := l.read(ctx)
+	ended()
+	readAt := time.Now()
 	if visualcron.ClassOf(err) == visualcron.Changed {
 		return l.changed(ctx, can, err)
 	}
@@ -401,6 +408,7 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
 	}
+	l.traced.decided(readAt, d)
 	if l.shown != nil && d.Act == decide.Adopt && ours && !sit.Unfinished && entry.Version == ev.Version && (entry.State == broker.Applied || entry.State == broker.Adopted) {
 		// Where the record would be the same, a plan has nothing to say of it.
 		if record.AtTarget, err = atTarget(now, have); err != nil {
@@ -508,7 +516,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
+	ended = l.traced.step("write")
 	stored, err := l.conn.Put(req, t, id, made.Body, can.Secrets)
+	ended()
 	if err != nil {
 		if !mayLand(err) && req.Err() == nil {
 			if uerr := l.unsent(ctx, intent, entry, known); uerr != nil {
@@ -520,7 +530,9 @@ func (l *look) write(ctx context.Context, v *view, entry broker.Entry, known boo
 		}
 		return false, l.openOutcome(ctx, req, err)
 	}
+	ended = l.traced.step("read back")
 	got, err := full.Normalize(t, stored)
+	ended()
 	if err != nil {
 		return false, fmt.Errorf("what the target stored: %w", err)
 	}
@@ -558,10 +570,16 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	if waited, err := l.enter(); err != nil || waited {
 		return waited, err
 	}
+	if l.shown == nil {
+		l.traced.begin(ctx, l.server.ID, l.setting, ev)
+	}
+	ended := l.traced.step("read")
 	have, err := l.read(ctx)
+	ended()
 	if err != nil {
 		return false, err
 	}
+	readAt := time.Now()
 	can, asked := l.capability(t)
 	sit.Target = decide.Absent
 	there := broker.Absent // made as entry.Left is
@@ -590,6 +608,7 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	if d, err = l.sureOf(ctx, d, &sit, v, tm); err != nil {
 		return false, err
 	}
+	l.traced.decided(readAt, d)
 	if d.Reason == decide.OnGrace {
 		l.opens = l.graceEnds
 	}
@@ -653,7 +672,10 @@ func (l *look) remove(ctx context.Context, v *view, entry broker.Entry, tm terms
 	}
 	req, cancel := l.deadline(ctx)
 	defer cancel()
-	if err := l.conn.Delete(req, t, id); err != nil {
+	ended = l.traced.step("write")
+	err = l.conn.Delete(req, t, id)
+	ended()
+	if err != nil {
 		if !mayLand(err) && req.Err() == nil {
 			if uerr := l.unsent(ctx, intent, entry, true); uerr != nil {
 				return false, uerr

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/schemas"
@@ -34,6 +35,8 @@ type Config struct {
 	// Lanes is how many objects of one target are written at the same time; 8 where
 	// zero.
 	Lanes int
+	// Tracer makes the spans of applying; nil where nothing is traced.
+	Tracer trace.Tracer
 	// Log is where the consumer speaks; slog.Default() where nil.
 	Log *slog.Logger
 

@@ -14,7 +14,8 @@ import (
 // work does one look at one object and decides what follows.
 func (s *session) work(ctx context.Context, ln *lane) {
 	msgs, passes, retryParked := s.lanes.take(ln)
-	l := &look{session: s, key: ln.key, retryParked: retryParked, waited: ln.waited}
+	l := &look{session: s, key: ln.key, retryParked: retryParked, waited: ln.waited, traced: newTraced(s.cfg.Tracer)}
+	defer l.traced.end("interrupted") // where nothing else was said
 	err := l.redact(l.apply(ctx))
 	defer l.sentOnce()
 	if l.roomy != nil {
@@ -37,6 +38,9 @@ func (s *session) work(ctx context.Context, ln *lane) {
 		// One that is another each time is parked too, after twice as many.
 		v := Judge(err, ln.waited, max(ln.mismatched, ln.mismatches/2))
 		l.report(err, v)
+		if v.Fate != Park {
+			l.traced.end(outcomes[v.Fate])
+		}
 		switch v.Fate {
 		case Abort:
 			s.fail(err)
@@ -79,10 +83,17 @@ func (s *session) work(ctx context.Context, ln *lane) {
 		parked = l.wasParked
 	}
 	l.fulfil(err)
+	acknowledged := l.traced.step("acknowledge")
 	for _, m := range msgs {
 		// The effect is confirmed and on record, or the parking is; a lost
 		// acknowledgement brings the message again, and the ledger knows.
 		_ = m.Ack()
+	}
+	acknowledged()
+	if err != nil {
+		l.traced.end(outcomes[Park])
+	} else {
+		l.traced.end("done")
 	}
 	for _, p := range passes {
 		p.done(parked)
@@ -96,6 +107,7 @@ type look struct {
 	key         objectKey
 	retryParked bool
 	waited      time.Duration // of the lane's try, see lane.waited
+	traced      traced
 
 	entered   bool // the gate let it in
 	replanned bool // the target said that it gives its secrets otherwise

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/consumer"
 	"github.com/vcsync/vcsync/producer"
@@ -120,6 +122,8 @@ type World struct {
 	// AcceptLoss opens the broker with --accept-loss.
 	AcceptLoss bool
 	Log        *slog.Logger
+	// Tracer is that of both roles; nil where nothing is traced.
+	Tracer trace.Tracer
 
 	producer, consumer, durables *role
 	// Prod and Cons are the running managers, nil when stopped.
@@ -282,13 +286,13 @@ func AllJobs(id, source, target schemas.Slug, policy schemas.ActivePolicy) schem
 
 // StartProducer starts the producer role.
 func (w *World) StartProducer() {
-	w.Prod = producer.New(producer.Config{Broker: w.Broker, Open: w.Open, Poll: w.Poll, Log: w.Log})
+	w.Prod = producer.New(producer.Config{Broker: w.Broker, Open: w.Open, Poll: w.Poll, Tracer: w.Tracer, Log: w.Log})
 	w.producer = start(w.Prod.Run)
 }
 
 // StartConsumer starts the consumer role.
 func (w *World) StartConsumer() {
-	w.Cons = consumer.New(consumer.Config{Broker: w.Broker, Open: w.Open, Lease: w.Lease, Log: w.Log})
+	w.Cons = consumer.New(consumer.Config{Broker: w.Broker, Open: w.Open, Lease: w.Lease, Tracer: w.Tracer, Log: w.Log})
 	w.durables = start(consumer.NewDurables(w.Broker, w.Log).Run)
 	w.consumer = start(w.Cons.Run)
 }

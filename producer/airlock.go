@@ -392,6 +392,7 @@ func (s *source) describe(ctx context.Context, t schemas.Type, o *broker.Airlock
 
 // publishGone publishes the deletions of objects.
 func (s *source) publishGone(ctx context.Context, t schemas.Type, objects []broker.AirlockObject, ids map[schemas.Token]schemas.ID) error {
+	defer s.traces.endAll()
 	var changes []broker.Change
 	for _, o := range objects {
 		if o.Name == "" { // beyond what the record has room for
@@ -404,6 +405,7 @@ func (s *source) publishGone(ctx context.Context, t schemas.Type, objects []brok
 		e := schemas.Event{Source: s.server.ID, Kind: schemas.Deleted, Version: s.next(k), BaseDigest: k.digest, Time: time.Now(),
 			RemovedItself: o.Itself, OriginPath: s.echo.path(t, id, "", k.last()),
 			Object: schemas.Object{Type: t, ID: id, Name: o.Name, Group: o.Group}}
+		e.Trace = s.traces.begin(ctx, e, e.Time, time.Time{})
 		changes = append(changes, broker.Change{Event: e, After: k.seq})
 	}
 	return s.publish(ctx, t, changes, nil, func(c broker.Change, err error) {

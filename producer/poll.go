@@ -246,13 +246,15 @@ type listing struct {
 	refused int
 	stale   int // of these, those that are on record otherwise
 	why     string
+	begun   time.Time // for traces
 }
 
 // list lists the type once, publishes what is new or different, and returns the
 // ids that it saw. Only a complete listing returns no error. Of a large one, changes
 // are published before its end is known; each is an object that the server gave.
 func (s *source) list(ctx context.Context, t schemas.Type) (map[schemas.ID]bool, error) {
-	l := &listing{s: s, t: t, seen: map[schemas.ID]bool{}}
+	l := &listing{s: s, t: t, seen: map[schemas.ID]bool{}, begun: time.Now()}
+	defer s.traces.endAll()
 	complete, err := s.listing(ctx, t, func(r visualcron.Row) error { return l.row(ctx, r) })
 	if err != nil {
 		return nil, err // what is left of a listing that is not whole is not believed
@@ -290,6 +292,10 @@ func (s *source) live(t schemas.Type) int {
 func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 	s := l.s
 	l.seen[r.ID] = true
+	var at time.Time
+	if s.traces.tracer != nil {
+		at = time.Now()
+	}
 	hash, moments, err := s.quick.HashWithMoments(l.t, r.Body)
 	if err != nil {
 		l.refuse(r.ID, err)
@@ -349,6 +355,7 @@ func (l *listing) row(ctx context.Context, r visualcron.Row) error {
 	}
 	e.Object.Body, e.Object.Sealed = slices.Clone(sealed.Body), sealed.Places
 	e.Object.Withholds, e.Object.Withheld = s.view.Secrets != visualcron.SecretsEqual, sealed.Withheld
+	e.Trace = s.traces.begin(ctx, e, l.begun, at)
 	l.changes, l.quick = append(l.changes, broker.Change{Event: e, After: after}), append(l.quick, hash)
 	if l.bytes += len(sealed.Body); l.bytes >= flushBytes || len(l.changes) >= flushEvents {
 		return l.flush(ctx)
@@ -403,6 +410,7 @@ func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.C
 		// G4: what was seen before this process stood still is no evidence any more.
 		return fmt.Errorf("publish %s of %s: %w", t, s.server.ID, broker.ErrLeaseLost)
 	}
+	begun := time.Now()
 	stored, err := s.cfg.Broker.Publish(ctx, changes)
 	var done uint64
 	for i, st := range stored {
@@ -418,13 +426,16 @@ func (s *source) publish(ctx context.Context, t schemas.Type, changes []broker.C
 			}
 			s.base[t][id] = k // G1: the store has acknowledged; only now is it captured
 			done++
+			s.traces.publish(id, begun, st.Seq, "published")
 		case errors.Is(st.Err, broker.ErrConflict):
+			s.traces.publish(id, begun, 0, "overtaken")
 			if err := s.relearn(ctx, e.Key(), id); err != nil {
 				return &degraded{classBroker, err.Error()}
 			}
 			s.torn[t] = true
 			s.hint(t)
 		case err == nil:
+			s.traces.publish(id, begun, 0, "refused")
 			refused(changes[i], st.Err)
 		}
 	}

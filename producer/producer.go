@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/vcsync/vcsync/broker"
 	"github.com/vcsync/vcsync/schemas"
@@ -30,6 +31,8 @@ type Config struct {
 	// LeaseTTL is how long another process waits before it takes over a source; 15 s
 	// where zero.
 	LeaseTTL time.Duration
+	// Tracer makes the spans of captures; nil where nothing is traced.
+	Tracer trace.Tracer
 	// Log is where the producer speaks; slog.Default() where nil.
 	Log *slog.Logger
 }

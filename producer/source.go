@@ -106,6 +106,7 @@ type source struct {
 	// The fields below belong to the goroutine of run.
 	lease    *broker.Lease
 	conn     visualcron.Connector
+	traces   traces
 	identity string
 	version  string          // the VisualCron version that is on record
 	view     visualcron.View // of the type that is being listed
@@ -140,7 +141,7 @@ type source struct {
 }
 
 func newSource(cfg Config, share *broker.Share, server schemas.Server, types []schemas.Type, values bool) *source {
-	s := &source{cfg: cfg, share: share, server: server, types: types, values: values, log: cfg.Log.With("source", server.ID), quick: visualcron.NewQuickHasher(),
+	s := &source{cfg: cfg, traces: traces{tracer: cfg.Tracer}, share: share, server: server, types: types, values: values, log: cfg.Log.With("source", server.ID), quick: visualcron.NewQuickHasher(),
 		dirty: map[schemas.Type]bool{}, wake: make(chan struct{}, 1)}
 	s.status = Status{Server: server.ID, State: Standby, Since: time.Now(), Proves: true, Types: map[schemas.Type]TypeStatus{}}
 	for _, t := range types {
