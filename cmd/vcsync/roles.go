@@ -19,6 +19,7 @@ import (
 	"github.com/vcsync/vcsync/control/notify"
 	"github.com/vcsync/vcsync/producer"
 	"github.com/vcsync/vcsync/schemas"
+	"github.com/vcsync/vcsync/tracing"
 	"github.com/vcsync/vcsync/visualcron"
 	"github.com/vcsync/vcsync/visualcron/bridge"
 )
@@ -130,6 +131,11 @@ func runProcess(ctx context.Context, cfg config, role broker.Role, command strin
 func runRoles(ctx context.Context, cfg config, which broker.Role, how start, b *broker.Broker, l net.Listener, notifier *notify.Notifier, log *slog.Logger, begun func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	tracer, stopTracing, err := tracing.Open(ctx, buildVersion(), instance(cfg), log)
+	if err != nil {
+		return failed(exitUsage, err)
+	}
+	defer stopTracing() // when all roles have ended
 	open := opener(cfg.LeaseTTL, cfg.ServersAllow.list())
 	var wg sync.WaitGroup
 	role := func(name string, run func(context.Context) error) {
@@ -157,13 +163,13 @@ func runRoles(ctx context.Context, cfg config, which broker.Role, how start, b *
 	var sources control.Producers
 	var targets control.Consumers
 	if which == broker.All || which == broker.Producer {
-		p := producer.New(producer.Config{Broker: b, Open: open, Poll: cfg.Poll, Instance: instance(cfg), Only: cfg.sources(), LeaseTTL: cfg.LeaseTTL, Log: log})
+		p := producer.New(producer.Config{Broker: b, Open: open, Poll: cfg.Poll, Instance: instance(cfg), Only: cfg.sources(), LeaseTTL: cfg.LeaseTTL, Tracer: tracer, Log: log})
 		sources = p
 		role("producer", p.Run)
 		report(broker.RoleNameProducer, func() any { return p.Report() })
 	}
 	if which == broker.All || which == broker.Consumer {
-		c := consumer.New(consumer.Config{Broker: b, Open: open, Instance: instance(cfg), Lease: leaseTimes(cfg.LeaseTTL), Lanes: cfg.Lanes, Log: log})
+		c := consumer.New(consumer.Config{Broker: b, Open: open, Instance: instance(cfg), Lease: leaseTimes(cfg.LeaseTTL), Lanes: cfg.Lanes, Tracer: tracer, Log: log})
 		targets = c
 		role("consumer", c.Run)
 		report(broker.RoleNameConsumer, func() any { return c.Report() })
