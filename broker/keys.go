@@ -256,6 +256,7 @@ func (b *Broker) Rewrap(ctx context.Context) (n int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("seal the passwords anew: %w", err)
 	}
+	var closed []error
 	err = b.eachSealed(ctx, func(e jetstream.KeyValueEntry) error {
 		for try := 0; ; try++ {
 			if strings.HasPrefix(string(e.Value()), sealMark+b.Keys.current+":") {
@@ -263,7 +264,8 @@ func (b *Broker) Rewrap(ctx context.Context) (n int, err error) {
 			}
 			text, err := b.Keys.Open(e.Key(), string(e.Value()))
 			if err != nil {
-				return err
+				closed = append(closed, fmt.Errorf("%s: %w", e.Key(), err))
+				return nil
 			}
 			_, err = kv.Update(ctx, e.Key(), []byte(b.Keys.Seal(e.Key(), text)), e.Revision())
 			if err == nil {
@@ -280,7 +282,7 @@ func (b *Broker) Rewrap(ctx context.Context) (n int, err error) {
 			}
 		}
 	})
-	if err != nil {
+	if err = errors.Join(append(closed, err)...); err != nil {
 		return n, fmt.Errorf("seal the passwords anew: %w", err)
 	}
 	return n, nil

@@ -129,6 +129,39 @@ func TestAKeyIsChanged(t *testing.T) {
 	if _, err := b.Keys.Open("c", body["Password"]); !errors.Is(err, broker.ErrKeyring) || !strings.Contains(err.Error(), old) {
 		t.Errorf("what the retired key sealed: %v", err)
 	}
+
+	// A key that is lost keeps back only what was sealed with it.
+	key := func() string {
+		t.Helper()
+		id, err := broker.AddKey(dir)
+		if err == nil {
+			err = broker.UseKey(id, dir)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	if err := b.SetPassword(ctx, "b", "pass-b"); err != nil {
+		t.Fatal(err)
+	}
+	lost := key()
+	again()
+	if err := b.SetPassword(ctx, "a", "pass-a"); err != nil {
+		t.Fatal(err)
+	}
+	last := key()
+	if err := broker.RetireKey(lost, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = brokertest.Open(t, dir)
+	if n, err := b.Rewrap(ctx); n != 2 || err == nil || !strings.Contains(err.Error(), lost) {
+		t.Errorf("with a key that is lost: %d sealed anew, error %v", n, err)
+	}
+	uses(lost+"[false,false,1,0]", last+"[true,true,2,0]")
 }
 
 // TestKeyringsOfOneInstallation changes them together, or none of them.

@@ -40,8 +40,9 @@ type OIDC struct {
 	cfg    oidcFile
 	groups map[string][]broker.Grant
 	client *http.Client
-	// exchanges bounds the sign-ins that ask the provider at once.
-	exchanges chan struct{}
+	// exchanges bounds the sign-ins that ask the provider at once, and discoveries those
+	// that ask it where it answers: a provider that hangs must not collect them.
+	exchanges, discoveries chan struct{}
 
 	mu       sync.Mutex
 	provider *oidc.Provider // nil until it answered
@@ -98,7 +99,7 @@ func LoadOIDC(path string) (*OIDC, error) {
 	if err != nil {
 		return nil, fault("%w", err)
 	}
-	o := &OIDC{groups: map[string][]broker.Grant{}, exchanges: make(chan struct{}, oidcAtOnce)}
+	o := &OIDC{groups: map[string][]broker.Grant{}, exchanges: make(chan struct{}, oidcAtOnce), discoveries: make(chan struct{}, oidcAtOnce)}
 	if err := json.Unmarshal(raw, &o.cfg, json.RejectUnknownMembers(true)); err != nil {
 		return nil, fault("not the JSON that is wanted: an object with issuer, clientId, clientSecret, url, claim and groups") // the text may hold the secret
 	}
@@ -177,21 +178,45 @@ func (o *OIDC) Host() string {
 	return u.Host
 }
 
+// errOIDCBusy says that the provider has not answered those who asked before.
+var errOIDCBusy = errors.New("others wait for its first answer already")
+
 // ask returns the provider and how to speak to it.
 func (o *OIDC) ask(ctx context.Context) (context.Context, *oidc.Provider, *oauth2.Config, error) {
+	ctx = oidc.ClientContext(ctx, o.client)
+	p, err := o.discover(ctx)
+	if err != nil {
+		return ctx, nil, nil, err
+	}
+	return ctx, p, &oauth2.Config{ClientID: o.cfg.ClientID, ClientSecret: o.cfg.ClientSecret, Endpoint: p.Endpoint(),
+		RedirectURL: o.cfg.URL + oidcCallback, Scopes: []string{oidc.ScopeOpenID, "profile", "email"}}, nil
+}
+
+// discover returns what the provider said of itself; it is asked until it answered once.
+func (o *OIDC) discover(ctx context.Context) (*oidc.Provider, error) {
+	known := func() *oidc.Provider {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.provider
+	}
+	if p := known(); p != nil {
+		return p, nil
+	}
+	select {
+	case o.discoveries <- struct{}{}:
+		defer func() { <-o.discoveries }()
+	default:
+		return nil, errOIDCBusy
+	}
+	// Its keys are asked for later too, so this context must not end with the request.
+	p, err := oidc.NewProvider(oidc.ClientContext(context.WithoutCancel(ctx), o.client), o.cfg.Issuer)
+	if err != nil {
+		return nil, err
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	ctx = oidc.ClientContext(ctx, o.client)
-	if o.provider == nil {
-		// Its keys are asked for later too, so this context must not end with the request.
-		p, err := oidc.NewProvider(oidc.ClientContext(context.WithoutCancel(ctx), o.client), o.cfg.Issuer)
-		if err != nil {
-			return ctx, nil, nil, err
-		}
-		o.provider = p
-	}
-	return ctx, o.provider, &oauth2.Config{ClientID: o.cfg.ClientID, ClientSecret: o.cfg.ClientSecret, Endpoint: o.provider.Endpoint(),
-		RedirectURL: o.cfg.URL + oidcCallback, Scopes: []string{oidc.ScopeOpenID, "profile", "email"}}, nil
+	o.provider = p
+	return p, nil
 }
 
 // oidcState is what the cookie holds, sealed.
@@ -398,15 +423,20 @@ func (s *Server) oidcAccount(ctx context.Context, id *oidc.IDToken, claims map[s
 	}
 	name := oidcName(id.Issuer, id.Subject)
 	grants := s.cfg.OIDC.grants(claims)
-	if len(grants) == 0 {
-		return "", &errOIDC{http.StatusForbidden, "The identity provider names no group of yours that may do anything here. Ask whoever set up VCSYNC_OIDC_FILE."}
-	}
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	a, err := s.broker.GetAccount(ctx, name)
 	fresh := errors.Is(err, broker.ErrNotFound)
 	if err != nil && !fresh {
 		return "", err
+	}
+	if len(grants) == 0 {
+		if !fresh {
+			if err := s.endExternal(ctx, a); err != nil {
+				return "", err
+			}
+		}
+		return "", &errOIDC{http.StatusForbidden, "The identity provider names no group of yours that may do anything here. Ask whoever set up VCSYNC_OIDC_FILE."}
 	}
 	if a.Disabled {
 		return "", &errOIDC{http.StatusForbidden, "The account is disabled."}
@@ -445,6 +475,21 @@ func (s *Server) oidcAccount(ctx context.Context, id *oidc.IDToken, claims map[s
 			return s.changeAccount(ctx, name, renew)
 		})
 	return text, err
+}
+
+// endExternal takes from an account what it had before its provider said that it may
+// nothing: its sessions end, and its tokens are good for nothing until it signs in again.
+func (s *Server) endExternal(ctx context.Context, a broker.StoredAccount) error {
+	if len(a.Sessions) == 0 && a.SignedIn.IsZero() {
+		return nil
+	}
+	return s.act(ctx, broker.AuditRecord{Who: whoIs(string(a.Name), a.Title), Action: "session.end", Object: "account/" + string(a.Name), Detail: "the identity provider names no group that may do anything"},
+		func(ctx context.Context) error {
+			return s.changeAccount(ctx, a.Name, func(v *broker.Account) error {
+				v.Sessions, v.SignedIn = nil, time.Time{}
+				return nil
+			})
+		})
 }
 
 // whoIs names an account in the audit.

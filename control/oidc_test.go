@@ -245,10 +245,62 @@ func TestSignInThroughAProvider(t *testing.T) {
 	if s, a := w.through(p); s != "" || a.status != 403 {
 		t.Errorf("a disabled account: %d %s", a.status, a.body)
 	}
+	// Whom the provider takes out of every group has no session and no token from then on.
+	p.claims = map[string]any{"sub": "44"}
+	fourth, _ := w.through(p)
+	w.as(fourth, "POST", "/api/v1/me/tokens", `{"name":"night","days":300}`).want(201).into(&made)
+	w.as("Bearer "+made.Token, "GET", "/api/v1/me", "").want(200)
+	p.claims = map[string]any{"sub": "44", "groups": []string{"people"}}
+	for range 2 {
+		if s, a := w.through(p); s != "" || a.status != 403 {
+			t.Errorf("in no group: %d %s", a.status, a.body)
+		}
+	}
+	w.as(fourth, "GET", "/api/v1/me", "").want(401)
+	w.as("Bearer "+made.Token, "GET", "/api/v1/me", "").want(401)
+	ends := 0
+	for _, r := range w.audits() {
+		if r.Action == "session.end" && strings.Contains(r.Detail, "no group") {
+			ends++
+		}
+	}
+	if ends != 1 {
+		t.Errorf("the audit has it %d times, want once", ends)
+	}
 	for where, text := range map[string]string{"log": w.log.String(), "answers": w.answers.String()} {
 		if strings.Contains(text, clientSecret) || strings.Contains(text, "secret words") {
 			t.Errorf("the client's secret, or what the provider said, stands in the %s", where)
 		}
+	}
+}
+
+// TestAProviderThatHangs collects no sign-ins: a few wait for it, and the rest is told so.
+func TestAProviderThatHangs(t *testing.T) {
+	p := newProvider(t)
+	asked, free := make(chan struct{}, 100), make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-free
+		http.Error(w, "gone", http.StatusBadGateway)
+	}))
+	t.Cleanup(srv.Close)
+	p.url = srv.URL
+	w := newOIDCWorld(t, p)
+	w.admin("root")
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { w.do("GET", "/signin/oidc", "") })
+		<-asked
+	}
+	for range 20 {
+		if a := w.do("GET", "/signin/oidc", ""); a.status != 502 {
+			t.Errorf("while four wait: %d %s", a.status, a.body)
+		}
+	}
+	close(free)
+	wg.Wait()
+	if len(asked) != 0 {
+		t.Errorf("%d more were sent to the provider", len(asked))
 	}
 }
 

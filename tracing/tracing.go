@@ -118,6 +118,9 @@ func Parent(s trace.Span) string {
 // WithParent returns a context below a traceparent that Parent made, or another program;
 // ctx itself where that is none.
 func WithParent(ctx context.Context, parent string) context.Context {
+	if len(parent) != len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01") {
+		return ctx // whoever writes to the stream may have written anything
+	}
 	parts := strings.Split(parent, "-")
 	if len(parts) != 4 || parts[0] != "00" {
 		return ctx
