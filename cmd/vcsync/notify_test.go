@@ -39,7 +39,8 @@ func TestUpNotifies(t *testing.T) {
 	defer cancel()
 	command := func(out io.Writer, args ...string) int { return run(ctx, args, strings.NewReader(""), out, out) }
 	up, stop := context.WithCancel(ctx)
-	var log, said bytes.Buffer
+	var log syncBuffer // what it logs and what it says come at the same time
+	var said bytes.Buffer
 	ended := make(chan int, 1)
 	go func() { ended <- run(up, []string{"up"}, strings.NewReader(""), &log, &log) }()
 	for command(io.Discard, "health") != 0 {
@@ -67,7 +68,7 @@ func TestUpNotifies(t *testing.T) {
 		t.Errorf("up ended with %d", code)
 	}
 	if strings.Contains(log.String()+said.String(), "sesame") {
-		t.Errorf("the URL is shown:\n%s%s", &log, &said)
+		t.Errorf("the URL is shown:\n%s%s", log.String(), &said)
 	}
 	if kept, err := os.ReadFile(filepath.Join(dir, "data", "notified.json")); err != nil || !strings.Contains(string(kept), `"safe-mode"`) || strings.Contains(string(kept), "sesame") {
 		t.Errorf("kept %s, %v", kept, err)
